@@ -1,0 +1,1 @@
+//! What is changed or refused on the way in: one file a plugin.

@@ -1,0 +1,1 @@
+//! What one may: RBAC, Node, AlwaysAllow, AlwaysDeny; and the bootstrap policy.

@@ -1,0 +1,1 @@
+//! Routes, negotiation, discovery, OpenAPI, streaming to clients.

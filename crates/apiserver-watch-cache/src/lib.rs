@@ -1,0 +1,1 @@
+//! Current objects as encoded bytes and the ring of recent events, shared by all readers.

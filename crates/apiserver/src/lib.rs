@@ -1,0 +1,1 @@
+//! Wiring of the API server: the resource table and the filter chain.

@@ -1,0 +1,2 @@
+//! The cox binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Generated CRI v1 types and a thin client.

@@ -1,0 +1,1 @@
+//! Cluster DNS: records of services and pods, the rest forwarded.

@@ -1,0 +1,1 @@
+//! The node agent: pods made real through a CRI runtime.

@@ -1,0 +1,1 @@
+//! Netlink, IPAM, CNI configuration, nftables transactions.

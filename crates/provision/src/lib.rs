@@ -1,0 +1,1 @@
+//! Install, upgrade, join and remove as idempotent steps on a host.

@@ -1,0 +1,1 @@
+//! The revisioned key-value trait of etcd's model, and its backends.

@@ -1,0 +1,2 @@
+//! Checks and code generation for this workspace.
+fn main() {}
