@@ -1,0 +1,1 @@
+//! Label selectors, as text and as the typed `LabelSelector`.

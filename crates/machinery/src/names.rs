@@ -1,0 +1,1 @@
+//! What names, label keys and values may look like.

@@ -1,0 +1,4 @@
+//! Quantities: exact, canonical.
+/// An exact resource quantity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantity;
