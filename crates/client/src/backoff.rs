@@ -14,7 +14,11 @@ pub struct Backoff {
 impl Backoff {
     /// Starts at `first` and doubles up to `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, next: first }
+        Self {
+            first,
+            most,
+            next: first,
+        }
     }
 
     /// The delay before the next try.
@@ -39,7 +43,10 @@ mod tests {
         let mut b = Backoff::new(Duration::from_secs(1), Duration::from_secs(4));
         for base in [1, 2, 4, 4] {
             let d = b.fail();
-            assert!(d >= Duration::from_secs(base) && d < Duration::from_secs(base).mul_f64(1.5), "{base}: {d:?}");
+            assert!(
+                d >= Duration::from_secs(base) && d < Duration::from_secs(base).mul_f64(1.5),
+                "{base}: {d:?}"
+            );
         }
         b.reset();
         assert!(b.fail() < Duration::from_secs(2));

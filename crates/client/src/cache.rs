@@ -1,6 +1,9 @@
 //! The objects of one kind as last seen, and who wants to hear of changes.
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use kube::Resource;
 use tokio::sync::{Notify, watch};
@@ -18,7 +21,10 @@ pub struct Cache<K: Resource> {
 
 impl<K: Resource> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), _running: self._running.clone() }
+        Self {
+            shared: self.shared.clone(),
+            _running: self._running.clone(),
+        }
     }
 }
 
@@ -56,13 +62,25 @@ impl<K: Resource + 'static> Cache<K> {
 
     /// Objects with an owner reference (controller or not) to this UID. The first call builds the index.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
-        let index = self.shared.owner_index.get_or_init(|| self.shared.add_index(Box::new(owner_uids)));
+        let index = self
+            .shared
+            .owner_index
+            .get_or_init(|| self.shared.add_index(Box::new(owner_uids)));
         self.shared.read().lookup(*index, uid)
     }
 
     /// Adds an index over the values that `values` gives for each object.
     pub fn index(&self, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Index<K> {
-        Index { number: self.shared.add_index(Box::new(values)), cache: self.clone() }
+        Index {
+            number: self.shared.add_index(Box::new(values)),
+            cache: self.clone(),
+        }
+    }
+
+    /// The last revision of which this cache has seen every change before it. Revisions of one server compare as
+    /// numbers, whatever the kind.
+    pub fn revision(&self) -> u64 {
+        self.shared.revision.load(Ordering::Acquire)
     }
 
     /// Waits until the first list is in.
@@ -82,19 +100,31 @@ impl<K: Resource + 'static> Cache<K> {
     /// Changes of one key that were not read yet are merged into one, so a slow reader holds at most one entry
     /// for each object and never misses the last state.
     pub fn changes(&self) -> Changes<K> {
-        let mailbox = Arc::new(Mailbox { pending: Mutex::new(Pending::default()), wake: Notify::new() });
+        let mailbox = Arc::new(Mailbox {
+            pending: Mutex::new(Pending::default()),
+            wake: Notify::new(),
+        });
         let mut state = self.shared.write();
         for (key, object) in &state.objects {
             mailbox.put(key, None, Some(object.clone()));
         }
         state.readers.push(Arc::downgrade(&mailbox));
         drop(state);
-        Changes { mailbox, cache: self.clone() }
+        Changes {
+            mailbox,
+            cache: self.clone(),
+        }
     }
 }
 
 fn owner_uids<K: Resource>(object: &K) -> Vec<String> {
-    object.meta().owner_references.iter().flatten().map(|o| o.uid.clone()).collect()
+    object
+        .meta()
+        .owner_references
+        .iter()
+        .flatten()
+        .map(|o| o.uid.clone())
+        .collect()
 }
 
 /// A custom index over a [`Cache`].
@@ -105,7 +135,10 @@ pub struct Index<K: Resource> {
 
 impl<K: Resource> Clone for Index<K> {
     fn clone(&self) -> Self {
-        Self { number: self.number, cache: self.cache.clone() }
+        Self {
+            number: self.number,
+            cache: self.cache.clone(),
+        }
     }
 }
 
@@ -174,7 +207,10 @@ struct Pending<K> {
 
 impl<K> Default for Pending<K> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), changes: HashMap::new() }
+        Self {
+            order: VecDeque::new(),
+            changes: HashMap::new(),
+        }
     }
 }
 
@@ -217,6 +253,7 @@ pub(crate) struct Shared<K> {
     state: RwLock<State<K>>,
     owner_index: std::sync::OnceLock<usize>,
     pub(crate) synced: watch::Sender<bool>,
+    revision: AtomicU64,
 }
 
 struct State<K> {
@@ -254,16 +291,24 @@ impl<K> Indexed<K> {
 impl<K> State<K> {
     fn lookup(&self, index: usize, value: &str) -> Vec<Arc<K>> {
         let keys = self.indexes.get(index).and_then(|i| i.keys.get(value));
-        keys.into_iter().flatten().filter_map(|key| self.objects.get(key).cloned()).collect()
+        keys.into_iter()
+            .flatten()
+            .filter_map(|key| self.objects.get(key).cloned())
+            .collect()
     }
 }
 
 impl<K: Resource> Shared<K> {
     pub(crate) fn new() -> Self {
         Self {
-            state: RwLock::new(State { objects: BTreeMap::new(), indexes: Vec::new(), readers: Vec::new() }),
+            state: RwLock::new(State {
+                objects: BTreeMap::new(),
+                indexes: Vec::new(),
+                readers: Vec::new(),
+            }),
             owner_index: std::sync::OnceLock::new(),
             synced: watch::Sender::new(false),
+            revision: AtomicU64::new(0),
         }
     }
 
@@ -277,7 +322,10 @@ impl<K: Resource> Shared<K> {
 
     fn add_index(&self, values: Box<dyn Fn(&K) -> Vec<String> + Send + Sync>) -> usize {
         let mut state = self.write();
-        let mut index = Indexed { values, keys: HashMap::new() };
+        let mut index = Indexed {
+            values,
+            keys: HashMap::new(),
+        };
         for (key, object) in &state.objects {
             index.update(key, None, Some(object));
         }
@@ -295,7 +343,9 @@ impl<K: Resource> Shared<K> {
         if old.is_none() && new.is_none() {
             return;
         }
-        let State { indexes, readers, .. } = &mut *state;
+        let State {
+            indexes, readers, ..
+        } = &mut *state;
         for index in indexes {
             index.update(&key, old.as_deref(), new.as_deref());
         }
@@ -308,9 +358,22 @@ impl<K: Resource> Shared<K> {
         });
     }
 
+    /// Notes that everything up to this revision has been set.
+    pub(crate) fn reached(&self, revision: &str) {
+        if let Ok(revision) = revision.parse() {
+            self.revision.fetch_max(revision, Ordering::Release);
+        }
+    }
+
     /// Takes a whole list as the truth: what is not in it is gone, what did not change is not told.
-    pub(crate) fn replace(&self, list: BTreeMap<ObjectKey, Arc<K>>) {
-        let gone: Vec<_> = self.read().objects.keys().filter(|k| !list.contains_key(*k)).cloned().collect();
+    pub(crate) fn replace(&self, list: BTreeMap<ObjectKey, Arc<K>>, revision: &str) {
+        let gone: Vec<_> = self
+            .read()
+            .objects
+            .keys()
+            .filter(|k| !list.contains_key(*k))
+            .cloned()
+            .collect();
         for key in gone {
             self.set(key, None);
         }
@@ -324,6 +387,7 @@ impl<K: Resource> Shared<K> {
                 self.set(key, Some(object));
             }
         }
+        self.reached(revision);
         self.synced.send_replace(true);
     }
 }
@@ -337,7 +401,10 @@ mod tests {
     use super::*;
 
     fn cache() -> Cache<ConfigMap> {
-        Cache { shared: Arc::new(Shared::new()), _running: Arc::new(CancellationToken::new().drop_guard()) }
+        Cache {
+            shared: Arc::new(Shared::new()),
+            _running: Arc::new(CancellationToken::new().drop_guard()),
+        }
     }
 
     fn object(ns: &str, name: &str, rv: &str, owner: &str) -> (ObjectKey, Arc<ConfigMap>) {
@@ -345,7 +412,10 @@ mod tests {
         cm.metadata.namespace = Some(ns.into());
         cm.metadata.name = Some(name.into());
         cm.metadata.resource_version = Some(rv.into());
-        cm.metadata.owner_references = Some(vec![OwnerReference { uid: owner.into(), ..Default::default() }]);
+        cm.metadata.owner_references = Some(vec![OwnerReference {
+            uid: owner.into(),
+            ..Default::default()
+        }]);
         (ObjectKey::of(&cm), Arc::new(cm))
     }
 
@@ -361,11 +431,17 @@ mod tests {
         c.shared.set(key.clone(), Some(v3));
         let change = changes.try_next().unwrap();
         assert!(change.old.is_none());
-        assert_eq!(change.new.unwrap().metadata.resource_version.as_deref(), Some("3"));
+        assert_eq!(
+            change.new.unwrap().metadata.resource_version.as_deref(),
+            Some("3")
+        );
         assert!(changes.try_next().is_none());
         c.shared.set(key, None);
         let change = changes.try_next().unwrap();
-        assert_eq!(change.old.unwrap().metadata.resource_version.as_deref(), Some("3"));
+        assert_eq!(
+            change.old.unwrap().metadata.resource_version.as_deref(),
+            Some("3")
+        );
         assert!(change.new.is_none());
     }
 
@@ -382,12 +458,21 @@ mod tests {
     #[tokio::test]
     async fn a_new_list_removes_what_it_lacks_and_skips_what_is_the_same() {
         let c = cache();
-        c.shared.replace([object("a", "x", "1", "o"), object("a", "y", "1", "o")].into());
+        c.shared.replace(
+            [object("a", "x", "1", "o"), object("a", "y", "1", "o")].into(),
+            "7",
+        );
         c.synced().await;
         let mut changes = c.changes();
         while changes.try_next().is_some() {}
-        c.shared.replace([object("a", "y", "1", "o"), object("b", "z", "4", "o")].into());
-        let told: Vec<_> = std::iter::from_fn(|| changes.try_next()).map(|c| (c.key.to_string(), c.new.is_some())).collect();
+        c.shared.replace(
+            [object("a", "y", "1", "o"), object("b", "z", "4", "o")].into(),
+            "9",
+        );
+        assert_eq!(c.revision(), 9);
+        let told: Vec<_> = std::iter::from_fn(|| changes.try_next())
+            .map(|c| (c.key.to_string(), c.new.is_some()))
+            .collect();
         assert_eq!(told, [("a/x".to_owned(), false), ("b/z".to_owned(), true)]);
         assert_eq!(c.list_in("a").len(), 1);
         assert_eq!(c.list_in("b").len(), 1);

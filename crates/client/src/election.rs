@@ -67,9 +67,16 @@ where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = T>,
 {
-    let mut candidate = Candidate { api: Api::namespaced(client, &config.namespace), config, seen: None };
+    let mut candidate = Candidate {
+        api: Api::namespaced(client, &config.namespace),
+        config,
+        seen: None,
+    };
     loop {
-        let retry = candidate.config.retry_period.mul_f64(1.0 + rand::rng().random_range(0.0..1.2));
+        let retry = candidate
+            .config
+            .retry_period
+            .mul_f64(1.0 + rand::rng().random_range(0.0..1.2));
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             acquired = candidate.try_hold() => if acquired { break },
@@ -79,7 +86,11 @@ where
             () = tokio::time::sleep(retry) => {}
         }
     }
-    tracing::info!(lease = candidate.config.name, identity = candidate.config.identity, "became leader");
+    tracing::info!(
+        lease = candidate.config.name,
+        identity = candidate.config.identity,
+        "became leader"
+    );
 
     let token = stop.child_token();
     let mut work = std::pin::pin!(work(token.clone()));
@@ -95,7 +106,10 @@ where
     if lost {
         let _ = work.await;
         tracing::error!(lease = candidate.config.name, "lost leadership");
-        return Err(Lost { namespace: candidate.config.namespace, name: candidate.config.name });
+        return Err(Lost {
+            namespace: candidate.config.namespace,
+            name: candidate.config.name,
+        });
     }
     // The work still counts on the lease while it drains.
     let done = tokio::select! {
@@ -124,13 +138,20 @@ enum Step {
 fn decide(seen: &LeaseSpec, age: Duration, config: &ElectionConfig, now: Timestamp) -> Step {
     let holder = seen.holder_identity.as_deref().unwrap_or("");
     let ours = holder == config.identity;
-    let term = seen.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+    let term = seen
+        .lease_duration_seconds
+        .and_then(|s| u64::try_from(s).ok())
+        .unwrap_or(0);
     if !ours && !holder.is_empty() && age < Duration::from_secs(term) {
         return Step::Wait;
     }
     let transitions = seen.lease_transitions.unwrap_or(0);
     let mut spec = claim(config, now);
-    spec.lease_transitions = Some(if ours { transitions } else { transitions.saturating_add(1) });
+    spec.lease_transitions = Some(if ours {
+        transitions
+    } else {
+        transitions.saturating_add(1)
+    });
     if ours {
         spec.acquire_time = seen.acquire_time.clone();
     }
@@ -165,7 +186,10 @@ impl Candidate {
         let found = match self.api.get_opt(&self.config.name).await? {
             Some(lease) => lease,
             None => {
-                let mut lease = Lease { spec: Some(claim(&self.config, Timestamp::now())), ..Lease::default() };
+                let mut lease = Lease {
+                    spec: Some(claim(&self.config, Timestamp::now())),
+                    ..Lease::default()
+                };
                 lease.metadata.name = Some(self.config.name.clone());
                 lease.metadata.namespace = Some(self.config.namespace.clone());
                 let made = self.api.create(&PostParams::default(), &lease).await?;
@@ -183,8 +207,14 @@ impl Candidate {
             Step::Wait => Ok(false),
             Step::Write(spec) => {
                 // Carries the resourceVersion that was read: of two candidates one gets a conflict.
-                let next = Lease { spec: Some(*spec), ..found };
-                let written = self.api.replace(&self.config.name, &PostParams::default(), &next).await?;
+                let next = Lease {
+                    spec: Some(*spec),
+                    ..found
+                };
+                let written = self
+                    .api
+                    .replace(&self.config.name, &PostParams::default(), &next)
+                    .await?;
                 self.seen = Some((written, Instant::now()));
                 Ok(true)
             }
@@ -206,7 +236,9 @@ impl Candidate {
     }
 
     async fn release(&mut self) {
-        let Some((lease, _)) = self.seen.take() else { return };
+        let Some((lease, _)) = self.seen.take() else {
+            return;
+        };
         let spec = lease.spec.clone().unwrap_or_default();
         if spec.holder_identity.as_deref() != Some(&*self.config.identity) {
             return;
@@ -220,12 +252,17 @@ impl Candidate {
             lease_transitions: spec.lease_transitions,
             ..LeaseSpec::default()
         };
-        let next = Lease { spec: Some(free), ..lease };
+        let next = Lease {
+            spec: Some(free),
+            ..lease
+        };
         let params = PostParams::default();
         let write = self.api.replace(&self.config.name, &params, &next);
         match tokio::time::timeout(self.config.retry_period, write).await {
             Ok(Ok(_)) => tracing::debug!(lease = self.config.name, "lease released"),
-            Ok(Err(error)) => tracing::debug!(lease = self.config.name, error = %chain(&error), "lease not released"),
+            Ok(Err(error)) => {
+                tracing::debug!(lease = self.config.name, error = %chain(&error), "lease not released")
+            }
             Err(_) => tracing::debug!(lease = self.config.name, "lease not released in time"),
         }
     }
@@ -265,7 +302,11 @@ mod tests {
                     assert_eq!(spec.lease_transitions, Some(transitions), "{holder} {age}");
                     assert_eq!(spec.holder_identity.as_deref(), Some("me"));
                     assert_eq!(spec.renew_time, Some(MicroTime(now)));
-                    assert_eq!(spec.acquire_time == Some(MicroTime(now)), holder != "me", "renewing keeps acquireTime");
+                    assert_eq!(
+                        spec.acquire_time == Some(MicroTime(now)),
+                        holder != "me",
+                        "renewing keeps acquireTime"
+                    );
                 }
                 (step, _) => panic!("{holder} {age}: {step:?}"),
             }

@@ -53,7 +53,9 @@ pub struct Recorder {
 /// A reference to an object, as events carry it.
 pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     let mut reference = object.object_ref(&());
-    reference.resource_version.clone_from(&object.meta().resource_version);
+    reference
+        .resource_version
+        .clone_from(&object.meta().resource_version);
     reference
 }
 
@@ -74,17 +76,30 @@ impl Recorder {
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (queue, notes) = mpsc::channel(QUEUED);
         tokio::spawn(send_all(client, notes));
-        Self { component: component.into(), host: host.into(), queue }
+        Self {
+            component: component.into(),
+            host: host.into(),
+            queue,
+        }
     }
 
     /// The same queue in the name of another component.
     #[must_use]
     pub fn named(&self, component: &str) -> Self {
-        Self { component: component.into(), ..self.clone() }
+        Self {
+            component: component.into(),
+            ..self.clone()
+        }
     }
 
     /// Records an event; dropped where too many wait already.
-    pub fn event(&self, about: &ObjectReference, ty: EventType, reason: &str, message: impl Into<String>) {
+    pub fn event(
+        &self,
+        about: &ObjectReference,
+        ty: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let note = Note {
             component: self.component.clone(),
             host: self.host.clone(),
@@ -100,12 +115,22 @@ impl Recorder {
     }
 
     /// A [`EventType::Normal`] event about a typed object.
-    pub fn normal<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: impl Into<String>) {
+    pub fn normal<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.event(&reference(object), EventType::Normal, reason, message);
     }
 
     /// A [`EventType::Warning`] event about a typed object.
-    pub fn warning<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, message: impl Into<String>) {
+    pub fn warning<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.event(&reference(object), EventType::Warning, reason, message);
     }
 }
@@ -113,7 +138,10 @@ impl Recorder {
 /// The server refuses longer messages.
 fn cut(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
-        let end = (0..=bytes).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let end = (0..=bytes)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or(0);
         text.truncate(end);
     }
     text
@@ -122,7 +150,9 @@ fn cut(mut text: String, bytes: usize) -> String {
 async fn send_all(client: Client, mut notes: mpsc::Receiver<Note>) {
     let mut correlator = Correlator::new();
     while let Some(note) = notes.recv().await {
-        let Some(step) = correlator.plan(note, Instant::now()) else { continue };
+        let Some(step) = correlator.plan(note, Instant::now()) else {
+            continue;
+        };
         send(&client, &mut correlator, step).await;
     }
 }
@@ -140,7 +170,8 @@ async fn send(client: &Client, correlator: &mut Correlator, step: Step) {
                 "message": step.event.message,
             });
             let name = step.event.metadata.name.as_deref().unwrap_or("");
-            api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await
+            api.patch(name, &PatchParams::default(), &Patch::Strategic(patch))
+                .await
         } else {
             api.create(&PostParams::default(), &step.event).await
         };
@@ -211,7 +242,11 @@ struct Similar {
 
 impl Correlator {
     fn new() -> Self {
-        Self { sent: Recent::new(), similar: Recent::new(), budget: Recent::new() }
+        Self {
+            sent: Recent::new(),
+            similar: Recent::new(),
+            budget: Recent::new(),
+        }
     }
 
     fn plan(&mut self, note: Note, now: Instant) -> Option<Step> {
@@ -226,7 +261,12 @@ impl Correlator {
             api_version: text(&note.about.api_version),
             field_path: text(&note.about.field_path),
         };
-        let mut key = Key { spam, ty: note.ty, reason: note.reason.clone(), message: String::new() };
+        let mut key = Key {
+            spam,
+            ty: note.ty,
+            reason: note.reason.clone(),
+            message: String::new(),
+        };
         let mut message = note.message.clone();
         if self.is_one_of_many(&key, &message, now) {
             message = cut(format!("(combined from similar events): {message}"), 1024);
@@ -238,7 +278,12 @@ impl Correlator {
         }
         let at = Time(whole_seconds(note.at));
         let before = self.sent.get(&key).cloned();
-        let namespace = note.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or("default".into());
+        let namespace = note
+            .about
+            .namespace
+            .clone()
+            .filter(|n| !n.is_empty())
+            .unwrap_or("default".into());
         let mut event = Event {
             involved_object: note.about,
             type_: Some(note.ty.as_str().into()),
@@ -258,13 +303,21 @@ impl Correlator {
         event.metadata.namespace = Some(namespace);
         event.metadata.name = Some(match &before {
             Some(sent) => sent.name.clone(),
-            None => format!("{}.{:x}", event.involved_object.name.as_deref().unwrap_or(""), note.at.as_nanosecond()),
+            None => format!(
+                "{}.{:x}",
+                event.involved_object.name.as_deref().unwrap_or(""),
+                note.at.as_nanosecond()
+            ),
         });
         if let Some(sent) = &before {
             event.count = Some(sent.count.saturating_add(1));
             event.first_timestamp.clone_from(&sent.first);
         }
-        Some(Step { key, event, repeat: before.is_some() })
+        Some(Step {
+            key,
+            event,
+            repeat: before.is_some(),
+        })
     }
 
     fn sent(&mut self, key: Key, event: &Event) {
@@ -279,7 +332,10 @@ impl Correlator {
     fn is_one_of_many(&mut self, group: &Key, message: &str, now: Instant) -> bool {
         let mut similar = match self.similar.get(group) {
             Some(s) if now.duration_since(s.last) <= SIMILAR_WITHIN => s.clone(),
-            _ => Similar { messages: Vec::new(), last: now },
+            _ => Similar {
+                messages: Vec::new(),
+                last: now,
+            },
         };
         similar.last = now;
         let many = similar.messages.len() >= SIMILAR;
@@ -296,7 +352,8 @@ impl Correlator {
         let refilled = now.duration_since(at).as_secs_f64() / REFILL.as_secs_f64();
         let left = (left + refilled).min(BURST);
         let allowed = left >= 1.0;
-        self.budget.put(key.clone(), (if allowed { left - 1.0 } else { left }, now));
+        self.budget
+            .put(key.clone(), (if allowed { left - 1.0 } else { left }, now));
         allowed
     }
 }
@@ -314,7 +371,11 @@ struct Recent<K, V> {
 
 impl<K: Eq + Hash + Clone, V> Recent<K, V> {
     fn new() -> Self {
-        Self { map: HashMap::new(), order: VecDeque::new(), clock: 0 }
+        Self {
+            map: HashMap::new(),
+            order: VecDeque::new(),
+            clock: 0,
+        }
     }
 
     fn get(&self, key: &K) -> Option<&V> {
@@ -326,7 +387,9 @@ impl<K: Eq + Hash + Clone, V> Recent<K, V> {
         self.map.insert(key.clone(), (value, self.clock));
         self.order.push_back((key, self.clock));
         while self.map.len() > REMEMBERED || self.order.len() > 2 * REMEMBERED {
-            let Some((old, at)) = self.order.pop_front() else { return };
+            let Some((old, at)) = self.order.pop_front() else {
+                return;
+            };
             match self.map.get(&old) {
                 Some((_, last)) if *last == at => {
                     self.map.remove(&old);
@@ -382,10 +445,18 @@ mod tests {
     async fn many_similar_become_one() {
         let mut c = Correlator::new();
         let now = Instant::now();
-        let events: Vec<_> = (0..12).filter_map(|i| deliver(&mut c, note("a", &format!("m{i}")), now)).collect();
+        let events: Vec<_> = (0..12)
+            .filter_map(|i| deliver(&mut c, note("a", &format!("m{i}")), now))
+            .collect();
         assert_eq!(events[8].message.as_deref(), Some("m8"));
-        assert_eq!(events[9].message.as_deref(), Some("(combined from similar events): m9"));
-        assert_eq!(events[11].message.as_deref(), Some("(combined from similar events): m11"));
+        assert_eq!(
+            events[9].message.as_deref(),
+            Some("(combined from similar events): m9")
+        );
+        assert_eq!(
+            events[11].message.as_deref(),
+            Some("(combined from similar events): m11")
+        );
         assert_eq!(events[11].count, Some(3));
     }
 
@@ -393,9 +464,14 @@ mod tests {
     async fn a_flood_is_cut_and_comes_back_slowly() {
         let mut c = Correlator::new();
         let now = Instant::now();
-        let passed = (0..40).filter_map(|_| deliver(&mut c, note("a", "m"), now)).count();
+        let passed = (0..40)
+            .filter_map(|_| deliver(&mut c, note("a", "m"), now))
+            .count();
         assert_eq!(passed, 25);
-        assert!(deliver(&mut c, note("b", "m"), now).is_some(), "others are not affected");
+        assert!(
+            deliver(&mut c, note("b", "m"), now).is_some(),
+            "others are not affected"
+        );
         assert!(deliver(&mut c, note("a", "m"), now + Duration::from_secs(301)).is_some());
     }
 

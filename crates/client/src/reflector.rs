@@ -48,9 +48,20 @@ enum Ended {
 }
 
 impl<K: Watched> Reflector<K> {
-    pub(crate) fn new(client: Client, kind: &K::DynamicType, select: Select, shared: Arc<Shared<K>>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        kind: &K::DynamicType,
+        select: Select,
+        shared: Arc<Shared<K>>,
+    ) -> Self {
         let request = Request::new(K::url_path(kind, select.namespace.as_deref()));
-        Self { client, kind: K::plural(kind).into_owned(), request, select, shared }
+        Self {
+            client,
+            kind: K::plural(kind).into_owned(),
+            request,
+            select,
+            shared,
+        }
     }
 
     pub(crate) async fn run(self) {
@@ -75,7 +86,11 @@ impl<K: Watched> Reflector<K> {
                     Ended::Quietly if started.elapsed() > Duration::from_secs(1) => continue,
                     Ended::Quietly => {}
                     Ended::Expired => {
-                        tracing::debug!(kind = self.kind, revision, "revision expired, listing again");
+                        tracing::debug!(
+                            kind = self.kind,
+                            revision,
+                            "revision expired, listing again"
+                        );
                         break;
                     }
                     Ended::Failed(error) => {
@@ -102,10 +117,16 @@ impl<K: Watched> Reflector<K> {
             } else {
                 self.request.list(&params)
             };
-            let page = match self.client.request::<Page>(request.map_err(Error::BuildRequest)?).await {
+            let page = match self
+                .client
+                .request::<Page>(request.map_err(Error::BuildRequest)?)
+                .await
+            {
                 Ok(page) => page,
                 // The page's revision was compacted while we were reading: take it all at once.
-                Err(Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
+                Err(Error::Api(status))
+                    if status.code == 410 && params.continue_token.is_some() =>
+                {
                     params.continue_token = None;
                     params.limit = None;
                     objects.clear();
@@ -118,14 +139,17 @@ impl<K: Watched> Reflector<K> {
                     Ok(object) => {
                         objects.insert(ObjectKey::of(&object), self.slim(object));
                     }
-                    Err(error) => tracing::warn!(kind = self.kind, %error, "object cannot be read, left out"),
+                    Err(error) => {
+                        tracing::warn!(kind = self.kind, %error, "object cannot be read, left out")
+                    }
                 }
             }
             match page.metadata.continue_.filter(|c| !c.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => {
-                    self.shared.replace(objects);
-                    return Ok(page.metadata.resource_version.unwrap_or_default());
+                    let revision = page.metadata.resource_version.unwrap_or_default();
+                    self.shared.replace(objects, &revision);
+                    return Ok(revision);
                 }
             }
         }
@@ -186,6 +210,7 @@ impl<K: Watched> Reflector<K> {
                 WatchEvent::Deleted(object) => (object, true),
                 WatchEvent::Bookmark(bookmark) => {
                     *revision = bookmark.metadata.resource_version;
+                    self.shared.reached(revision);
                     continue;
                 }
                 WatchEvent::Error(status) if status.code == 410 => return Ended::Expired,
@@ -197,6 +222,7 @@ impl<K: Watched> Reflector<K> {
             let key = ObjectKey::of(&object);
             let new = (!gone).then(|| self.slim(object));
             self.shared.set(key, new);
+            self.shared.reached(revision);
         }
     }
 }
