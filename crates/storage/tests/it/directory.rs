@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use storage::{Embedded, Error, Expect, OpenError, Options, Storage, WriteOutcome};
@@ -105,8 +106,12 @@ async fn damaged_and_missing_files_are_found() {
     let dir = tempfile::tempdir().expect("a directory");
     let options = Options { snapshot_bytes: 2000, ..quick() };
     let store = Embedded::open(dir.path(), options).expect("open");
-    for round in 0..100 {
-        put(&store, &format!("/{}", round % 5), vec![round; 50]).await.expect("put");
+    let began = Instant::now();
+    while files(dir.path(), "snapshot").is_empty() {
+        for round in 0..100 {
+            put(&store, &format!("/{}", round % 5), vec![round; 50]).await.expect("put");
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "no snapshot is written");
     }
     drop(store);
     let snapshot = files(dir.path(), "snapshot").pop().expect("a snapshot");
@@ -122,7 +127,7 @@ async fn damaged_and_missing_files_are_found() {
         assert!(matches!(refusal(dir.path()), OpenError::Corrupt { .. }), "damaged at {offset}");
     }
     fs::write(&snapshot, &whole).expect("write");
-    let log = files(dir.path(), "log").pop().expect("a log");
+    let log = snapshot.with_extension("log");
     let bytes = fs::read(&log).expect("read");
     fs::write(&log, b"").expect("write");
     assert!(matches!(refusal(dir.path()), OpenError::Corrupt { .. }), "a log that has lost its header");
