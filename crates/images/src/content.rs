@@ -25,10 +25,7 @@ impl Source {
     pub fn of_this_host() -> io::Result<Self> {
         Ok(Self {
             binary: std::env::current_exe()?,
-            busybox: ["/bin/busybox", "/usr/bin/busybox"]
-                .iter()
-                .map(PathBuf::from)
-                .find(|p| p.is_file()),
+            busybox: ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|p| p.is_file()),
             version: crate::VERSION.to_owned(),
         })
     }
@@ -36,61 +33,29 @@ impl Source {
 
 pub(crate) fn pause_layer(program: Vec<u8>) -> Layer {
     let mut layer = Layer::default();
-    layer.add(
-        "/pause",
-        Entry::Bytes {
-            content: program,
-            mode: 0o755,
-        },
-    );
+    layer.add("/pause", Entry::Bytes { content: program, mode: 0o755 });
     layer
 }
 
 pub(crate) fn base_layer(source: &Source) -> io::Result<Layer> {
     let mut layer = Layer::default();
-    layer.add(
-        "/cox",
-        Entry::Copy {
-            from: source.binary.clone(),
-            mode: 0o755,
-        },
-    );
+    layer.add("/cox", Entry::Copy { from: source.binary.clone(), mode: 0o755 });
     add_libraries(&mut layer, &source.binary)?;
     if let Some(busybox) = &source.busybox {
-        layer.add(
-            "/bin/busybox",
-            Entry::Copy {
-                from: busybox.clone(),
-                mode: 0o755,
-            },
-        );
+        layer.add("/bin/busybox", Entry::Copy { from: busybox.clone(), mode: 0o755 });
         add_libraries(&mut layer, busybox)?;
         let listed = Command::new(busybox).arg("--list").output()?;
-        for applet in String::from_utf8_lossy(&listed.stdout)
-            .lines()
-            .filter(|a| is_applet(a))
-        {
-            layer.add(
-                &format!("/bin/{applet}"),
-                Entry::Link {
-                    target: "busybox".into(),
-                },
-            );
+        for applet in String::from_utf8_lossy(&listed.stdout).lines().filter(|a| is_applet(a)) {
+            layer.add(&format!("/bin/{applet}"), Entry::Link { target: "busybox".into() });
         }
     }
-    let text = |content: &str| Entry::Bytes {
-        content: content.as_bytes().to_vec(),
-        mode: 0o644,
-    };
+    let text = |content: &str| Entry::Bytes { content: content.as_bytes().to_vec(), mode: 0o644 };
     layer.add(
         "/etc/passwd",
         text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
     );
     layer.add("/etc/group", text("root:x:0:\nnogroup:x:65534:\n"));
-    layer.add(
-        "/etc/nsswitch.conf",
-        text("passwd: files\ngroup: files\nhosts: files dns\n"),
-    );
+    layer.add("/etc/nsswitch.conf", text("passwd: files\ngroup: files\nhosts: files dns\n"));
     layer.add("/root", Entry::Directory { mode: 0o700 });
     layer.add("/tmp", Entry::Directory { mode: 0o1777 });
     layer.add("/var/tmp", Entry::Directory { mode: 0o1777 });
@@ -107,13 +72,7 @@ fn add_libraries(layer: &mut Layer, program: &Path) -> io::Result<()> {
         return Ok(());
     };
     // Its real place is what the entry holds; the name the program was linked with is what the kernel looks for.
-    layer.add(
-        &loader,
-        Entry::Copy {
-            from: PathBuf::from(&loader),
-            mode: 0o755,
-        },
-    );
+    layer.add(&loader, Entry::Copy { from: PathBuf::from(&loader), mode: 0o755 });
     let listed = Command::new(&loader).arg("--list").arg(program).output()?;
     if !listed.status.success() {
         let why = String::from_utf8_lossy(&listed.stderr).trim().to_owned();
@@ -123,13 +82,7 @@ fn add_libraries(layer: &mut Layer, program: &Path) -> io::Result<()> {
         )));
     }
     for library in parse_libraries(&String::from_utf8_lossy(&listed.stdout)) {
-        layer.add(
-            library,
-            Entry::Copy {
-                from: PathBuf::from(library),
-                mode: 0o755,
-            },
-        );
+        layer.add(library, Entry::Copy { from: PathBuf::from(library), mode: 0o755 });
     }
     Ok(())
 }
@@ -148,9 +101,7 @@ fn parse_libraries(listed: &str) -> Vec<&str> {
 fn interpreter(program: &Path) -> io::Result<Option<String>> {
     // Headers and loader name lie at the start of what any linker writes.
     let mut head = Vec::new();
-    File::open(program)?
-        .take(64 * 1024)
-        .read_to_end(&mut head)?;
+    File::open(program)?.take(64 * 1024).read_to_end(&mut head)?;
     Ok(parse_interpreter(&head))
 }
 
@@ -158,9 +109,7 @@ fn parse_interpreter(elf: &[u8]) -> Option<String> {
     const INTERPRETER: u64 = 3;
     let number = |at: usize, size: usize| -> Option<u64> {
         let mut bytes = [0; 8];
-        bytes
-            .get_mut(..size)?
-            .copy_from_slice(elf.get(at..at.checked_add(size)?)?);
+        bytes.get_mut(..size)?.copy_from_slice(elf.get(at..at.checked_add(size)?)?);
         Some(u64::from_le_bytes(bytes))
     };
     if elf.get(..6)? != [0x7f, b'E', b'L', b'F', 2, 1] {
@@ -192,27 +141,19 @@ mod tests {
                       \t/lib64/ld-linux-x86-64.so.2 => /lib64/ld-linux-x86-64.so.2 (0x7f6f)\n\tlibx.so => not found\n";
         assert_eq!(
             parse_libraries(listed),
-            [
-                "/lib/x86_64-linux-gnu/libc.so.6",
-                "/lib64/ld-linux-x86-64.so.2"
-            ]
+            ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]
         );
     }
 
     #[test]
     fn tells_static_programs_from_dynamic_ones() {
         let own = std::env::current_exe().expect("a program");
-        let loader = interpreter(&own)
-            .expect("readable")
-            .expect("the tests are linked dynamically");
+        let loader = interpreter(&own).expect("readable").expect("the tests are linked dynamically");
         assert!(Path::new(&loader).is_file(), "{loader}");
         if let Some(program) = crate::pause_program() {
             assert_eq!(parse_interpreter(&program), None);
         }
         assert_eq!(parse_interpreter(b"#!/bin/sh\n"), None);
-        assert_eq!(
-            parse_interpreter(&[0x7f, b'E', b'L', b'F', 2, 1, 0xff, 0xff]),
-            None
-        );
+        assert_eq!(parse_interpreter(&[0x7f, b'E', b'L', b'F', 2, 1, 0xff, 0xff]), None);
     }
 }

@@ -52,20 +52,12 @@ impl Identity {
     /// Takes `POD_NAME`, `POD_NAMESPACE`, `NODE_NAME` and `HELLO_VERSION` from a lookup, and for the first two what a
     /// pod shows without being told: its host name and its service account.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
-        let host = || {
-            rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned()
-        };
-        let namespace = || {
-            std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok()
-        };
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let namespace =
+            || std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok();
         Self {
             pod: lookup("POD_NAME").unwrap_or_else(host),
-            namespace: lookup("POD_NAMESPACE")
-                .or_else(namespace)
-                .unwrap_or_default(),
+            namespace: lookup("POD_NAMESPACE").or_else(namespace).unwrap_or_default(),
             node: lookup("NODE_NAME").unwrap_or_default(),
             version: lookup("HELLO_VERSION").unwrap_or_else(|| crate::VERSION.to_owned()),
         }
@@ -74,20 +66,17 @@ impl Identity {
 
 /// Serves until SIGTERM or SIGINT, then lets requests finish; on a runtime of one thread.
 pub fn run_hello(config: HelloConfig) -> io::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-                io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen))
-            })?;
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            hello(listener, config.identity, async move {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            })
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let listener = TcpListener::bind(config.listen)
             .await
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen)))?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        hello(listener, config.identity, async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         })
+        .await
+    })
 }
 
 /// Serves on a listener until `stop` is ready, then lets requests finish.
@@ -147,10 +136,7 @@ pub async fn hello(
         });
     }
     draining.send_replace(true);
-    let _ = tokio::time::timeout(DRAIN, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
@@ -165,14 +151,13 @@ enum Wish {
 }
 
 fn wish(path: &str, query: &str) -> Wish {
-    let number = |name: &str, default: u64| match form_urlencoded::parse(query.as_bytes())
-        .find(|(k, _)| k == name)
-    {
-        None => Ok(default),
-        Some((_, v)) => v
-            .parse::<u64>()
-            .map_err(|_| Wish::Wrong(format!("{name} must be a number, not {v:?}"))),
-    };
+    let number =
+        |name: &str, default: u64| match form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name) {
+            None => Ok(default),
+            Some((_, v)) => {
+                v.parse::<u64>().map_err(|_| Wish::Wrong(format!("{name} must be a number, not {v:?}")))
+            }
+        };
     match path {
         "/healthz" | "/readyz" | "/livez" => Wish::Health,
         "/delay" => match number("ms", 1000) {
@@ -193,10 +178,7 @@ async fn serve(
     client: SocketAddr,
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    match wish(
-        request.uri().path(),
-        request.uri().query().unwrap_or_default(),
-    ) {
+    match wish(request.uri().path(), request.uri().query().unwrap_or_default()) {
         Wish::Tell => {}
         Wish::Health => return text(StatusCode::OK, "ok\n".to_owned()),
         Wish::Delay(delay) => tokio::time::sleep(delay).await,
@@ -215,10 +197,7 @@ async fn serve(
     if wants_json {
         let body = serde_json::to_vec(&told).unwrap_or_default();
         let mut response = Response::new(Full::new(Bytes::from(body)));
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         return response;
     }
     text(StatusCode::OK, told.to_text())
@@ -227,10 +206,9 @@ async fn serve(
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -253,12 +231,7 @@ fn told<'a, B>(identity: &'a Identity, client: SocketAddr, request: &Request<B>)
         headers: request
             .headers()
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect(),
     }
 }
@@ -266,25 +239,14 @@ fn told<'a, B>(identity: &'a Identity, client: SocketAddr, request: &Request<B>)
 impl Told<'_> {
     fn to_text(&self) -> String {
         let known = |label: &str, value: &str| {
-            if value.is_empty() {
-                String::new()
-            } else {
-                format!("{label} {value}\n")
-            }
+            if value.is_empty() { String::new() } else { format!("{label} {value}\n") }
         };
-        let Identity {
-            pod,
-            namespace,
-            node,
-            version,
-        } = self.identity;
+        let Identity { pod, namespace, node, version } = self.identity;
         let mut out = format!("hello from pod {pod}\n");
         out += &known("namespace", namespace);
         out += &known("node", node);
-        out += &format!(
-            "version {version}\nclient {}\n\n{} {} HTTP/1.1\n",
-            self.client, self.method, self.uri
-        );
+        out +=
+            &format!("version {version}\nclient {}\n\n{} {} HTTP/1.1\n", self.client, self.method, self.uri);
         for (name, value) in &self.headers {
             out += &format!("{name}: {value}\n");
         }
@@ -303,22 +265,14 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity {
-            pod: "p-1".into(),
-            namespace: "shop".into(),
-            node: "n1".into(),
-            version: "v2".into(),
-        }
+        Identity { pod: "p-1".into(), namespace: "shop".into(), node: "n1".into(), version: "v2".into() }
     }
 
     #[test]
     fn wishes_are_bounded() {
         assert_eq!(wish("/", ""), Wish::Tell);
         assert_eq!(wish("/anything", "code=3"), Wish::Tell);
-        assert_eq!(
-            wish("/delay", "ms=5"),
-            Wish::Delay(Duration::from_millis(5))
-        );
+        assert_eq!(wish("/delay", "ms=5"), Wish::Delay(Duration::from_millis(5)));
         assert_eq!(wish("/delay", "ms=99999999999"), Wish::Delay(LONGEST_DELAY));
         assert_eq!(wish("/exit", "code=7"), Wish::Exit(7));
         assert!(matches!(wish("/exit", "code=256"), Wish::Wrong(_)));
@@ -333,10 +287,7 @@ mod tests {
         assert_eq!(told.namespace, "pod_namespace");
         assert_eq!(told.node, "node_name");
         let untold = Identity::from_lookup(|_| None);
-        assert_eq!(
-            untold.pod,
-            rustix::system::uname().nodename().to_string_lossy()
-        );
+        assert_eq!(untold.pod, rustix::system::uname().nodename().to_string_lossy());
         assert_eq!(untold.version, crate::VERSION);
     }
 
@@ -357,11 +308,7 @@ mod tests {
             let _ = ended.await;
         }));
         let close = "connection: close\r\n\r\n";
-        let answer = ask(
-            address,
-            &format!("GET /a?b=c HTTP/1.1\r\nhost: shop\r\nx-y: z\r\n{close}"),
-        )
-        .await;
+        let answer = ask(address, &format!("GET /a?b=c HTTP/1.1\r\nhost: shop\r\nx-y: z\r\n{close}")).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         for part in [
             "hello from pod p-1\n",
@@ -373,33 +320,20 @@ mod tests {
         ] {
             assert!(answer.contains(part), "{part:?} in {answer}");
         }
-        let answer = ask(
-            address,
-            &format!("GET / HTTP/1.1\r\nhost: a\r\naccept: application/json\r\n{close}"),
-        )
-        .await;
+        let answer =
+            ask(address, &format!("GET / HTTP/1.1\r\nhost: a\r\naccept: application/json\r\n{close}")).await;
         let body = answer.split("\r\n\r\n").nth(1).expect("a body");
         let value: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(value["pod"], "p-1");
         assert_eq!(value["method"], "GET");
-        let answer = ask(
-            address,
-            &format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{close}"),
-        )
-        .await;
+        let answer = ask(address, &format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{close}")).await;
         assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
-        let answer = ask(
-            address,
-            &format!("GET /exit?code=x HTTP/1.1\r\nhost: a\r\n{close}"),
-        )
-        .await;
+        let answer = ask(address, &format!("GET /exit?code=x HTTP/1.1\r\nhost: a\r\n{close}")).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 
         // Asked before the end, answered after it.
         let mut slow = TcpStream::connect(address).await.expect("connected");
-        slow.write_all(b"GET /delay?ms=200 HTTP/1.1\r\nhost: a\r\n\r\n")
-            .await
-            .expect("sent");
+        slow.write_all(b"GET /delay?ms=200 HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
         let _ = ask(address, &format!("GET / HTTP/1.1\r\nhost: a\r\n{close}")).await;
         end.send(()).expect("still serving");
         let mut answer = String::new();
@@ -424,11 +358,7 @@ mod tests {
         }
         .await;
         // Refused in words, or cut off while still sending.
-        assert!(
-            sent.as_ref()
-                .map_or(true, |a| a.starts_with("HTTP/1.1 431")),
-            "{sent:?}"
-        );
+        assert!(sent.as_ref().map_or(true, |a| a.starts_with("HTTP/1.1 431")), "{sent:?}");
         server.abort();
     }
 }

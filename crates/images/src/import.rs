@@ -37,15 +37,7 @@ pub fn import(images: &SystemImages, socket: &Path, snapshotter: &str) -> Result
     let mut child = Command::new("ctr")
         .arg("--address")
         .arg(socket)
-        .args([
-            "--namespace",
-            NAMESPACE,
-            "images",
-            "import",
-            "--snapshotter",
-            snapshotter,
-            "-",
-        ])
+        .args(["--namespace", NAMESPACE, "images", "import", "--snapshotter", snapshotter, "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -69,12 +61,8 @@ pub fn import(images: &SystemImages, socket: &Path, snapshotter: &str) -> Result
     let said = said.join().unwrap_or_default();
     if !status.success() {
         // Its own words say more than our broken pipe.
-        let said = said
-            .lines()
-            .rfind(|l| !l.trim().is_empty())
-            .unwrap_or("nothing was said")
-            .trim()
-            .to_owned();
+        let said =
+            said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("nothing was said").trim().to_owned();
         return Err(ImportError::Refused { said });
     }
     written?;

@@ -30,9 +30,7 @@ impl Layer {
     pub(crate) fn add(&mut self, path: &str, entry: Entry) {
         let path = path.trim_matches('/');
         for (end, _) in path.match_indices('/') {
-            self.entries
-                .entry(path[..end].to_owned())
-                .or_insert(Entry::Directory { mode: 0o755 });
+            self.entries.entry(path[..end].to_owned()).or_insert(Entry::Directory { mode: 0o755 });
         }
         self.entries.entry(path.to_owned()).or_insert(entry);
     }
@@ -53,13 +51,7 @@ impl Layer {
             };
             match entry {
                 Entry::Directory { mode } => {
-                    put(
-                        &mut header,
-                        EntryType::Directory,
-                        *mode,
-                        0,
-                        &mut io::empty(),
-                    )?;
+                    put(&mut header, EntryType::Directory, *mode, 0, &mut io::empty())?;
                 }
                 Entry::Bytes { content, mode } => {
                     put(
@@ -78,11 +70,7 @@ impl Layer {
                         EntryType::Regular,
                         *mode,
                         size,
-                        &mut Exactly {
-                            inner: file,
-                            left: size,
-                            from,
-                        },
+                        &mut Exactly { inner: file, left: size, from },
                     )?;
                 }
                 Entry::Link { target } => {
@@ -117,15 +105,10 @@ struct Exactly<'a> {
 
 impl Read for Exactly<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let n = self.inner.read(&mut buffer[..most])?;
         if n == 0 && most > 0 {
-            return Err(named(
-                io::Error::new(io::ErrorKind::UnexpectedEof, "became shorter"),
-                self.from,
-            ));
+            return Err(named(io::Error::new(io::ErrorKind::UnexpectedEof, "became shorter"), self.from));
         }
         self.left -= n as u64;
         Ok(n)
@@ -141,11 +124,7 @@ pub(crate) struct Hashing<W> {
 
 impl<W: Write> Hashing<W> {
     pub(crate) fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-            size: 0,
-        }
+        Self { inner, hash: Sha256::new(), size: 0 }
     }
 
     /// `sha256:…` and the number of bytes.
@@ -183,21 +162,9 @@ mod tests {
         std::fs::write(&from, "content").expect("written");
         let make = |reverse: bool| {
             let mut entries = vec![
-                (
-                    "/bin/a",
-                    Entry::Copy {
-                        from: from.clone(),
-                        mode: 0o755,
-                    },
-                ),
+                ("/bin/a", Entry::Copy { from: from.clone(), mode: 0o755 }),
                 ("/bin/b", Entry::Link { target: "a".into() }),
-                (
-                    "/etc/passwd",
-                    Entry::Bytes {
-                        content: b"root".to_vec(),
-                        mode: 0o644,
-                    },
-                ),
+                ("/etc/passwd", Entry::Bytes { content: b"root".to_vec(), mode: 0o644 }),
                 ("/tmp", Entry::Directory { mode: 0o1777 }),
             ];
             if reverse {
@@ -212,10 +179,7 @@ mod tests {
         assert_eq!(make(false), make(true));
         let mut bytes = Vec::new();
         make(false).write(&mut bytes).expect("written");
-        assert_eq!(
-            make(true).measure().expect("measured"),
-            (digest(&bytes), bytes.len() as u64)
-        );
+        assert_eq!(make(true).measure().expect("measured"), (digest(&bytes), bytes.len() as u64));
 
         let mut archive = tar::Archive::new(bytes.as_slice());
         let listed: Vec<_> = archive
@@ -224,11 +188,7 @@ mod tests {
             .map(|e| {
                 let e = e.expect("an entry");
                 let mode = e.header().mode().expect("a mode");
-                format!(
-                    "{} {mode:o} {:?}",
-                    e.path().expect("a path").display(),
-                    e.header().entry_type()
-                )
+                format!("{} {mode:o} {:?}", e.path().expect("a path").display(), e.header().entry_type())
             })
             .collect();
         assert_eq!(

@@ -57,22 +57,12 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 impl SystemImages {
     /// Looks at everything that goes in, and computes the digests. Reads the whole binary once.
     pub fn build(source: &Source) -> Result<Self, BuildError> {
-        let failed = |source| BuildError {
-            step: "measure",
-            source,
-        };
+        let failed = |source| BuildError { step: "measure", source };
         let measure = |layer: Layer| -> Result<MeasuredLayer, BuildError> {
             let (digest, size) = layer.measure().map_err(failed)?;
-            Ok(MeasuredLayer {
-                layer,
-                digest,
-                size,
-            })
+            Ok(MeasuredLayer { layer, digest, size })
         };
-        let base = measure(base_layer(source).map_err(|source| BuildError {
-            step: "collect",
-            source,
-        })?)?;
+        let base = measure(base_layer(source).map_err(|source| BuildError { step: "collect", source })?)?;
         let mut layers = vec![base];
         let version = &source.version;
         let pause_names = vec![format!("{PAUSE}:{version}")];
@@ -82,32 +72,14 @@ impl SystemImages {
                 layers.push(measure(pause_layer(program))?);
                 images.push(image(&layers, vec![1], pause_names, &["/pause"], &[], None));
             }
-            None => images.push(image(
-                &layers,
-                vec![0],
-                pause_names,
-                &["/cox", "pause"],
-                &[],
-                None,
-            )),
+            None => images.push(image(&layers, vec![0], pause_names, &["/cox", "pause"], &[], None)),
         }
         let hello = |tags: &[&str], tells: &str| {
             let names = tags.iter().map(|t| format!("{HELLO}:{t}")).collect();
             let told = format!("HELLO_VERSION={tells}");
-            image(
-                &layers,
-                vec![0],
-                names,
-                &["/cox", "hello"],
-                &[PATH, &told],
-                Some(8080),
-            )
+            image(&layers, vec![0], names, &["/cox", "hello"], &[PATH, &told], Some(8080))
         };
-        let told = [
-            hello(&[version, "latest"], version),
-            hello(&["v1"], "v1"),
-            hello(&["v2"], "v2"),
-        ];
+        let told = [hello(&[version, "latest"], version), hello(&["v1"], "v1"), hello(&["v2"], "v2")];
         images.extend(told);
         Ok(Self { layers, images })
     }
@@ -119,18 +91,12 @@ impl SystemImages {
 
     /// Id of each image by its full name.
     pub fn ids(&self) -> BTreeMap<String, String> {
-        self.images
-            .iter()
-            .flat_map(|i| i.names.iter().map(|n| (n.clone(), i.id.clone())))
-            .collect()
+        self.images.iter().flat_map(|i| i.names.iter().map(|n| (n.clone(), i.id.clone()))).collect()
     }
 
     /// Writes all images as one tar of an OCI layout. Each layer stands in it once.
     pub fn write(&self, out: impl Write) -> Result<(), BuildError> {
-        self.write_tar(out).map_err(|source| BuildError {
-            step: "write",
-            source,
-        })
+        self.write_tar(out).map_err(|source| BuildError { step: "write", source })
     }
 
     fn write_tar(&self, out: impl Write) -> io::Result<()> {
@@ -154,8 +120,7 @@ impl SystemImages {
             small.insert(digest(&manifest), manifest);
             small.insert(image.id.clone(), image.config.clone());
         }
-        let index =
-            to_bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }));
+        let index = to_bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }));
         append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         append(&mut tar, "index.json", &index)?;
         for (digest, bytes) in &small {
@@ -172,9 +137,7 @@ impl SystemImages {
             hashing.flush()?;
             let found = hashing.finish();
             if found != (measured.digest.clone(), measured.size) {
-                return Err(io::Error::other(
-                    "a file changed while the images were being made; try again",
-                ));
+                return Err(io::Error::other("a file changed while the images were being made; try again"));
             }
             let padding = (512 - measured.size % 512) % 512;
             out.write_all(&[0; 512][..padding as usize])?;
@@ -216,12 +179,7 @@ fn image(
         "config": run,
         "rootfs": { "type": "layers", "diff_ids": digests },
     }));
-    Image {
-        names,
-        id: digest(&config),
-        config,
-        layers,
-    }
+    Image { names, id: digest(&config), config, layers }
 }
 
 fn to_bytes(value: &Value) -> Vec<u8> {
@@ -263,11 +221,7 @@ mod tests {
 
     fn source() -> Source {
         // Any dynamically linked program will do, and a small one keeps the test quick.
-        Source {
-            binary: "/bin/true".into(),
-            busybox: None,
-            version: "9.9".into(),
-        }
+        Source { binary: "/bin/true".into(), busybox: None, version: "9.9".into() }
     }
 
     #[test]
@@ -276,10 +230,7 @@ mod tests {
         let mut bytes = Vec::new();
         images.write(&mut bytes).expect("written");
         let mut files = BTreeMap::new();
-        for entry in tar::Archive::new(bytes.as_slice())
-            .entries()
-            .expect("a tar")
-        {
+        for entry in tar::Archive::new(bytes.as_slice()).entries().expect("a tar") {
             let mut entry = entry.expect("an entry");
             let path = entry.path().expect("a path").display().to_string();
             let mut content = Vec::new();
@@ -326,14 +277,8 @@ mod tests {
                 "localhost/cox/pause:9.9",
             ]
         );
-        assert_eq!(
-            names["localhost/cox/hello:9.9"],
-            names["localhost/cox/hello:latest"]
-        );
-        assert_ne!(
-            names["localhost/cox/hello:v1"],
-            names["localhost/cox/hello:v2"]
-        );
+        assert_eq!(names["localhost/cox/hello:9.9"], names["localhost/cox/hello:latest"]);
+        assert_ne!(names["localhost/cox/hello:v1"], names["localhost/cox/hello:v2"]);
     }
 
     #[test]
@@ -344,10 +289,7 @@ mod tests {
 
     #[test]
     fn a_missing_binary_is_named() {
-        let source = Source {
-            binary: "/nonexistent/cox".into(),
-            ..source()
-        };
+        let source = Source { binary: "/nonexistent/cox".into(), ..source() };
         let error = SystemImages::build(&source).err().expect("refused");
         assert_eq!(error.step, "collect");
     }

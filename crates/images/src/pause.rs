@@ -106,8 +106,7 @@ pub fn pause() -> ! {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use std::{
-        fs, os::unix::fs::PermissionsExt as _, os::unix::process::ExitStatusExt as _,
-        process::Command,
+        fs, os::unix::fs::PermissionsExt as _, os::unix::process::ExitStatusExt as _, process::Command,
     };
 
     /// A running pause program; ends with the test, however that ends.
@@ -149,11 +148,7 @@ mod tests {
     }
 
     fn field<'a>(status: &'a str, name: &str) -> &'a str {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(name))
-            .expect("a field")
-            .trim()
+        status.lines().find_map(|l| l.strip_prefix(name)).expect("a field").trim()
     }
 
     #[test]
@@ -161,25 +156,12 @@ mod tests {
         for signal in ["TERM", "INT"] {
             let mut pause = Running::start();
             let status = pause.status();
-            let kib: u64 = field(&status, "VmRSS:")
-                .trim_end_matches(" kB")
-                .parse()
-                .expect("a number");
+            let kib: u64 = field(&status, "VmRSS:").trim_end_matches(" kB").parse().expect("a number");
             assert!(kib < 256, "{kib} KiB");
             let ignored = u64::from_str_radix(field(&status, "SigIgn:"), 16).expect("a mask");
-            assert_ne!(
-                ignored & 1 << 16,
-                0,
-                "SIGCHLD is ignored, so orphans are reaped"
-            );
+            assert_ne!(ignored & 1 << 16, 0, "SIGCHLD is ignored, so orphans are reaped");
             let pid = pause.child.id().to_string();
-            assert!(
-                Command::new("kill")
-                    .args(["-s", signal, &pid])
-                    .status()
-                    .expect("kill")
-                    .success()
-            );
+            assert!(Command::new("kill").args(["-s", signal, &pid]).status().expect("kill").success());
             assert_eq!(pause.child.wait().expect("it ends").code(), Some(0));
         }
     }
