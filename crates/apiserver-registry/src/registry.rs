@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
-use apiserver_watch_cache::{Cache, Decode, DecodeError, Decoded, Facts, Owner};
+use apiserver_watch_cache::{Cache, Decode, DecodeError, Decoded, Facts, Limits, Owner};
 use machinery::Object;
 use storage::{KeyValue, SharedLeases, Storage};
 
@@ -49,10 +49,18 @@ impl RegistryBuilder {
         let mut caches = BTreeMap::new();
         for kind in kinds {
             let decoder = Arc::new(Decoder::new(&kind));
-            let cache = Cache::start(storage.clone(), &prefix(&kind), decoder);
+            let cache = Cache::start(storage.clone(), prefix(&kind), decoder, Limits::default());
             caches.insert((kind.group.to_string(), kind.plural.to_string()), (kind, Arc::new(cache)));
         }
         Self { storage, caches }
+    }
+
+    /// Waits until every cache has its first list.
+    pub async fn ready(&self) -> Result<(), apiserver_watch_cache::Error> {
+        for (_, cache) in self.caches.values() {
+            cache.ready().await?;
+        }
+        Ok(())
     }
 
     /// Puts admission and hooks in.
