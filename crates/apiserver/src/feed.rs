@@ -1,0 +1,105 @@
+//! Keeps the authorizers' indexes in step with the caches.
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use apiserver_authz::node::NodeAuthorizer;
+use apiserver_authz::rbac::Rbac;
+use apiserver_registry::{Registry, Store, encode};
+use apiserver_watch_cache::{EventKind, Start, Watched};
+use machinery::Object;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What takes objects of some kinds.
+pub trait Sink: Send + Sync + 'static {
+    /// An object as it is now.
+    fn set(&self, object: &Object);
+    /// An object is gone.
+    fn remove(&self, kind: &str, namespace: &str, name: &str);
+}
+
+impl Sink for Rbac {
+    fn set(&self, object: &Object) {
+        Rbac::set(self, object);
+    }
+
+    fn remove(&self, kind: &str, namespace: &str, name: &str) {
+        Rbac::remove(self, kind, namespace, name);
+    }
+}
+
+impl Sink for NodeAuthorizer {
+    fn set(&self, object: &Object) {
+        NodeAuthorizer::set(self, object);
+    }
+
+    fn remove(&self, kind: &str, namespace: &str, name: &str) {
+        NodeAuthorizer::remove(self, kind, namespace, name);
+    }
+}
+
+/// Feeds a sink from the cache of one resource. The receiver turns true once the first objects were given.
+pub fn feed(store: Arc<Store>, sink: Arc<dyn Sink>, stop: CancellationToken) -> watch::Receiver<bool> {
+    let (synced, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        let kind = store.kind.kind.to_string();
+        let mut known: HashSet<(String, String)> = HashSet::new();
+        while !stop.is_cancelled() {
+            let Ok(mut watcher) = store.cache.watch(Start::Initial, &store.key_prefix("")) else { continue };
+            // What the last watch knew and this one does not show was deleted in between.
+            let mut gone = Some(known.clone());
+            loop {
+                let item = tokio::select! {
+                    () = stop.cancelled() => return,
+                    item = watcher.next() => item,
+                };
+                match item {
+                    Watched::Event(event) => {
+                        let facts = &event.object.facts;
+                        let key = (facts.namespace.to_string(), facts.name.to_string());
+                        if let Some(gone) = &mut gone {
+                            gone.remove(&key);
+                        }
+                        if event.kind == EventKind::Deleted {
+                            sink.remove(&kind, &facts.namespace, &facts.name);
+                            known.remove(&key);
+                        } else if let Ok(object) =
+                            encode::decode(&event.object.value, event.object.revision)
+                        {
+                            sink.set(&object);
+                            known.insert(key);
+                        }
+                    }
+                    Watched::InitialEnd(_) => {
+                        for (namespace, name) in gone.take().into_iter().flatten() {
+                            sink.remove(&kind, &namespace, &name);
+                            known.remove(&(namespace, name));
+                        }
+                        synced.send_replace(true);
+                    }
+                    Watched::Ended | Watched::Expired => break,
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// Feeds RBAC and the Node authorizer; returns when both know what the caches know.
+pub async fn start(registry: &Registry, rbac: &Arc<Rbac>, node: &Arc<NodeAuthorizer>, stop: &CancellationToken) {
+    let mut receivers = Vec::new();
+    for plural in ["roles", "rolebindings", "clusterroles", "clusterrolebindings"] {
+        if let Some(store) = registry.store("rbac.authorization.k8s.io", plural) {
+            receivers.push(feed(store.clone(), rbac.clone(), stop.clone()));
+        }
+    }
+    for (group, plural) in [("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")] {
+        if let Some(store) = registry.store(group, plural) {
+            receivers.push(feed(store.clone(), node.clone(), stop.clone()));
+        }
+    }
+    for mut receiver in receivers {
+        // A sender that is gone means a stop; nobody asks then.
+        let _ = receiver.wait_for(|synced| *synced).await;
+    }
+}
