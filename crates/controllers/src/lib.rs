@@ -22,6 +22,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -89,6 +90,8 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     }
     running.start(pod_gc::PodGc::new);
     running.start(token_cleaner::TokenCleaner::new);
+    running.start(job::JobController::new);
+    running.start(job::TtlAfterFinished::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");
