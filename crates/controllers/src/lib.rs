@@ -16,8 +16,10 @@ mod hash;
 mod ownership;
 mod pod_writer;
 mod pods;
+mod revisions;
 mod service_ports;
 
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -92,6 +94,7 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     running.start(token_cleaner::TokenCleaner::new);
     running.start(job::JobController::new);
     running.start(job::TtlAfterFinished::new);
+    running.start(daemon_set::DaemonSetController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");
