@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver_authn::AuthRequest;
-use apiserver_authz::{Decision, forbidden_message};
+use apiserver_authz::{Decision, forbidden};
 use futures::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response};
-use machinery::gvk::GroupResource;
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
 use tokio::sync::Semaphore;
@@ -97,7 +96,7 @@ impl Server {
                 }
             }
         };
-        let user = self.authenticate(peer, &request).await?;
+        let user = self.authenticate(peer, request.headers()).await?;
         let user = self.impersonate(user, request.headers()).await?;
         self.authorize(&user, &info).await?;
         let work = async {
@@ -119,11 +118,11 @@ impl Server {
         }
     }
 
-    async fn authenticate(&self, peer: &Peer, request: &Request<Body>) -> StatusResult<Arc<UserInfo>> {
+    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> StatusResult<Arc<UserInfo>> {
         if let Some(user) = &peer.local {
             return Ok(user.clone());
         }
-        let asked = AuthRequest { client_certs: &peer.certificates, headers: request.headers() };
+        let asked = AuthRequest { client_certs: &peer.certificates, headers };
         match self.authenticator.authenticate(&asked).await {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(StatusError::unauthorized()),
@@ -140,12 +139,7 @@ impl Server {
         if answer.decision == Decision::Allow {
             return Ok(());
         }
-        let mut why = forbidden_message(&attributes);
-        if !answer.reason.is_empty() {
-            why = format!("{why}: {}", answer.reason);
-        }
-        let gr = GroupResource::new(&info.api_group, &info.resource);
-        Err(StatusError::forbidden(&gr, &info.name, &why))
+        Err(forbidden(&attributes, answer.reason()))
     }
 
     /// Upstream: apiserver/pkg/endpoints/filters/impersonation.go.
