@@ -233,6 +233,9 @@ impl Cache {
     }
 
     /// Waits until the cache has seen everything up to a revision, which may come without a write under its prefix.
+    ///
+    /// When the storage has not reached the revision itself, this waits for the writes that make it so: callers who
+    /// take revisions from clients need a time limit.
     pub async fn wait_until(&self, revision: Revision) -> Result<(), Error> {
         if *self.inner.reached.borrow() >= revision.0 && self.is_ready() {
             return Ok(());

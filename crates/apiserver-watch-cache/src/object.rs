@@ -50,7 +50,8 @@ pub struct Owner {
 /// What a [`Decode`] makes of a stored value.
 #[derive(Clone, Debug)]
 pub struct Decoded {
-    /// The object as JSON without `metadata.resourceVersion`.
+    /// The object as JSON without `metadata.resourceVersion`. When it is stored so, this is the stored value itself,
+    /// and no byte of it is copied.
     pub value: Bytes,
     /// The offset right after the `{` of `metadata`; [`find_splice`](crate::find_splice) finds it.
     pub splice: u32,

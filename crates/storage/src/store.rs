@@ -25,6 +25,8 @@ pub trait Storage: Send + Sync + 'static {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error>;
 
     /// Writes a key when the guard holds.
+    ///
+    /// A backend may keep `value` as it is: a slice of a larger buffer keeps all of the buffer.
     async fn put(&self, key: &str, value: Bytes, expect: Expect, lease: Option<LeaseId>) -> Result<WriteOutcome, Error>;
 
     /// Deletes a key when the guard holds.

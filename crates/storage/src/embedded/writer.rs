@@ -144,6 +144,7 @@ impl Writer {
 
     /// Works until [`Command::Close`].
     pub(super) fn run(mut self) {
+        let _ending = Ending(self.shared.clone());
         loop {
             if let Some(lease) = self.due_lease() {
                 self.expire(lease);
@@ -163,8 +164,6 @@ impl Writer {
         if let Some(snapshot) = self.snapshot.take() {
             let _ = snapshot.join();
         }
-        self.shared.watchers.close();
-        self.shared.reached.send_modify(|_| {});
         debug!("storage closed");
     }
 
@@ -483,6 +482,17 @@ impl Writer {
             }
         }
         self.shared.log_bytes.store(self.log_bytes(), Ordering::Relaxed);
+    }
+}
+
+/// Tells everybody that nothing more is written, also when the writer panics.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.0.watchers.close();
+        self.0.reached.send_modify(|_| {});
     }
 }
 
