@@ -37,7 +37,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events: 16 << 10, bytes: 32 << 20, age: Duration::from_secs(120), events_at_least: 100, buffer: 512 }
+        Self {
+            events: 16 << 10,
+            bytes: 32 << 20,
+            age: Duration::from_secs(120),
+            events_at_least: 100,
+            buffer: 512,
+        }
     }
 }
 
@@ -172,7 +178,8 @@ impl State {
         let sequence = self.ring.next();
         match change {
             Change::Put(object) => {
-                let known = self.objects.get(&object.key).is_some_and(|before| before.revision >= object.revision);
+                let known =
+                    self.objects.get(&object.key).is_some_and(|before| before.revision >= object.revision);
                 if known {
                     return None;
                 }
@@ -324,7 +331,9 @@ impl Cache {
     async fn read_at(&self, revision: Revision) -> Result<Snapshot, Error> {
         let request = RangeRequest::prefix(&self.inner.prefix).at(revision);
         let response = match self.inner.storage.range(request).await {
-            Err(storage::Error::Compacted { compacted, .. }) => return Err(Error::Expired { oldest: compacted }),
+            Err(storage::Error::Compacted { compacted, .. }) => {
+                return Err(Error::Expired { oldest: compacted });
+            }
             response => response?,
         };
         Ok(Snapshot { revision, objects: feed::decode_all(&self.inner, &response.kvs).await })

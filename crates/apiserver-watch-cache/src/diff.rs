@@ -72,8 +72,18 @@ mod tests {
 
     #[test]
     fn the_difference_is_told_in_the_order_of_revisions() {
-        let old = [object("/changed", 2, 2), object("/gone", 3, 3), object("/replaced", 4, 5), object("/same", 1, 1)];
-        let new = [object("/changed", 2, 9), object("/new", 8, 8), object("/replaced", 7, 7), object("/same", 1, 1)];
+        let old = [
+            object("/changed", 2, 2),
+            object("/gone", 3, 3),
+            object("/replaced", 4, 5),
+            object("/same", 1, 1),
+        ];
+        let new = [
+            object("/changed", 2, 9),
+            object("/new", 8, 8),
+            object("/replaced", 7, 7),
+            object("/same", 1, 1),
+        ];
         let [old, new] = [old, new].map(|objects| OrderedMap::from_sorted(objects.to_vec()));
         let told: Vec<String> = diff(&old, &new, Revision(10))
             .iter()

@@ -134,7 +134,9 @@ impl Watchers {
     fn add(&mut self, watcher: &Arc<Watcher>) {
         let watchers = match &watcher.scope.field {
             None => self.by_prefix.entry(watcher.scope.prefix.clone()),
-            Some((name, value)) => self.by_field.entry(name.clone()).or_default().entry(value.clone()).or_default(),
+            Some((name, value)) => {
+                self.by_field.entry(name.clone()).or_default().entry(value.clone()).or_default()
+            }
         };
         watchers.push(watcher.clone());
     }
@@ -186,7 +188,13 @@ pub struct Watch {
 
 impl Watch {
     /// Begins with the event of this sequence number; nothing up to the revision is delivered.
-    pub(crate) fn begin(inner: &Arc<Inner>, state: &mut State, scope: Scope, after: Revision, next: u64) -> Self {
+    pub(crate) fn begin(
+        inner: &Arc<Inner>,
+        state: &mut State,
+        scope: Scope,
+        after: Revision,
+        next: u64,
+    ) -> Self {
         let behind = next < state.ring.next();
         let queue = Queue { events: VecDeque::new(), next, behind, ended: inner.ended() };
         let watcher = Arc::new(Watcher {

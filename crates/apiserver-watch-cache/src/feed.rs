@@ -6,10 +6,10 @@ use std::time::Duration;
 use storage::{KeyValue, RangeRequest, Revision, WatchBatch};
 use tracing::{debug, error, warn};
 
+use crate::CachedObject;
 use crate::cache::{Error, Inner, Snapshot};
 use crate::diff::{Change, diff};
 use crate::map::OrderedMap;
-use crate::CachedObject;
 
 /// Keys of one page of a list.
 const PAGE: usize = 10_000;
@@ -42,7 +42,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                         pause = PAUSE;
                         continue;
                     }
-                    error => warn!(prefix = %inner.prefix, %error, "watch of the storage broke; listing again"),
+                    error => {
+                        warn!(prefix = %inner.prefix, %error, "watch of the storage broke; listing again")
+                    }
                 }
             }
             Err(storage::Error::Closed) => return inner.end(Error::Closed),
@@ -109,7 +111,9 @@ async fn follow(inner: &Inner, mut revision: Revision) -> storage::Error {
             }
         };
         match error {
-            storage::Error::Lagged => debug!(prefix = %inner.prefix, %revision, "watch of the storage resumes"),
+            storage::Error::Lagged => {
+                debug!(prefix = %inner.prefix, %revision, "watch of the storage resumes")
+            }
             error => return error,
         }
     }

@@ -54,7 +54,11 @@ impl<T: Keyed> OrderedMap<T> {
         loop {
             let leaf: Vec<T> = items.by_ref().take(WIDTH * 3 / 4).collect();
             let Some(first) = leaf.first() else { break };
-            level.push(Child { first: first.key().clone(), len: leaf.len(), node: Arc::new(Node::Leaf(leaf)) });
+            level.push(Child {
+                first: first.key().clone(),
+                len: leaf.len(),
+                node: Arc::new(Node::Leaf(leaf)),
+            });
         }
         while level.len() > 1 {
             let mut above = Vec::new();
@@ -335,7 +339,10 @@ mod tests {
         assert_eq!(map.len(), model.len());
         for key in (0..700_u16).step_by(97) {
             let (start, end) = (format!("/{key:05}"), format!("/{:05}", key + 150));
-            let expected: Vec<_> = model.range::<str, _>((Bound::Included(&*start), Bound::Excluded(&*end))).map(|(key, _)| key.clone()).collect();
+            let expected: Vec<_> = model
+                .range::<str, _>((Bound::Included(&*start), Bound::Excluded(&*end)))
+                .map(|(key, _)| key.clone())
+                .collect();
             let found: Vec<_> = map.range(&start, &end).map(|item| item.0.clone()).collect();
             assert_eq!(found, expected);
             assert_eq!(map.count(&start, &end), expected.len());

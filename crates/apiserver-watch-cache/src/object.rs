@@ -183,7 +183,10 @@ mod tests {
         for (json, expected) in [
             (r#"{"metadata":{"name":"a"}}"#, r#"{"metadata":{"resourceVersion":"7","name":"a"}}"#),
             (r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"7"}}"#),
-            (r#"{"kind":"X","metadata":{ },"a":1}"#, r#"{"kind":"X","metadata":{"resourceVersion":"7" },"a":1}"#),
+            (
+                r#"{"kind":"X","metadata":{ },"a":1}"#,
+                r#"{"kind":"X","metadata":{"resourceVersion":"7" },"a":1}"#,
+            ),
         ] {
             let object = object(json, 7);
             assert_eq!(object.json(), expected);

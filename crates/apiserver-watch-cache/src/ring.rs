@@ -88,7 +88,9 @@ pub(crate) fn undo<'a>(
 ) {
     for event in events.rev() {
         match (&event.previous, event.kind) {
-            (Some(previous), EventKind::Modified | EventKind::Deleted) => drop(objects.insert(previous.clone())),
+            (Some(previous), EventKind::Modified | EventKind::Deleted) => {
+                drop(objects.insert(previous.clone()))
+            }
             _ => drop(objects.remove(&event.object.key)),
         }
     }

@@ -15,7 +15,11 @@ pub fn find_splice(json: &[u8]) -> Option<u32> {
                     // In value position the word is followed by something else.
                     if json.get(colon) == Some(&b':') {
                         let value = skip_space(json, colon + 1);
-                        return if json.get(value) == Some(&b'{') { u32::try_from(value + 1).ok() } else { None };
+                        return if json.get(value) == Some(&b'{') {
+                            u32::try_from(value + 1).ok()
+                        } else {
+                            None
+                        };
                     }
                 }
                 at = end;

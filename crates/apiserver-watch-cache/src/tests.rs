@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use storage::{
-    DeleteOutcome, Embedded, Expect, KeyValue, LeaseId, Options, RangeRequest, RangeResponse, Revision, Storage,
-    WatchStream, WriteOutcome,
+    DeleteOutcome, Embedded, Expect, KeyValue, LeaseId, Options, RangeRequest, RangeResponse, Revision,
+    Storage, WatchStream, WriteOutcome,
 };
 
 use super::*;
@@ -75,13 +75,18 @@ async fn put(storage: &dyn Storage, key: &str, value: &str) -> Revision {
 }
 
 fn keys(snapshot: &Snapshot) -> Vec<String> {
-    snapshot.objects.iter().map(|object| format!("{}@{}", &object.key[PODS.len()..], object.revision)).collect()
+    snapshot
+        .objects
+        .iter()
+        .map(|object| format!("{}@{}", &object.key[PODS.len()..], object.revision))
+        .collect()
 }
 
 async fn events(watch: &mut Watch, count: usize) -> Vec<Arc<CacheEvent>> {
     let mut events = Vec::new();
     while events.len() < count {
-        let batch = tokio::time::timeout(Duration::from_secs(60), watch.next_batch()).await.expect("events come");
+        let batch =
+            tokio::time::timeout(Duration::from_secs(60), watch.next_batch()).await.expect("events come");
         events.extend(batch.expect("healthy"));
     }
     assert_eq!(events.len(), count, "{events:?}");
@@ -104,7 +109,10 @@ async fn readers_see_the_writes_acknowledged_before_they_ask() {
         assert_eq!(revision, written);
         let object = cache.get("/registry/pods/a/two").expect("there");
         assert_eq!(object.revision, written);
-        assert_eq!(object.json(), format!(r#"{{"metadata":{{"resourceVersion":"{written}","name":"two"}},"node":"y"}}"#));
+        assert_eq!(
+            object.json(),
+            format!(r#"{{"metadata":{{"resourceVersion":"{written}","name":"two"}},"node":"y"}}"#)
+        );
         // A write elsewhere moves the revision too, without an event here.
         world.storage.put("/registry/nodes/n", Bytes::new(), Expect::Any, None).await.expect("put");
         assert_eq!(cache.refresh().await.expect("refresh").0, written.0 + 1);
@@ -178,7 +186,10 @@ async fn scopes_select_by_key_and_by_field_before_or_after() {
     world.put("a/one", "node=z").await;
     cache.refresh().await.expect("refresh");
     let told = |events: Vec<Arc<CacheEvent>>| -> Vec<String> {
-        events.iter().map(|event| format!("{} {}", event.object.facts.name, event.object.facts.fields[0].1)).collect()
+        events
+            .iter()
+            .map(|event| format!("{} {}", event.object.facts.name, event.object.facts.fields[0].1))
+            .collect()
     };
     assert_eq!(told(events(&mut namespace, 5).await), ["one ", "one x", "one x", "one y", "one z"]);
     assert_eq!(told(events(&mut node, 4).await), ["two x", "one x", "one x", "one y"]);
@@ -213,7 +224,10 @@ async fn a_slow_reader_goes_on_from_the_ring_and_ends_when_that_is_past() {
     }
     cache.refresh().await.expect("refresh");
     let seen = events(&mut slow, 150).await;
-    assert!(seen.iter().zip(1..).all(|(event, at)| event.revision.0 == snapshot.revision.0 + at), "none lost");
+    assert!(
+        seen.iter().zip(1..).all(|(event, at)| event.revision.0 == snapshot.revision.0 + at),
+        "none lost"
+    );
     for round in 0..300 {
         world.put(&format!("a/{}", round % 7), "node=x").await;
     }
@@ -222,7 +236,8 @@ async fn a_slow_reader_goes_on_from_the_ring_and_ends_when_that_is_past() {
     assert!(matches!(error, Error::Expired { oldest } if oldest == cache.oldest()), "{error:?}");
     assert!(slow.next_batch().await.is_err() && slow.bookmark().is_none());
     assert!(matches!(cache.watch_after(snapshot.revision, all()), Err(Error::Expired { .. })));
-    let mut resumed = cache.watch_after(cache.oldest(), all()).expect("the oldest revision can be resumed from");
+    let mut resumed =
+        cache.watch_after(cache.oldest(), all()).expect("the oldest revision can be resumed from");
     events(&mut resumed, 200).await;
 }
 
@@ -264,7 +279,8 @@ async fn snapshots_of_the_past_are_what_they_were() {
         assert_eq!(&keys(held), expected, "a snapshot does not change");
         let rebuilt = cache.snapshot_at(*revision).await.expect("kept");
         assert_eq!((rebuilt.revision, &keys(&rebuilt)), (*revision, expected));
-        let values = |snapshot: &Snapshot| snapshot.objects.iter().map(|object| object.json()).collect::<Vec<_>>();
+        let values =
+            |snapshot: &Snapshot| snapshot.objects.iter().map(|object| object.json()).collect::<Vec<_>>();
         assert_eq!(values(&rebuilt), values(held));
     }
     let last = then[then.len() - 1].0;
@@ -318,7 +334,10 @@ async fn many_watchers_agree_under_load() {
     assert!(first.windows(2).all(|pair| pair[0].revision < pair[1].revision));
     for other in others {
         let other = other.await.expect("no panic");
-        assert!(first.iter().zip(&other).all(|(a, b)| Arc::ptr_eq(a, b)), "the same events in the same order");
+        assert!(
+            first.iter().zip(&other).all(|(a, b)| Arc::ptr_eq(a, b)),
+            "the same events in the same order"
+        );
     }
     // What the events say is what is there.
     cache.refresh().await.expect("refresh");
@@ -339,7 +358,11 @@ struct Breaking {
 
 #[async_trait]
 impl Storage for Breaking {
-    async fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<KeyValue>, Revision), storage::Error> {
+    async fn get(
+        &self,
+        key: &str,
+        at: Option<Revision>,
+    ) -> Result<(Option<KeyValue>, Revision), storage::Error> {
         self.storage.get(key, at).await
     }
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, storage::Error> {
@@ -438,7 +461,8 @@ async fn after_a_gap_watchers_are_told_the_difference_and_nobody_resumes_over_it
         .collect();
     let mut last = start;
     while last < end || state.contains_key("a/gone") {
-        let batch = tokio::time::timeout(Duration::from_secs(60), watch.next_batch()).await.expect("events come");
+        let batch =
+            tokio::time::timeout(Duration::from_secs(60), watch.next_batch()).await.expect("events come");
         for event in batch.expect("healthy") {
             assert!(event.revision >= last, "revisions do not go back");
             last = event.revision;
@@ -454,7 +478,10 @@ async fn after_a_gap_watchers_are_told_the_difference_and_nobody_resumes_over_it
     let stored: std::collections::BTreeMap<String, u64> =
         stored.kvs.iter().map(|kv| (kv.key[PODS.len()..].to_owned(), kv.mod_revision.0)).collect();
     assert_eq!(state, stored);
-    assert!(matches!(cache.watch_after(start, all()), Err(Error::Expired { .. })), "history has a hole there");
+    assert!(
+        matches!(cache.watch_after(start, all()), Err(Error::Expired { .. })),
+        "history has a hole there"
+    );
 }
 
 #[tokio::test]

@@ -21,6 +21,6 @@ pub use prefix_map::PrefixMap;
 pub use shared_leases::SharedLeases;
 pub use store::{Progress, Storage, WatchStream};
 pub use types::{
-    DeleteOutcome, Event, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch, WriteOutcome,
-    prefix_end,
+    DeleteOutcome, Event, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch,
+    WriteOutcome, prefix_end,
 };

@@ -170,7 +170,11 @@ impl Batches {
             drop(index);
             return self.step();
         }
-        if queue.behind { Self::catch_up(&self.watcher.prefix, &index, &mut queue) } else { Self::answer(&index, &mut queue) }
+        if queue.behind {
+            Self::catch_up(&self.watcher.prefix, &index, &mut queue)
+        } else {
+            Self::answer(&index, &mut queue)
+        }
     }
 
     fn catch_up(

@@ -43,12 +43,28 @@ pub(super) enum Command {
         answer: Answer<WriteOutcome>,
         permit: OwnedSemaphorePermit,
     },
-    Delete { key: Arc<str>, expect: Expect, answer: Answer<DeleteOutcome> },
-    Grant { ttl: Duration, answer: Answer<LeaseId> },
-    Revoke { lease: LeaseId, answer: Answer<()> },
-    Compact { at: Revision, answer: Answer<()> },
+    Delete {
+        key: Arc<str>,
+        expect: Expect,
+        answer: Answer<DeleteOutcome>,
+    },
+    Grant {
+        ttl: Duration,
+        answer: Answer<LeaseId>,
+    },
+    Revoke {
+        lease: LeaseId,
+        answer: Answer<()>,
+    },
+    Compact {
+        at: Revision,
+        answer: Answer<()>,
+    },
     /// A snapshot is durable with this size, or could not be written.
-    SnapshotDone { number: u64, written: std::io::Result<u64> },
+    SnapshotDone {
+        number: u64,
+        written: std::io::Result<u64>,
+    },
     Close,
 }
 
@@ -261,7 +277,11 @@ impl Writer {
 
     /// Ends a lease for a client.
     fn revoke(&mut self, lease: LeaseId, answer: Answer<()>) {
-        let result = if self.leases.contains(lease) { self.drop_lease(lease) } else { Err(Error::LeaseNotFound(lease)) };
+        let result = if self.leases.contains(lease) {
+            self.drop_lease(lease)
+        } else {
+            Err(Error::LeaseNotFound(lease))
+        };
         Reply::Done(answer, result).send(None);
     }
 
