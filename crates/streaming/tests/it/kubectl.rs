@@ -1,8 +1,10 @@
 //! The real kubectl against our servers: API front, "kubelet" that bridges, and runtime, as in a cluster.
 
 use std::{
+    future::Future,
     process::{Output, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use http::{Request, Response, StatusCode};
@@ -14,9 +16,9 @@ use streaming::{
     proxy::{self, ProxyOptions},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
-    process::Command,
+    process::{Child, ChildStdout, Command},
 };
 
 use crate::{port_forward, process::runtime, remote_command, server::Server};
@@ -62,7 +64,7 @@ impl Cluster {
             .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets.to_string())
             .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets.to_string())
             .arg(format!("--server=https://{}", self.api.address))
-            .args(["--insecure-skip-tls-verify", "--namespace=default"])
+            .args(["--insecure-skip-tls-verify", "--namespace=default", "--token=t"])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -79,8 +81,7 @@ impl Cluster {
             // A command that does not read its input may end first.
             let _ = stdin.write_all(&input).await;
         });
-        let limit = std::time::Duration::from_secs(60);
-        tokio::time::timeout(limit, child.wait_with_output()).await.expect("kubectl ends").expect("kubectl's output")
+        within(child.wait_with_output()).await.expect("kubectl's output")
     }
 }
 
@@ -122,6 +123,19 @@ async fn api(kubelet: Arc<String>, request: Request<Incoming>) -> Response<Body>
     let (options, limits) = (ProxyOptions::default(), Limits::default());
     let forwarded = proxy::forward(request, &target, &Dialer::plain(), &options, &limits).await;
     forwarded.unwrap_or_else(|error| error.into_response())
+}
+
+/// The local port of a running `kubectl port-forward`, and its output, which must stay open for it to live.
+async fn forwarded_port(kubectl: &mut Child) -> (u16, Lines<BufReader<ChildStdout>>) {
+    let mut lines = BufReader::new(kubectl.stdout.take().expect("piped")).lines();
+    let line = within(lines.next_line()).await.expect("output").expect("a line");
+    let port = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split_once(' ')).expect("a port").0;
+    (port.parse().expect("a number"), lines)
+}
+
+/// A test must fail rather than hang.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("no minute should be needed")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -178,10 +192,7 @@ async fn port_forward_serves_many_connections() {
     let port = port_forward::shouting().await;
     for websockets in WEBSOCKETS {
         let mut kubectl = cluster.kubectl(websockets, &["port-forward", "p", &format!(":{port}")]).spawn().expect("kubectl");
-        let mut lines = BufReader::new(kubectl.stdout.take().expect("piped")).lines();
-        let line = lines.next_line().await.expect("output").expect("a line");
-        let local = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split_once(' ')).expect("a port").0;
-        let local: u16 = local.parse().expect("a number");
+        let (local, _output) = forwarded_port(&mut kubectl).await;
         let connections = (0..10).map(|number| async move {
             let mut socket = TcpStream::connect(("127.0.0.1", local)).await.expect("connected");
             let sent = format!("connection {number} ").repeat(500);
@@ -191,7 +202,7 @@ async fn port_forward_serves_many_connections() {
             socket.read_to_string(&mut answer).await.expect("an answer");
             assert!(answer == sent.to_ascii_uppercase(), "websockets {websockets}: {} bytes", answer.len());
         });
-        futures::future::join_all(connections).await;
+        within(futures::future::join_all(connections)).await;
         kubectl.kill().await.expect("stopped");
     }
 }
@@ -202,17 +213,14 @@ async fn port_forward_says_what_failed() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").port();
     for websockets in WEBSOCKETS {
         let mut kubectl = cluster.kubectl(websockets, &["port-forward", "p", &format!(":{closed}")]).spawn().expect("kubectl");
-        let mut lines = BufReader::new(kubectl.stdout.take().expect("piped")).lines();
-        let line = lines.next_line().await.expect("output").expect("a line");
-        let local = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split_once(' ')).expect("a port").0;
-        let local: u16 = local.parse().expect("a number");
+        let (local, _output) = forwarded_port(&mut kubectl).await;
         let mut socket = TcpStream::connect(("127.0.0.1", local)).await.expect("connected");
         let mut nothing = Vec::new();
-        let _ = socket.read_to_end(&mut nothing).await;
+        let _ = within(socket.read_to_end(&mut nothing)).await;
         let mut errors = BufReader::new(kubectl.stderr.take().expect("piped")).lines();
         let mut said = String::new();
         while !said.contains("an error occurred forwarding") {
-            said = errors.next_line().await.expect("output").expect("a message about the failure");
+            said = within(errors.next_line()).await.expect("output").expect("a message about the failure");
         }
         assert!(said.contains(&format!("dial {closed}: Connection refused")), "websockets {websockets}: {said}");
         kubectl.kill().await.expect("stopped");
