@@ -1,1 +1,10 @@
-//! The table of kinds, the schema facts and the codecs of the Kubernetes 1.36 API. No behaviour, no I/O.
+//! The words of the concrete Kubernetes 1.36 API: the table of kinds, the schema facts and the codecs.
+//!
+//! Types come from `k8s-openapi`. Read [`kinds::Kind`] first, then [`schema::TypeDef`].
+//! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
+pub mod decode;
+mod generated;
+pub mod kinds;
+pub mod merge;
+pub mod openapi;
+pub mod schema;

@@ -1,1 +1,19 @@
-//! The words of the Kubernetes API: metadata, selectors, quantities, field paths, patches, Status. No concrete kind.
+//! The words of the Kubernetes API that no concrete kind owns: objects as trees, metadata, `Status`,
+//! selectors, quantities, field paths and errors, names, patches.
+//!
+//! Read [`Object`] first, then [`StatusError`]. Nothing here knows a concrete kind, storage or HTTP.
+pub mod field;
+pub mod field_selector;
+pub mod gvk;
+pub mod label_selector;
+pub mod names;
+mod object;
+pub mod patch;
+pub mod quantity;
+pub mod request;
+mod status;
+
+pub use field::{FieldError, FieldErrors, FieldPath};
+pub use object::Object;
+pub use quantity::Quantity;
+pub use status::{StatusError, StatusResult};

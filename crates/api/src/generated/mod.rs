@@ -1,0 +1,3 @@
+//! What `cargo xtask generate` writes.
+pub mod kinds;
+pub mod schema;
