@@ -105,14 +105,14 @@ impl Kind {
 /// Finds a built-in row by group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     KINDS
-        .binary_search_by(|k| {
-            (&*k.group, &*k.version, &*k.plural).cmp(&(group, version, plural))
-        })
+        .binary_search_by(|k| (&*k.group, &*k.version, &*k.plural).cmp(&(group, version, plural)))
         .ok()
         .map(|i| &KINDS[i])
 }
 
 /// Finds a built-in row by group, version and kind.
 pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+    KINDS
+        .iter()
+        .find(|k| k.group == group && k.version == version && k.kind == kind)
 }

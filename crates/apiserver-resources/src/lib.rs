@@ -5,6 +5,7 @@
 mod apps;
 mod batch;
 mod checks;
+mod convert;
 mod coordination;
 mod core;
 mod discovery;
@@ -16,6 +17,7 @@ mod scheduling;
 mod strategy;
 mod tree;
 
+pub use convert::convert;
 pub use lookup::{strategy_for, supported_field};
 pub use meta::{NameRule, name_rule, validate_object_meta, validate_object_meta_update};
 pub use strategy::{Generic, Grace, Propagation, Strategy, Typed, TypedStrategy};

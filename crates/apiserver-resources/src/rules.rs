@@ -85,6 +85,14 @@ pub(crate) trait Rules: Send + Sync + 'static {
         Grace::Immediate
     }
 
+    /// See [`Strategy::holds_deletion`].
+    fn holds_deletion(&self, _object: &Object) -> bool {
+        false
+    }
+
+    /// See [`Strategy::begin_deletion`].
+    fn begin_deletion(&self, _object: &mut Object) {}
+
     /// See [`Strategy::default_propagation`].
     fn default_propagation(&self) -> Propagation {
         Propagation::Background
@@ -160,6 +168,14 @@ impl<R: Rules> Strategy for Main<R> {
         self.0.grace(object, requested)
     }
 
+    fn holds_deletion(&self, object: &Object) -> bool {
+        self.0.holds_deletion(object)
+    }
+
+    fn begin_deletion(&self, object: &mut Object) {
+        self.0.begin_deletion(object);
+    }
+
     fn default_propagation(&self) -> Propagation {
         self.0.default_propagation()
     }
@@ -196,6 +212,10 @@ impl<R: Rules> Strategy for OfStatus<R> {
         let mut errors = FieldErrors::new();
         self.0.validate_status(&At::object(new), &At::object(old), &mut errors);
         errors
+    }
+
+    fn holds_deletion(&self, object: &Object) -> bool {
+        self.0.holds_deletion(object)
     }
 
     fn allows_unconditional_update(&self) -> bool {

@@ -1,1 +1,92 @@
 //! The controllers of kube-controller-manager, one file each.
+//!
+//! [`run`] starts those that [`Config`] asks for, behind one leader election, over one set of shared caches. Each
+//! controller watches what it needs, is woken by key, and works as `observe -> plan -> apply`, where `plan` is pure.
+//! Read [`framework::Controller`] first, then any controller file: all have the same shape.
+//!
+//! It speaks only the public Kubernetes API through the `kube::Client` it is given; it knows no storage, no API
+//! server, no other actor.
+pub mod framework;
+
+mod config;
+mod context;
+mod discovery;
+mod expectations;
+mod hash;
+mod ownership;
+mod pod_writer;
+mod pods;
+
+mod deployment;
+mod namespace;
+mod replica_set;
+mod root_ca;
+mod service_account;
+
+use std::sync::Arc;
+
+use client::{ElectionConfig, Informers, Lost, Recorder};
+use framework::Controller;
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+use context::{Context, PodsByController};
+
+/// Why the controllers ended before they were asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process leads now.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
+/// Runs the controllers until `stop` fires; what is being worked on is finished first.
+pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+    if !config.leader_elect {
+        run_all(config, client, stop).await;
+        return Ok(());
+    }
+    let election = ElectionConfig::new("kube-system", "kube-controller-manager", &config.identity);
+    client::lead(client.clone(), election, stop, |stop| run_all(config, client, stop)).await?;
+    Ok(())
+}
+
+async fn run_all(config: Config, client: Client, stop: CancellationToken) {
+    let informers = Informers::new(client.clone());
+    let context = Context {
+        recorder: Recorder::new(client.clone(), "kube-controller-manager", ""),
+        pods: PodsByController::new(informers.cache()),
+        client,
+        informers,
+        config: Arc::new(config),
+    };
+    let mut running = Running { tasks: JoinSet::new(), context: &context, stop };
+    running.start(namespace::NamespaceController::new);
+    running.start(service_account::ServiceAccountController::new);
+    if !context.config.root_ca.is_empty() {
+        running.start(root_ca::RootCaPublisher::new);
+    }
+    running.start(replica_set::ReplicaSetController::new);
+    running.start(deployment::DeploymentController::new);
+    while let Some(ended) = running.tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "controller ended badly");
+        }
+    }
+}
+
+struct Running<'a> {
+    tasks: JoinSet<()>,
+    context: &'a Context,
+    stop: CancellationToken,
+}
+
+impl Running<'_> {
+    fn start<C: Controller>(&mut self, make: impl FnOnce(&Context) -> C) {
+        if self.context.config.runs(C::NAME) {
+            self.tasks.spawn(framework::run(make(self.context), self.stop.clone()));
+        }
+    }
+}

@@ -68,6 +68,14 @@ impl Rules for Namespace {
         }
     }
 
+    fn holds_deletion(&self, object: &Object) -> bool {
+        !finalizers(object).is_empty()
+    }
+
+    fn begin_deletion(&self, object: &mut Object) {
+        object.set(&["status", "phase"], "Terminating");
+    }
+
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
         vec![("status.phase", object.str_at(&["status", "phase"]).to_owned())]
     }
@@ -100,6 +108,10 @@ impl Strategy for Finalize {
             crate::meta::validate_finalizer(&finalizer, &mut errors);
         }
         errors
+    }
+
+    fn holds_deletion(&self, object: &Object) -> bool {
+        Namespace.holds_deletion(object)
     }
 
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {

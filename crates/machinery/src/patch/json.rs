@@ -11,6 +11,8 @@ use crate::{StatusError, StatusResult};
 pub const MAX_OPERATIONS: usize = 10_000;
 /// The most bytes that `copy` may add in one patch.
 const MAX_COPIED: usize = 3 << 20;
+/// The deepest nesting an operation may reach: `copy` into itself would otherwise double it each time.
+const MAX_DEPTH: usize = 100;
 
 /// Applies a JSON patch, given as the bytes of its list of operations.
 pub fn json_patch(original: &Value, patch: &[u8]) -> StatusResult<Value> {
@@ -61,8 +63,28 @@ fn apply(document: &mut Value, operation: &PatchOperation, copied: &mut usize) -
         }
         _ => {}
     }
+    let placed = match operation {
+        PatchOperation::Add(o) => Some((&o.path, Some(&o.value))),
+        PatchOperation::Replace(o) => Some((&o.path, Some(&o.value))),
+        PatchOperation::Move(o) => Some((&o.path, document.pointer(o.from.as_str()))),
+        PatchOperation::Copy(o) => Some((&o.path, document.pointer(o.from.as_str()))),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    if let Some((path, Some(value))) = placed
+        && path.count() + depth(value) > MAX_DEPTH
+    {
+        return Err(does_not_apply());
+    }
     json_patch::patch_unsafe(document, std::slice::from_ref(operation))
         .map_err(|_| does_not_apply())
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Upstream's library lets an index count from the end (`/items/-1`).
@@ -185,5 +207,12 @@ mod tests {
             .map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"}))
             .collect();
         check(json!({"a": ["x".repeat(1000)]}), json!(doubling), Err(422));
+        let nesting = json!({"op": "copy", "from": "/a", "path": "/a/b"});
+        check(
+            json!({"a": {}}),
+            json!(vec![nesting.clone(); 2]),
+            Ok(json!({"a": {"b": {"b": {}}}})),
+        );
+        check(json!({"a": {}}), json!(vec![nesting; 200]), Err(422));
     }
 }

@@ -1,0 +1,374 @@
+//! Watch: events of the cache as a stream of frames. Upstream: apiserver/pkg/endpoints/handlers/watch.go and
+//! apiserver/pkg/storage/cacher/cache_watcher.go, 1.36.
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver_registry::list::Selection;
+use apiserver_registry::{Store, encode, too_large_revision};
+use apiserver_watch_cache::{CacheEvent, CachedObject, Error as CacheError, EventKind, Scope, Snapshot, Watch};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use machinery::{FieldError, FieldPath, StatusError, StatusResult};
+use rand::Rng as _;
+use serde_json::{Value, json};
+use storage::{Revision, prefix_end};
+use tokio::time::Instant;
+
+use crate::body::{Body, BoxError};
+use crate::context::Context;
+use crate::negotiate::{Agreed, Form, Media};
+use crate::read::{self, invalid_list_options};
+
+/// How long a watch without `timeoutSeconds` lasts at least; at most twice that (`--min-request-timeout`).
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// About how often a watcher that wants them gets bookmarks.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long before its end a watch sends a last bookmark.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Events that are ready are put into one frame up to this size.
+const FRAME: usize = 32 * 1024;
+
+struct Options {
+    selection: Selection,
+    bookmarks: bool,
+    initial_events_end: bool,
+    deadline: Instant,
+}
+
+/// Serves `watch`.
+pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Response<Body>> {
+    let agreed = context.negotiate()?;
+    if agreed.media != Media::Json {
+        return Err(StatusError::not_acceptable(&["application/json", "application/json;stream=watch"]));
+    }
+    let query = context.query();
+    let mut selection = read::selection(&context, &query)?;
+    if !context.info.name.is_empty() && selection.fields.is_empty() {
+        selection.fields = machinery::field_selector::FieldSelector::parse(&format!(
+            "metadata.name={}",
+            context.info.name
+        ))
+        .map_err(StatusError::bad_request)?;
+    }
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let revision = read::revision(&query, "resourceVersion")?;
+    let version_match = query.get("resourceVersionMatch");
+    let initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
+    let match_path = FieldPath::new("resourceVersionMatch");
+    match (initial, version_match) {
+        (Some(_), "NotOlderThan") | (None, "") => {}
+        (Some(_), "") => {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            return Err(invalid_list_options(&[FieldError::required(&match_path, why)]));
+        }
+        (Some(_), other) => {
+            let e = FieldError::not_supported(&match_path, other, &["NotOlderThan"]);
+            return Err(invalid_list_options(&[e]));
+        }
+        (None, _) => {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            return Err(invalid_list_options(&[FieldError::forbidden(&match_path, why)]));
+        }
+    }
+    let seconds = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
+    let timeout = seconds.map_or_else(
+        || MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+        Duration::from_secs,
+    );
+    let options = Options {
+        selection,
+        bookmarks,
+        initial_events_end: initial == Some(true) && bookmarks,
+        deadline: Instant::now() + timeout,
+    };
+    let scope = scope(&context, store, &options.selection);
+    let from = match (initial, revision) {
+        (Some(true), None) | (None, None) => {
+            let now = store.storage().now().await.map_err(apiserver_registry::storage_error)?;
+            store.reach(now).await?;
+            None
+        }
+        (Some(true) | None, Some(Revision::ZERO)) => None,
+        (Some(true), Some(revision)) => {
+            store.reach(revision).await?;
+            None
+        }
+        (Some(false), None | Some(Revision::ZERO)) => Some(store.fresh().await?.revision),
+        (Some(false) | None, Some(revision)) => {
+            let current = store.storage().now().await.map_err(apiserver_registry::storage_error)?;
+            if revision > current {
+                return Err(too_large_revision(revision, current));
+            }
+            Some(revision)
+        }
+    };
+    let (initial, watch) = match from {
+        None => {
+            let (snapshot, watch) = store.cache.watch_initial(scope);
+            (Some(Initial { snapshot, next: store.key_prefix(&context.info.namespace) }), Some(watch))
+        }
+        Some(revision) => (None, store.cache.watch_after(revision, scope).ok()),
+    };
+    let end = prefix_end(&store.key_prefix(&context.info.namespace));
+    let converts = !context.is_storage_version(store);
+    let encoder = Encoder { context, agreed, converts, columns_sent: false };
+    let stream = Stream { initial, end, watch, encoder, options, next_bookmark: None, ended: false };
+    let frames = futures::stream::unfold(stream, |mut stream| async move {
+        let piece = stream.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(piece)), stream))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}
+
+/// The events a watcher can care about, so that others do not wake it.
+fn scope(context: &Context, store: &Store, selection: &Selection) -> Scope {
+    let namespace = &context.info.namespace;
+    if let Some(name) = selection.fields.exact("metadata.name")
+        && (!namespace.is_empty() || !context.kind.namespaced)
+    {
+        return Scope::prefix(store.key(namespace, name));
+    }
+    let scope = Scope::prefix(store.key_prefix(namespace));
+    match selection.fields.exact("spec.nodeName") {
+        Some(node) => scope.field("spec.nodeName", node),
+        None => scope,
+    }
+}
+
+/// What is there when the watch begins, sent piece by piece.
+struct Initial {
+    snapshot: Snapshot,
+    /// Key of the first object that was not sent.
+    next: String,
+}
+
+struct Stream {
+    initial: Option<Initial>,
+    /// End of the key range.
+    end: String,
+    /// `None`: the revision asked for is gone.
+    watch: Option<Watch>,
+    encoder: Encoder,
+    options: Options,
+    next_bookmark: Option<Instant>,
+    ended: bool,
+}
+
+impl Stream {
+    /// The next frame; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        if let Some(piece) = self.initial_piece() {
+            return Some(piece);
+        }
+        let Some(watch) = &mut self.watch else {
+            self.ended = true;
+            return Some(expired());
+        };
+        loop {
+            let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
+            let until =
+                if self.options.bookmarks { bookmark.min(self.options.deadline) } else { self.options.deadline };
+            let batch = tokio::select! {
+                biased;
+                batch = watch.next_batch() => batch,
+                () = tokio::time::sleep_until(until) => {
+                    if Instant::now() >= self.options.deadline {
+                        self.ended = true;
+                        return None;
+                    }
+                    self.next_bookmark = Some(bookmark_time(self.options.deadline));
+                    let mut out = Vec::new();
+                    if let Some(revision) = watch.bookmark() {
+                        self.encoder.bookmark(revision, false, &mut out);
+                    }
+                    if out.is_empty() {
+                        continue;
+                    }
+                    return Some(out.into());
+                }
+            };
+            match batch {
+                Ok(events) => {
+                    // A lone event that concerns everybody goes out as it was encoded for everybody.
+                    if let [event] = events.as_slice()
+                        && self.encoder.is_plain()
+                        && self.options.selection.is_everything()
+                    {
+                        return Some(event.frame().clone());
+                    }
+                    let mut out = Vec::new();
+                    for event in &events {
+                        self.encoder.event(event, &self.options.selection, &mut out);
+                    }
+                    if !out.is_empty() {
+                        return Some(out.into());
+                    }
+                }
+                Err(CacheError::Expired { .. }) => {
+                    self.ended = true;
+                    return Some(expired());
+                }
+                Err(e) => {
+                    tracing::debug!(error = %e, "a watch ended");
+                    self.ended = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn initial_piece(&mut self) -> Option<Bytes> {
+        let initial = self.initial.as_mut()?;
+        let mut out = Vec::new();
+        let mut objects = initial.snapshot.objects.range(&initial.next, &self.end);
+        for object in objects.by_ref() {
+            if self.options.selection.matches(object) {
+                self.encoder.frame("ADDED", object, &mut out);
+            }
+            if out.len() >= FRAME {
+                initial.next = format!("{}\0", object.key);
+                return Some(out.into());
+            }
+        }
+        let revision = initial.snapshot.revision;
+        self.initial = None;
+        if self.options.initial_events_end {
+            self.encoder.bookmark(revision, true, &mut out);
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+}
+
+fn bookmark_time(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    let regular = now + BOOKMARK_EVERY;
+    match deadline.checked_sub(LAST_BOOKMARK) {
+        Some(last) if last > now => regular.min(last),
+        _ => regular,
+    }
+}
+
+fn expired() -> Bytes {
+    let e = StatusError::expired("The resourceVersion for the provided watch is too old.");
+    let mut out = serde_json::to_vec(&json!({ "type": "ERROR", "object": &*e.0 })).unwrap_or_default();
+    out.push(b'\n');
+    out.into()
+}
+
+struct Encoder {
+    context: Arc<Context>,
+    agreed: Agreed,
+    converts: bool,
+    columns_sent: bool,
+}
+
+impl Encoder {
+    /// Whether the stored bytes are what the client wants.
+    fn is_plain(&self) -> bool {
+        self.agreed.form == Form::Object && !self.converts
+    }
+
+    /// Appends what this watcher sees of an event; an object that begins or ceases to match is added or deleted.
+    fn event(&mut self, event: &CacheEvent, selection: &Selection, out: &mut Vec<u8>) {
+        let plain = self.is_plain();
+        if selection.is_everything() {
+            if plain {
+                out.extend_from_slice(event.frame());
+            } else {
+                self.frame(event.kind.as_str(), &event.object, out);
+            }
+            return;
+        }
+        let is = event.kind != EventKind::Deleted && selection.matches(&event.object);
+        let was = match event.kind {
+            EventKind::Added => false,
+            EventKind::Modified => event.previous.as_ref().is_some_and(|p| selection.matches(p)),
+            EventKind::Deleted => selection.matches(&event.object),
+        };
+        match (was, is) {
+            (true, true) if plain => out.extend_from_slice(event.frame()),
+            (false, true) if plain && event.kind == EventKind::Added => out.extend_from_slice(event.frame()),
+            (true, true) => self.frame("MODIFIED", &event.object, out),
+            (false, true) => self.frame("ADDED", &event.object, out),
+            (true, false) => {
+                // The last form that matched, at the revision of the change.
+                let last = match (&event.previous, event.kind) {
+                    (Some(previous), EventKind::Modified) => Arc::new(previous.at(event.revision)),
+                    _ => event.object.clone(),
+                };
+                self.frame("DELETED", &last, out);
+            }
+            (false, false) => {}
+        }
+    }
+
+    fn frame(&mut self, kind: &str, object: &CachedObject, out: &mut Vec<u8>) {
+        if self.is_plain() {
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            object.write_json(out);
+            out.extend_from_slice(b"}\n");
+            return;
+        }
+        let Ok(object) = encode::decode(&object.value, object.revision) else { return };
+        let object = self.context.from_storage(object);
+        let value = match self.agreed.form {
+            Form::Object => object.into_value(),
+            Form::Partial => read::partial(object).into_value(),
+            Form::Table => {
+                let metadata = json!({ "resourceVersion": object.resource_version() });
+                let columns = !std::mem::replace(&mut self.columns_sent, true);
+                read::table(&self.context, std::iter::once(object), metadata, columns)
+            }
+        };
+        append(kind, &value, out);
+    }
+
+    fn bookmark(&mut self, revision: Revision, initial_events_end: bool, out: &mut Vec<u8>) {
+        let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if initial_events_end {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let kind = &self.context.kind;
+        let object = match self.agreed.form {
+            Form::Object => {
+                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+            }
+            Form::Partial => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+            }
+            Form::Table => {
+                let row = json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata });
+                json!({
+                    "kind": "Table",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": { "resourceVersion": revision.to_string() },
+                    "columnDefinitions": [],
+                    "rows": [{ "cells": [], "object": row }],
+                })
+            }
+        };
+        append("BOOKMARK", &object, out);
+    }
+}
+
+fn append(kind: &str, object: &Value, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    if serde_json::to_writer(&mut *out, object).is_ok() {
+        out.extend_from_slice(b"}\n");
+    }
+}
