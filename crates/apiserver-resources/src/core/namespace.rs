@@ -29,8 +29,11 @@ impl Rules for Namespace {
         }
     }
 
+    fn status_at_birth(&self, _object: &Object) -> Option<Value> {
+        Some(json!({"phase": "Active"}))
+    }
+
     fn prepare_for_create(&self, object: &mut Object) {
-        object.set(&["status"], json!({"phase": "Active"}));
         if !finalizers(object).iter().any(|f| f == "kubernetes") {
             let mut all = finalizers(object).to_vec();
             all.push("kubernetes".into());

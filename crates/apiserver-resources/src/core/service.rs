@@ -1,6 +1,6 @@
 //! v1 Service: rules on the way in. Addresses and node ports are given by the store between prepare and validate.
 use machinery::{FieldErrors, Object};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, drop_false, each, ensure, has, text_of};
@@ -57,8 +57,8 @@ impl Rules for Service {
         }
     }
 
-    fn prepare_for_create(&self, object: &mut Object) {
-        object.set(&["status"], serde_json::json!({"loadBalancer": {}}));
+    fn status_at_birth(&self, _object: &Object) -> Option<Value> {
+        Some(json!({"loadBalancer": {}}))
     }
 
     fn validate(&self, _object: &At, _errors: &mut FieldErrors) {}
