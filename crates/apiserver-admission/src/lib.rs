@@ -5,7 +5,8 @@
 mod always_pull_images;
 mod attributes;
 mod chain;
-mod cluster;
+pub mod cluster;
+mod default_chain;
 mod default_toleration_seconds;
 mod in_use_protection;
 mod namespace_lifecycle;
@@ -20,6 +21,7 @@ pub use attributes::{Attributes, Operation};
 pub use always_pull_images::AlwaysPullImages;
 pub use chain::{Chain, Plugin};
 pub use cluster::{ClusterView, Resource};
+pub use default_chain::default_chain;
 pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use in_use_protection::StorageObjectInUseProtection;
 pub use namespace_lifecycle::NamespaceLifecycle;
