@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::kinds::Kind;
 use apiserver_admission::{Attributes, Chain, Operation};
-use apiserver_resources::{Strategy, meta};
+use apiserver_resources::Strategy;
 use apiserver_watch_cache::Cache;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -223,8 +223,8 @@ impl Store {
         self.mutate(write, Operation::Create, &mut object, None).await?;
         strategy.fill_defaults(&mut object);
         let mut errors = strategy.admit_create(&mut object);
-        let name_rule = meta::name_rule(&self.kind.group, &self.kind.plural);
-        errors.splice(0..0, meta::validate_object_meta(&object, self.kind.namespaced, name_rule));
+        let name_rule = apiserver_resources::name_rule(&self.kind.group, &self.kind.plural);
+        errors.splice(0..0, apiserver_resources::validate_object_meta(&object, self.kind.namespaced, name_rule));
         if !errors.is_empty() {
             return Err(StatusError::invalid(&self.gvk, object.name(), &errors));
         }
@@ -349,7 +349,7 @@ impl Store {
             self.mutate(write, Operation::Update, &mut new, Some(&old.object)).await?;
             strategy.fill_defaults(&mut new);
             let mut errors = strategy.admit_update(&mut new, &old.object);
-            errors.splice(0..0, meta::validate_object_meta_update(&new, &old.object));
+            errors.splice(0..0, apiserver_resources::validate_object_meta_update(&new, &old.object));
             if !errors.is_empty() {
                 return Err(StatusError::invalid(&self.gvk, write.name, &errors));
             }

@@ -6,10 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::kinds::{KINDS, Kind};
-use apiserver_authn::{Anonymous, Authenticator, BearerToken, ClientCertificate, TokenAuthenticator, TokenCache, TokenFile, TokenUnion, Union};
-use apiserver_authz::{Authorizer, always, node::NodeAuthorizer, rbac::Rbac, union};
+use apiserver_authn::service_account::{
+    ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
+};
+use apiserver_authn::{
+    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache, TokenFile,
+    TokenUnion, Union, system_time,
+};
+use apiserver_authz::node::NodeAuthorizer;
+use apiserver_authz::rbac::Rbac;
+use apiserver_authz::{Authorizer, always};
 use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
-use apiserver_http::{Body, Check, Health, Kinds, Listener, ListenerError, Peer, Server};
+use apiserver_http::{Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Server};
 use apiserver_registry::{Hook, RegistryBuilder};
 use http::{Request, Response};
 use machinery::StatusError;
@@ -108,25 +116,6 @@ fn kubelet_access(files: &KubeletClient) -> Result<KubeletAccess, StartError> {
     })
 }
 
-/// Documents that do not change while the server runs.
-fn documents(kinds: &Kinds) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    all.insert("/version".to_owned(), version());
-    for (path, document) in openapi(kinds) {
-        all.insert(path, document);
-    }
-    all
-}
-
-fn openapi(kinds: &Kinds) -> Vec<(String, Value)> {
-    let mut rows: BTreeMap<(String, String), Vec<Arc<Kind>>> = BTreeMap::new();
-    for kind in kinds.all() {
-        rows.entry((kind.group.to_string(), kind.version.to_string())).or_default().push(kind.clone());
-    }
-    let _ = rows;
-    Vec::new()
-}
-
 /// What `/version` says: the Kubernetes release whose API is served.
 fn version() -> Value {
     serde_json::json!({
@@ -154,6 +143,69 @@ fn go_arch() -> &'static str {
     }
 }
 
+/// Everything about who one is.
+struct Identity {
+    requests: Box<dyn Authenticator>,
+    tokens: Arc<dyn TokenAuthenticator>,
+    issuer: TokenIssuer,
+    discovery: Value,
+    jwks: Value,
+}
+
+fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
+    let accounts = &config.service_accounts;
+    let text = |path: &PathBuf| {
+        read(path).and_then(|b| String::from_utf8(b).map_err(|_| unusable(path)(&"it is not text")))
+    };
+    let mut keys = VerifyKeys::default();
+    for path in &accounts.keys {
+        keys.add_pem(&text(path)?).map_err(|e| unusable(path)(&e))?;
+    }
+    let keys = Arc::new(keys);
+    let signing = SigningKey::from_pem(&text(&accounts.signing_key)?)
+        .map_err(|e| unusable(&accounts.signing_key)(&e))?;
+    let audiences = if accounts.audiences.is_empty() {
+        vec![accounts.issuer.clone()]
+    } else {
+        accounts.audiences.clone()
+    };
+    let now = system_time();
+    let mut methods: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
+    if let Some(path) = &config.token_file {
+        methods.push(Box::new(TokenFile::parse(&text(path)?).map_err(|e| unusable(path)(&e))?));
+    }
+    methods.push(Box::new(ServiceAccountTokens {
+        issuers: vec![accounts.issuer.clone()],
+        api_audiences: audiences.clone(),
+        keys: keys.clone(),
+        cluster: view.clone(),
+        now: now.clone(),
+    }));
+    methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
+    let tokens: Arc<dyn TokenAuthenticator> =
+        Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
+    let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
+        .map_err(|e| unusable(&config.client_ca)(&e))?;
+    let requests = Union::new(
+        vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))],
+        config.anonymous,
+    );
+    let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
+    Ok(Identity {
+        requests: Box::new(requests),
+        tokens,
+        discovery: openid_configuration(&accounts.issuer, &jwks_uri, &keys),
+        jwks: keys.jwks(),
+        issuer: TokenIssuer {
+            issuer: accounts.issuer.clone(),
+            api_audiences: audiences,
+            max_expiration: None,
+            extend_expiration: true,
+            key: Arc::new(signing),
+        },
+    })
+}
+
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, StartError> {
@@ -162,7 +214,7 @@ impl ApiServer {
 
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
-        let admission = Arc::new(apiserver_admission::default_chain(view.clone()));
+        let admission = Arc::new(apiserver_admission::Chain(Vec::new()));
         let allocator =
             ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
                 .map_err(StartError::Bootstrap)?;
@@ -180,17 +232,35 @@ impl ApiServer {
                 AuthorizationMode::AlwaysDeny => Box::new(always::AlwaysDeny),
             }
         });
-        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups::default())];
+        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
         authorizers.extend(modes);
-        let authorizer: Arc<dyn Authorizer> = Arc::new(union::Union(authorizers));
+        let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
 
-        let kinds = Kinds::new(served());
+        let identity = identity(&config, view)?;
+        let documents = BTreeMap::from([
+            ("/version".to_owned(), version()),
+            ("/.well-known/openid-configuration".to_owned(), identity.discovery),
+            ("/openid/v1/jwks".to_owned(), identity.jwks),
+        ]);
+        let access = config.kubelet.as_ref().map(kubelet_access).transpose()?;
         let ready = Arc::new(AtomicBool::new(false));
-        let health = health(&ready);
-        let documents = documents(&kinds);
-        let _ = (&documents, &kinds, &health);
-        todo_wiring();
-        let server: Arc<Server> = unreachable_server();
+        let server = Arc::new(Server {
+            kinds: Kinds::new(served()),
+            registry: registry.clone(),
+            authenticator: identity.requests,
+            tokens: identity.tokens,
+            authorizer,
+            admission,
+            endpoints: endpoints::endpoints(
+                access,
+                ServiceAccountToken(identity.issuer),
+                config.components.clone(),
+            ),
+            documents,
+            health: health(&ready),
+            openapi: OpenApi::default(),
+            limits: Limits::default(),
+        });
         let tasks = TaskTracker::new();
         feed::start(&registry, &rbac, &node, &stop).await;
         let advertised = Advertised {

@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use machinery::gvk::GroupVersionKind;
 use machinery::label_selector::LabelSelector;
 use machinery::{FieldError, FieldPath, Object, StatusError, StatusResult};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::body::{self, Body};
 use crate::context::{Context, Endpoint};
