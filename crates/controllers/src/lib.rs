@@ -32,6 +32,7 @@ mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
 mod token_cleaner;
 
@@ -95,6 +96,7 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     running.start(job::JobController::new);
     running.start(job::TtlAfterFinished::new);
     running.start(daemon_set::DaemonSetController::new);
+    running.start(stateful_set::StatefulSetController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");
