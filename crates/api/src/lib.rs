@@ -6,4 +6,5 @@ pub mod decode;
 mod generated;
 pub mod kinds;
 pub mod merge;
+pub mod openapi;
 pub mod schema;
