@@ -256,6 +256,33 @@ impl Containerd {
         Ok(running)
     }
 
+    /// Watches over the cluster's containerd: when it ends, starts it again. Never returns; drop it to end the watch,
+    /// which leaves containerd running.
+    pub async fn keep(layout: &Layout, config: &ContainerdConfig) -> std::convert::Infallible {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        const LONGEST: Duration = Duration::from_secs(60);
+        let mut pause = SHORTEST;
+        loop {
+            match Self::ensure(layout, config).await {
+                Ok(running) => {
+                    let since = Instant::now();
+                    if let Err(error) = running.process.ended().await {
+                        warn!(%error, "cannot watch containerd");
+                    }
+                    warn!(pid = running.process.record().pid, "containerd ended");
+                    // One that ran for a while may come back at once.
+                    if since.elapsed() > LONGEST {
+                        pause = SHORTEST;
+                        continue;
+                    }
+                }
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "containerd does not start"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+
     /// Its CRI part comes up a moment after the rest, and refuses calls until then.
     async fn wait_until_ready(&self, log: &Path) -> Result<(), ContainerdError> {
         let deadline = Instant::now() + START;

@@ -62,6 +62,8 @@ fn isolated(test: &str, body: impl Future<Output = ()>) {
 struct Fixture {
     dir: tempfile::TempDir,
     config: HostConfig,
+    /// Every sandbox that was made.
+    sandboxes: Vec<String>,
 }
 
 impl Fixture {
@@ -89,7 +91,7 @@ impl Fixture {
                 version: "1.2.3".into(),
             },
         };
-        Self { dir, config }
+        Self { dir, config, sandboxes: Vec::new() }
     }
 
     fn layout(&self) -> &Layout {
@@ -108,7 +110,7 @@ impl Fixture {
     }
 
     /// Starts a pod with one hello container; answers sandbox, container, address.
-    async fn pod(&self, name: &str) -> (String, String, String) {
+    async fn pod(&mut self, name: &str) -> (String, String, String) {
         let list = net::cni::conflist(&net::cni::Network {
             name: &self.layout().cni_network(),
             pod_cidrs: &self.config.pod_cidrs,
@@ -142,6 +144,7 @@ impl Fixture {
             ..Default::default()
         };
         let sandbox = cri.run_pod_sandbox(sandbox_config.clone(), "").await.expect("a sandbox");
+        self.sandboxes.push(sandbox.clone());
         let container_config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata { name: "hello".into(), attempt: 0 }),
             image: Some(v1::ImageSpec { image: "localhost/cox/hello:v2".into(), ..Default::default() }),
@@ -180,6 +183,12 @@ impl Fixture {
             let name = link.file_name().to_string_lossy().into_owned();
             if name.starts_with("veth") {
                 found.push(format!("link {name}"));
+            }
+        }
+        for result in fs::read_dir("/var/lib/cni/results").into_iter().flatten().flatten() {
+            let text = fs::read_to_string(result.path()).unwrap_or_default();
+            if text.contains(root) || self.sandboxes.iter().any(|id| text.contains(id)) {
+                found.push(format!("result {}", result.path().display()));
             }
         }
         let results = net::cni::find(&self.layout().cni_network()).expect("listed");
@@ -229,7 +238,7 @@ fn get(address: &str) -> Option<String> {
 #[test]
 fn up_pod_and_down() {
     isolated("up_pod_and_down", async {
-        let fixture = Fixture::new("one");
+        let mut fixture = Fixture::new("one");
         let errors: Vec<_> = preflight(&fixture.config)
             .into_iter()
             .filter(|f| f.severity == provision::Severity::Error)
@@ -287,6 +296,26 @@ fn up_pod_and_down() {
         assert_eq!(status.state(), v1::ContainerState::ContainerRunning);
         assert!(get(&address).is_some());
 
+        // Watched over, it comes back by itself.
+        let before = running.process().record().clone();
+        let facts = provision::Facts::gather(fixture.layout().root(), &[]);
+        let config = fixture.config.containerd_config(&facts);
+        let killed_and_back = async {
+            running.process().signal(rustix::process::Signal::KILL).expect("killed");
+            wait_until("another containerd runs", || async {
+                let found = Containerd::find(fixture.layout());
+                match found.filter(|c| *c.process().record() != before) {
+                    Some(found) => found.cri().list_pod_sandbox(None).await.is_ok(),
+                    None => false,
+                }
+            })
+            .await;
+        };
+        tokio::select! {
+            _ = Containerd::keep(fixture.layout(), &config) => {}
+            () = killed_and_back => {}
+        }
+
         let removed = fixture.down(false).await;
         assert_eq!(removed.problems, [""; 0]);
         assert_eq!(removed.sandboxes, 1);
@@ -308,7 +337,7 @@ fn up_pod_and_down() {
 #[test]
 fn down_finds_what_a_crash_left() {
     isolated("down_finds_what_a_crash_left", async {
-        let fixture = Fixture::new("two");
+        let mut fixture = Fixture::new("two");
         fixture.up().await;
         let (_, _, address) = fixture.pod("p2").await;
         wait_until("hello answers", || async { get(&address).is_some() }).await;
