@@ -68,6 +68,9 @@ pub struct CertificatePaths {
     pub key: PathBuf,
 }
 
+/// A certificate file and what it says, or why it says nothing.
+pub type Inspected = (PathBuf, Result<CertificateFacts, Error>);
+
 /// The trust of one cluster: a directory of mode 0700 with `ca.crt`, `ca.key`, a pair for each part, and
 /// `service-account.key` with its `.pub`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,7 +284,7 @@ impl ClusterPki {
     }
 
     /// Every certificate in the directory with what it says, for those who show expiry; sorted by path.
-    pub fn inspect(&self) -> Result<Vec<(PathBuf, Result<CertificateFacts, Error>)>, FileError> {
+    pub fn inspect(&self) -> Result<Vec<Inspected>, FileError> {
         let failed = |source| FileError { step: "list", path: self.dir.clone(), source };
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {

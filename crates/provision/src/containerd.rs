@@ -151,6 +151,17 @@ impl Containerd {
         Some(Self { process, cri })
     }
 
+    /// Whether it runs, with this configuration, and answers.
+    pub async fn is_current(layout: &Layout, config: &ContainerdConfig) -> bool {
+        let Some(runc) = find_program("runc") else { return false };
+        let text = containerd_config(layout, config, &runc);
+        let same = fs::read(layout.containerd_config()).is_ok_and(|found| found == text.as_bytes());
+        match Self::find(layout) {
+            Some(running) if same => running.cri.version().await.is_ok(),
+            _ => false,
+        }
+    }
+
     /// Finds or starts it, and returns when it answers. One that runs with another configuration is started anew; its
     /// containers run on meanwhile.
     pub async fn ensure(layout: &Layout, config: &ContainerdConfig) -> Result<Self, ContainerdError> {

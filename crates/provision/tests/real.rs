@@ -258,8 +258,8 @@ fn up_pod_and_down() {
 
         // Again: quick and harmless.
         let again = fixture.up().await;
-        let done: Vec<&Progress> = again.iter().filter(|p| matches!(p, Progress::Done(..))).collect();
-        assert_eq!(done, [&Progress::Done("containerd", format!("runs already, pid {pid}"))]);
+        assert!(again.iter().all(|p| matches!(p, Progress::AlreadyDone(_))), "{again:?}");
+        assert_eq!(fixture.containerd().process().record().pid, pid);
 
         let listed = Command::new("ctr")
             .args(["--address", fixture.layout().containerd_socket().to_str().expect("text")])
