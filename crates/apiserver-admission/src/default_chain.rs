@@ -2,7 +2,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Chain, ClusterView, DefaultTolerationSeconds, NamespaceLifecycle, Priority, ServiceAccount,
+    Chain, ClusterView, DefaultIngressClass, DefaultStorageClass, DefaultTolerationSeconds, LimitRanger,
+    NamespaceLifecycle, NodeRestriction, PersistentVolumeClaimResize, Priority, RuntimeClass, ServiceAccount,
     StorageObjectInUseProtection, TaintNodesByCondition,
 };
 
@@ -10,10 +11,16 @@ use crate::{
 pub fn default_chain(cluster: Arc<dyn ClusterView>) -> Chain {
     Chain(vec![
         Box::new(NamespaceLifecycle(cluster.clone())),
+        Box::new(LimitRanger(cluster.clone())),
         Box::new(ServiceAccount(cluster.clone())),
+        Box::new(NodeRestriction(cluster.clone())),
         Box::new(TaintNodesByCondition),
-        Box::new(Priority(cluster)),
+        Box::new(Priority(cluster.clone())),
         Box::new(DefaultTolerationSeconds),
+        Box::new(DefaultStorageClass(cluster.clone())),
         Box::new(StorageObjectInUseProtection),
+        Box::new(PersistentVolumeClaimResize(cluster.clone())),
+        Box::new(RuntimeClass(cluster.clone())),
+        Box::new(DefaultIngressClass(cluster)),
     ])
 }
