@@ -74,6 +74,17 @@ pub trait Authorizer: Send + Sync {
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules;
 }
 
+#[async_trait]
+impl<T: Authorizer + ?Sized> Authorizer for Arc<T> {
+    async fn authorize(&self, attributes: &Attributes<'_>) -> Answer {
+        (**self).authorize(attributes).await
+    }
+
+    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        (**self).rules_for(user, namespace)
+    }
+}
+
 /// What a user may do in a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use apiserver_authn::AuthRequest;
 use apiserver_authz::{Decision, forbidden};
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response};
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
@@ -52,7 +53,13 @@ fn is_long_running(info: &RequestInfo, query: &Query<'_>) -> bool {
 
 impl Server {
     /// Answers one request. Never fails: what goes wrong becomes a `Status`.
-    pub async fn handle(self: Arc<Self>, peer: Peer, request: Request<Body>) -> Response<Body> {
+    ///
+    /// Boxed, since this is the seam where everything below is one type for those above.
+    pub fn handle(self: Arc<Self>, peer: Peer, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(self.answer(peer, request))
+    }
+
+    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Body>) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let method = request.method().clone();
         let path = request.uri().path().to_owned();

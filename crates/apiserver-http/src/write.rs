@@ -3,7 +3,7 @@ use api::decode::{FieldValidation, Media as BodyMedia, Target};
 use api::merge::TypeMerge;
 use api::schema::TypeId;
 use apiserver_registry::{DeleteOptions, Deleted, Propagation, Store, Stored, Warnings, Write};
-use futures::StreamExt as _;
+use apiserver_watch_cache::CachedObject;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -311,31 +311,32 @@ pub async fn delete_collection(
     let warnings = Warnings::default();
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
-    let template = write(context, &warnings)?;
-    let results: Vec<StatusResult<()>> = futures::stream::iter(&page.items)
-        .map(|item| {
-            let write = Write {
-                kind: template.kind,
-                namespace: &item.facts.namespace,
-                name: &item.facts.name,
-                subresource: "",
-                user: template.user,
-                dry_run,
-                warnings: &warnings,
-            };
-            let options = options.clone();
-            async move {
-                match store.delete(&write, &options).await {
-                    Ok(_) => Ok(()),
-                    // Somebody else deleted it first.
-                    Err(e) if e.code() == 404 => Ok(()),
-                    Err(e) => Err(e),
-                }
+    for some in page.items.chunks(DELETE_WORKERS) {
+        let deletions = some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
+        for result in futures::future::join_all(deletions).await {
+            match result {
+                // Somebody else deleted it first.
+                Err(e) if e.code() != 404 => return Err(e),
+                _ => {}
             }
-        })
-        .buffer_unordered(DELETE_WORKERS)
-        .collect()
-        .await;
-    results.into_iter().collect::<StatusResult<Vec<()>>>()?;
+        }
+    }
     Ok(respond::deleted(agreed.media, &context.kind.group, &context.kind.plural, "", ""))
+}
+
+async fn delete_one(
+    context: &Context,
+    store: &Store,
+    item: &CachedObject,
+    options: &DeleteOptions,
+    dry_run: bool,
+    warnings: &Warnings,
+) -> StatusResult<Deleted> {
+    let write = Write {
+        namespace: &item.facts.namespace,
+        name: &item.facts.name,
+        dry_run,
+        ..write(context, warnings)?
+    };
+    store.delete(&write, options).await
 }

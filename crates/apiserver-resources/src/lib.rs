@@ -15,6 +15,7 @@ mod rbac;
 mod rules;
 mod scheduling;
 mod strategy;
+pub mod table;
 mod tree;
 
 pub use convert::convert;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::kinds::Kind;
-use apiserver_admission::cluster::{ClusterView, Resource};
+use apiserver_admission::{ClusterView, Resource};
 use apiserver_authn::service_account::ServiceAccountGetter;
 use apiserver_registry::{encode, prefix, storage_error};
 use apiserver_watch_cache::{Cache, CachedObject};
