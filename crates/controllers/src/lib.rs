@@ -16,16 +16,24 @@ mod hash;
 mod ownership;
 mod pod_writer;
 mod pods;
+mod revisions;
 mod service_ports;
 
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod taint_eviction;
+mod token_cleaner;
 
 use std::sync::Arc;
 
@@ -77,6 +85,16 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     running.start(endpoint_slice::EndpointSliceController::new);
     running.start(endpoints::EndpointsController::new);
     running.start(garbage_collector::GarbageCollector::new);
+    running.start(node_lifecycle::NodeLifecycle::new);
+    running.start(taint_eviction::TaintEviction::new);
+    if !context.config.cluster_cidrs.is_empty() {
+        running.start(node_ipam::NodeIpam::new);
+    }
+    running.start(pod_gc::PodGc::new);
+    running.start(token_cleaner::TokenCleaner::new);
+    running.start(job::JobController::new);
+    running.start(job::TtlAfterFinished::new);
+    running.start(daemon_set::DaemonSetController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");
