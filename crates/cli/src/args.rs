@@ -55,24 +55,15 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Runs the parts of a cluster that `up` has prepared; `up` starts it in the background.
+    #[command(hide = true)]
+    Run(Which),
     /// The API server alone.
     #[command(name = "kube-apiserver")]
     KubeApiserver(Box<parts::api_server::Flags>),
     /// The controllers alone.
     #[command(name = "kube-controller-manager")]
     KubeControllerManager(Box<parts::controller_manager::Flags>),
-    /// The scheduler alone.
-    #[command(name = "kube-scheduler")]
-    KubeScheduler(Box<parts::scheduler::Flags>),
-    /// The node agent alone.
-    #[command(name = "kubelet")]
-    Kubelet(Box<parts::kubelet::Flags>),
-    /// The service proxy alone.
-    #[command(name = "kube-proxy")]
-    KubeProxy(Box<parts::proxy::Flags>),
-    /// The cluster DNS alone.
-    #[command(name = "dns")]
-    Dns(Box<parts::dns::Flags>),
     /// A small HTTP server that tells its pod, node and request: the image localhost/cox/hello.
     #[command(hide = true)]
     Hello {
@@ -176,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_unknown_flag_is_named() {
-        let error = Cli::try_parse_from(["cox", "kube-scheduler", "--no-such-flag"]).err().unwrap();
+        let error = Cli::try_parse_from(["cox", "kube-controller-manager", "--no-such-flag"]).err().unwrap();
         assert!(error.to_string().contains("--no-such-flag"), "{error}");
     }
 }

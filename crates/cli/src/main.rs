@@ -56,6 +56,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
+            Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 args::complete(shell);
                 Ok(ExitCode::SUCCESS)
@@ -64,10 +65,6 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Pause => images::pause(),
             Command::KubeApiserver(flags) => parts::api_server::run(flags).await,
             Command::KubeControllerManager(flags) => parts::controller_manager::run(flags).await,
-            Command::KubeScheduler(flags) => parts::scheduler::run(flags).await,
-            Command::Kubelet(flags) => parts::kubelet::run(flags).await,
-            Command::KubeProxy(flags) => parts::proxy::run(flags).await,
-            Command::Dns(flags) => parts::dns::run(flags).await,
         }
     })
 }

@@ -21,6 +21,7 @@ mod service_ports;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
+mod garbage_collector;
 mod namespace;
 mod replica_set;
 mod root_ca;
@@ -75,6 +76,7 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     running.start(deployment::DeploymentController::new);
     running.start(endpoint_slice::EndpointSliceController::new);
     running.start(endpoints::EndpointsController::new);
+    running.start(garbage_collector::GarbageCollector::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");
