@@ -1,24 +1,93 @@
 //! Which rules belong to which resource.
+use machinery::Object;
+
 use crate::rules::{Main, OfStatus};
 use crate::strategy::{Generic, Strategy};
-use crate::{apps, core};
+use crate::{apps, batch, coordination, core, discovery, rbac, scheduling};
 
 /// The rules of a resource, or of one of its subresources.
 pub fn strategy_for(group: &str, plural: &str, subresource: &str) -> &'static dyn Strategy {
-    match (group, plural, subresource) {
-        ("", "namespaces", "") => &Main(core::namespace::Namespace),
-        ("", "namespaces", "status") => &OfStatus(core::namespace::Namespace),
+    let found = match subresource {
+        "" => main(group, plural),
+        "status" => status(group, plural),
+        _ => other(group, plural, subresource),
+    };
+    found.unwrap_or_else(|| generic(group, plural, subresource))
+}
+
+fn main(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
+    Some(match (group, plural) {
+        ("", "configmaps") => &Main(core::config_map::ConfigMap),
+        ("", "endpoints") => &Main(core::endpoints::Endpoints),
+        ("", "events") => &Main(core::event::Event),
+        ("", "limitranges") => &Main(core::limit_range::LimitRange),
+        ("", "namespaces") => &Main(core::namespace::Namespace),
+        ("", "nodes") => &Main(core::node::Node),
+        ("", "persistentvolumeclaims") => &Main(core::persistent_volume_claim::PersistentVolumeClaim),
+        ("", "persistentvolumes") => &Main(core::persistent_volume::PersistentVolume),
+        ("", "pods") => &Main(core::pod::Pod),
+        ("", "podtemplates") => &Main(core::pod_template::PodTemplate),
+        ("", "replicationcontrollers") => &Main(core::replication_controller::ReplicationController),
+        ("", "resourcequotas") => &Main(core::resource_quota::ResourceQuota),
+        ("", "secrets") => &Main(core::secret::Secret),
+        ("", "serviceaccounts") => &Main(core::service_account::ServiceAccount),
+        ("", "services") => &Main(core::service::Service),
+        ("apps", "controllerrevisions") => &Main(apps::controller_revision::ControllerRevision),
+        ("apps", "daemonsets") => &Main(apps::daemon_set::DaemonSet),
+        ("apps", "deployments") => &Main(apps::deployment::Deployment),
+        ("apps", "replicasets") => &Main(apps::replica_set::ReplicaSet),
+        ("apps", "statefulsets") => &Main(apps::stateful_set::StatefulSet),
+        ("batch", "cronjobs") => &Main(batch::cron_job::CronJob),
+        ("batch", "jobs") => &Main(batch::job::Job),
+        ("coordination.k8s.io", "leases") => &Main(coordination::lease::Lease),
+        ("discovery.k8s.io", "endpointslices") => &Main(discovery::endpoint_slice::EndpointSlice),
+        ("events.k8s.io", "events") => &Main(core::event::NewEvent),
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => &Main(rbac::binding::ClusterRoleBinding),
+        ("rbac.authorization.k8s.io", "clusterroles") => &Main(rbac::role::ClusterRole),
+        ("rbac.authorization.k8s.io", "rolebindings") => &Main(rbac::binding::RoleBinding),
+        ("rbac.authorization.k8s.io", "roles") => &Main(rbac::role::Role),
+        ("scheduling.k8s.io", "priorityclasses") => &Main(scheduling::priority_class::PriorityClass),
+        _ => return None,
+    })
+}
+
+fn status(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
+    Some(match (group, plural) {
+        ("", "namespaces") => &OfStatus(core::namespace::Namespace),
+        ("", "nodes") => &OfStatus(core::node::Node),
+        ("", "persistentvolumeclaims") => &OfStatus(core::persistent_volume_claim::PersistentVolumeClaim),
+        ("", "persistentvolumes") => &OfStatus(core::persistent_volume::PersistentVolume),
+        ("", "pods") => &OfStatus(core::pod::Pod),
+        ("", "replicationcontrollers") => &OfStatus(core::replication_controller::ReplicationController),
+        ("", "resourcequotas") => &OfStatus(core::resource_quota::ResourceQuota),
+        ("", "services") => &OfStatus(core::service::Service),
+        ("apps", "daemonsets") => &OfStatus(apps::daemon_set::DaemonSet),
+        ("apps", "deployments") => &OfStatus(apps::deployment::Deployment),
+        ("apps", "replicasets") => &OfStatus(apps::replica_set::ReplicaSet),
+        ("apps", "statefulsets") => &OfStatus(apps::stateful_set::StatefulSet),
+        ("batch", "cronjobs") => &OfStatus(batch::cron_job::CronJob),
+        ("batch", "jobs") => &OfStatus(batch::job::Job),
+        _ => return None,
+    })
+}
+
+fn other(group: &str, plural: &str, subresource: &str) -> Option<&'static dyn Strategy> {
+    Some(match (group, plural, subresource) {
         ("", "namespaces", "finalize") => &core::namespace::Finalize,
-        ("", "pods", "") => &Main(core::pod::Pod),
-        ("", "pods", "status") => &OfStatus(core::pod::Pod),
-        ("", "services", "") => &Main(core::service::Service),
-        ("", "services", "status") => &OfStatus(core::service::Service),
-        ("apps", "deployments", "") => &Main(apps::deployment::Deployment),
-        ("apps", "deployments", "status") => &OfStatus(apps::deployment::Deployment),
-        ("apps", "replicasets", "") => &Main(apps::replica_set::ReplicaSet),
-        ("apps", "replicasets", "status") => &OfStatus(apps::replica_set::ReplicaSet),
-        _ => generic(group, plural, subresource),
-    }
+        ("", "pods", "ephemeralcontainers") => &core::pod_update::EphemeralContainers,
+        ("", "pods", "resize") => &core::pod_update::Resize,
+        _ => return None,
+    })
+}
+
+/// Whether a field selector may name this field of a resource. The error, where it may not, is
+/// `field label not supported: <field>`.
+pub fn supported_field(group: &str, plural: &str, field: &str) -> bool {
+    matches!(field, "metadata.name" | "metadata.namespace")
+        || strategy_for(group, plural, "")
+            .selectable_fields(&Object::default())
+            .iter()
+            .any(|(name, _)| *name == field)
 }
 
 const fn rules(has_status: bool, has_generation: bool, is_status: bool) -> Generic {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_registry::{Registry, Store, encode};
-use apiserver_watch_cache::{EventKind, Start, Watched};
+use apiserver_watch_cache::{CachedObject, EventKind, Scope};
 use machinery::Object;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,47 +38,55 @@ impl Sink for NodeAuthorizer {
     }
 }
 
+type Key = (Arc<str>, Arc<str>);
+
+fn key(cached: &CachedObject) -> Key {
+    (cached.facts.namespace.clone(), cached.facts.name.clone())
+}
+
+fn give(sink: &dyn Sink, cached: &CachedObject, known: &mut HashSet<Key>) {
+    if let Ok(object) = encode::decode(&cached.value, cached.revision) {
+        sink.set(&object);
+        known.insert(key(cached));
+    }
+}
+
 /// Feeds a sink from the cache of one resource. The receiver turns true once the first objects were given.
 pub fn feed(store: Arc<Store>, sink: Arc<dyn Sink>, stop: CancellationToken) -> watch::Receiver<bool> {
     let (synced, receiver) = watch::channel(false);
     tokio::spawn(async move {
         let kind = store.kind.kind.to_string();
-        let mut known: HashSet<(String, String)> = HashSet::new();
+        let mut known: HashSet<Key> = HashSet::new();
         while !stop.is_cancelled() {
-            let Ok(mut watcher) = store.cache.watch(Start::Initial, &store.key_prefix("")) else { continue };
+            let (snapshot, mut watch) = store.cache.watch_initial(Scope::prefix(store.key_prefix("")));
             // What the last watch knew and this one does not show was deleted in between.
-            let mut gone = Some(known.clone());
+            let mut gone = std::mem::take(&mut known);
+            for cached in snapshot.objects.iter() {
+                gone.remove(&key(cached));
+                give(&*sink, cached, &mut known);
+            }
+            for (namespace, name) in gone {
+                sink.remove(&kind, &namespace, &name);
+            }
+            synced.send_replace(true);
             loop {
-                let item = tokio::select! {
+                let batch = tokio::select! {
                     () = stop.cancelled() => return,
-                    item = watcher.next() => item,
+                    batch = watch.next_batch() => batch,
                 };
-                match item {
-                    Watched::Event(event) => {
-                        let facts = &event.object.facts;
-                        let key = (facts.namespace.to_string(), facts.name.to_string());
-                        if let Some(gone) = &mut gone {
-                            gone.remove(&key);
-                        }
-                        if event.kind == EventKind::Deleted {
-                            sink.remove(&kind, &facts.namespace, &facts.name);
-                            known.remove(&key);
-                        } else if let Ok(object) =
-                            encode::decode(&event.object.value, event.object.revision)
-                        {
-                            sink.set(&object);
-                            known.insert(key);
-                        }
+                let Ok(events) = batch else { break };
+                for event in events {
+                    if event.kind == EventKind::Deleted {
+                        let key = key(&event.object);
+                        sink.remove(&kind, &key.0, &key.1);
+                        known.remove(&key);
+                    } else {
+                        give(&*sink, &event.object, &mut known);
                     }
-                    Watched::InitialEnd(_) => {
-                        for (namespace, name) in gone.take().into_iter().flatten() {
-                            sink.remove(&kind, &namespace, &name);
-                            known.remove(&(namespace, name));
-                        }
-                        synced.send_replace(true);
-                    }
-                    Watched::Ended | Watched::Expired => break,
                 }
+            }
+            if store.cache.ready().await.is_err() {
+                return;
             }
         }
     });

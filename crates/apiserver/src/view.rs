@@ -3,13 +3,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::kinds::Kind;
-use apiserver_admission::cluster::{ClusterView, Resource};
+use apiserver_admission::{ClusterView, Resource};
 use apiserver_authn::service_account::ServiceAccountGetter;
 use apiserver_registry::{encode, prefix, storage_error};
 use apiserver_watch_cache::{Cache, CachedObject};
 use async_trait::async_trait;
 use machinery::{Object, StatusResult};
-use storage::Storage;
+use storage::{Storage, prefix_end};
 
 /// Reads the caches that a [`apiserver_registry::RegistryBuilder`] started.
 pub struct View {
@@ -45,7 +45,7 @@ impl View {
     async fn cached_or_live(&self, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let (kind, cache) = self.cache("", plural)?;
         let key = Self::key(kind, namespace, name);
-        if let Some(found) = cache.snapshot().get(&key) {
+        if let Some(found) = cache.get(&key) {
             return object(&found);
         }
         let (found, _) = self.storage.get(&key, None).await.ok()?;
@@ -58,7 +58,7 @@ impl View {
 impl ClusterView for View {
     fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let (kind, cache) = self.cache(resource.group, resource.plural)?;
-        object(&*cache.snapshot().get(&Self::key(kind, namespace, name))?)
+        object(&*cache.get(&Self::key(kind, namespace, name))?)
     }
 
     fn list(&self, resource: Resource, namespace: &str) -> Vec<Arc<Object>> {
@@ -67,7 +67,8 @@ impl ClusterView for View {
         if !namespace.is_empty() {
             start = format!("{start}{namespace}/");
         }
-        cache.snapshot().range(&start, &start).filter_map(|o| object(&o)).collect()
+        let end = prefix_end(&start);
+        cache.snapshot().objects.range(&start, &end).filter_map(|o| object(o)).collect()
     }
 
     async fn get_live(

@@ -249,17 +249,28 @@ async fn step<C: Controller>(controller: &C, queue: &WorkQueue<ObjectKey>, key: 
     queue.done(&key);
 }
 
+/// What the server said, without the client's wrapping.
+pub fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let part = error.downcast_ref::<kube::Error>().map_or_else(|| error.to_string(), message);
+        if !text.contains(&part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&part);
         }
-        source = cause.source();
+        // The status of an API error says the same again.
+        next = error.source().filter(|_| !matches!(error.downcast_ref(), Some(kube::Error::Api(_))));
     }
     text
 }

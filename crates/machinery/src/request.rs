@@ -55,8 +55,10 @@ pub struct RequestInfo {
     pub resource: String,
     /// Empty where none.
     pub subresource: String,
-    /// Empty for requests about a collection.
+    /// Empty for requests about a collection, unless a field selector `metadata.name=x` names one object.
     pub name: String,
+    /// The query's `fieldSelector` of a list, watch or deletecollection as it came; the Node authorizer reads it.
+    pub field_selector: String,
     /// What follows the subresource, for `proxy`.
     pub rest: String,
 }

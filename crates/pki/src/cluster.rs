@@ -9,8 +9,8 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    Action, Authority, CertificateFacts, Credentials, Error, Expiry, FileError, KeyAlgorithm,
-    Kubeconfig, PkiSpec, PrivateKey, Report, ReportItem, files,
+    Action, Authority, CertificateFacts, Credentials, Error, Expiry, FileError, KeyAlgorithm, Kubeconfig,
+    PkiSpec, PrivateKey, Report, ReportItem, files,
     plan::{self, Found, Reason, Signer, Wanted},
 };
 
@@ -86,18 +86,13 @@ impl ClusterPki {
     /// Authorities and the service-account key are never replaced: if they are broken, that is an error, for only a
     /// person can know whether a backup exists.
     pub fn ensure(&self, spec: &PkiSpec, now: Timestamp) -> Result<Report, EnsureError> {
-        let wanted = plan::wanted(spec).map_err(|source| EnsureError::Make {
-            what: "the list of certificates".into(),
-            source,
-        })?;
+        let wanted = plan::wanted(spec)
+            .map_err(|source| EnsureError::Make { what: "the list of certificates".into(), source })?;
         files::private_directory(&self.dir)?;
         let mut report = Report::default();
         let mut authorities = BTreeMap::new();
         for signer in Signer::ALL {
-            authorities.insert(
-                signer,
-                self.ensure_authority(signer, spec, now, &mut report)?,
-            );
+            authorities.insert(signer, self.ensure_authority(signer, spec, now, &mut report)?);
         }
         // Side by side, because an RSA key takes a tenth of a second.
         let outcomes: Vec<Result<(ReportItem, bool), EnsureError>> = thread::scope(|scope| {
@@ -106,21 +101,13 @@ impl ClusterPki {
                 .map(|w| {
                     let authority = &authorities[&w.signer];
                     let work = move || self.ensure_certificate(w, authority, spec, now);
-                    if spec.algorithm == KeyAlgorithm::Rsa2048 {
-                        Err(scope.spawn(work))
-                    } else {
-                        Ok(work())
-                    }
+                    if spec.algorithm == KeyAlgorithm::Rsa2048 { Err(scope.spawn(work)) } else { Ok(work()) }
                 })
                 .collect();
             running
                 .into_iter()
                 .map(|r| {
-                    r.unwrap_or_else(|thread| {
-                        thread
-                            .join()
-                            .unwrap_or_else(|p| std::panic::resume_unwind(p))
-                    })
+                    r.unwrap_or_else(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
                 })
                 .collect()
         });
@@ -149,22 +136,13 @@ impl ClusterPki {
         files::private_directory(dir)?;
         let authority_pem = self.read(&self.authority().certificate)?;
         let mut report = Report::default();
-        let parts = [
-            plan::ADMIN,
-            plan::CONTROLLER_MANAGER,
-            plan::SCHEDULER,
-            plan::PROXY,
-        ];
+        let parts = [plan::ADMIN, plan::CONTROLLER_MANAGER, plan::SCHEDULER, plan::PROXY];
         let nodes = spec.nodes.iter().map(|n| plan::kubelet_client(&n.name));
         for stem in parts.iter().map(|s| (*s).to_owned()).chain(nodes) {
             let pair = self.pair(&stem);
             let certificate_pem = self.read(&pair.certificate)?;
             let facts = CertificateFacts::from_pem(&certificate_pem).map_err(|source| {
-                EnsureError::Unusable {
-                    path: pair.certificate.clone(),
-                    remedy: REMEDY_LEAF,
-                    source,
-                }
+                EnsureError::Unusable { path: pair.certificate.clone(), remedy: REMEDY_LEAF, source }
             })?;
             let text = Kubeconfig {
                 cluster: cluster.to_owned(),
@@ -187,9 +165,7 @@ impl ClusterPki {
                 }
                 found => {
                     files::write_private(&path, text.as_bytes())?;
-                    found.map_or(Action::Created, |_| Action::Renewed {
-                        because: Reason::Outdated,
-                    })
+                    found.map_or(Action::Created, |_| Action::Renewed { because: Reason::Outdated })
                 }
             };
             report.items.push(ReportItem { path, action });
@@ -258,11 +234,7 @@ impl ClusterPki {
 
     /// Every certificate in the directory with what it says, for those who show expiry; sorted by path.
     pub fn inspect(&self) -> Result<Vec<(PathBuf, Result<CertificateFacts, Error>)>, FileError> {
-        let failed = |source| FileError {
-            step: "list",
-            path: self.dir.clone(),
-            source,
-        };
+        let failed = |source| FileError { step: "list", path: self.dir.clone(), source };
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -286,21 +258,15 @@ impl ClusterPki {
     fn read(&self, path: &Path) -> Result<String, EnsureError> {
         files::read(path)?.ok_or_else(|| {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            FileError {
-                step: "read",
-                path: path.to_owned(),
-                source,
-            }
-            .into()
+            FileError { step: "read", path: path.to_owned(), source }.into()
         })
     }
 
     fn note_tightened(&self, tightened: bool, path: &Path, report: &mut Report) {
         if tightened {
-            report.warnings.push(format!(
-                "the key of {} could be read by others; its mode is now 0600",
-                path.display()
-            ));
+            report
+                .warnings
+                .push(format!("the key of {} could be read by others; its mode is now 0600", path.display()));
         }
     }
 
@@ -313,18 +279,14 @@ impl ClusterPki {
     ) -> Result<Authority, EnsureError> {
         let paths = self.pair(signer.file_stem());
         let unusable = |path| unusable(path, REMEDY_AUTHORITY);
-        let make = |source| EnsureError::Make {
-            what: signer.file_stem().to_owned(),
-            source,
-        };
+        let make = |source| EnsureError::Make { what: signer.file_stem().to_owned(), source };
         let key = files::read(&paths.key)?
             .map(|text| PrivateKey::from_pem(&text))
             .transpose()
             .map_err(unusable(&paths.key))?;
         let (authority, action) = match (files::read(&paths.certificate)?, key) {
             (Some(certificate), Some(key)) => {
-                let authority =
-                    Authority::load(&certificate, key).map_err(unusable(&paths.certificate))?;
+                let authority = Authority::load(&certificate, key).map_err(unusable(&paths.certificate))?;
                 let tightened = files::tighten(&paths.key)?;
                 self.note_tightened(tightened, &paths.certificate, report);
                 (authority, Action::Kept)
@@ -346,24 +308,18 @@ impl ClusterPki {
                         key
                     }
                 };
-                let authority = Authority::create_with_key(
-                    &signer.subject(),
-                    key,
-                    spec.authority_validity,
-                    now,
-                )
-                .map_err(make)?;
+                let authority =
+                    Authority::create_with_key(&signer.subject(), key, spec.authority_validity, now)
+                        .map_err(make)?;
                 files::write_public(&paths.certificate, authority.certificate_pem().as_bytes())?;
                 (authority, Action::Created)
             }
         };
-        let facts = CertificateFacts::from_pem(authority.certificate_pem())
-            .map_err(unusable(&paths.certificate))?;
+        let facts =
+            CertificateFacts::from_pem(authority.certificate_pem()).map_err(unusable(&paths.certificate))?;
         match facts.expiry(now, spec.renew_before) {
             Expiry::Expired => {
-                return Err(unusable(&paths.certificate)(Error::AuthorityExpired {
-                    at: facts.not_after,
-                }));
+                return Err(unusable(&paths.certificate)(Error::AuthorityExpired { at: facts.not_after }));
             }
             Expiry::Soon => report.warnings.push(format!(
                 "the authority {} expires at {}; nothing it signed outlives it",
@@ -372,10 +328,7 @@ impl ClusterPki {
             )),
             Expiry::Fine => {}
         }
-        report.items.push(ReportItem {
-            path: paths.certificate,
-            action,
-        });
+        report.items.push(ReportItem { path: paths.certificate, action });
         Ok(authority)
     }
 
@@ -391,35 +344,20 @@ impl ClusterPki {
         let action = match files::read(&paths.certificate)? {
             None => Action::Created,
             Some(text) => {
-                let facts =
-                    CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
+                let facts = CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
                 let key = files::read(&paths.key)?
                     .map(|text| PrivateKey::from_pem(&text))
                     .transpose()
                     .map_err(unusable(&paths.key))?;
                 let found = Found {
                     key_matches: key.map(|key| facts.matches(&key)),
-                    signed_by_authority: authority
-                        .signed(&text)
-                        .map_err(unusable(&paths.certificate))?,
+                    signed_by_authority: authority.signed(&text).map_err(unusable(&paths.certificate))?,
                     facts,
                 };
-                match plan::judge(
-                    &wanted.spec,
-                    &found,
-                    authority.not_after(),
-                    spec.renew_before,
-                    now,
-                ) {
+                match plan::judge(&wanted.spec, &found, authority.not_after(), spec.renew_before, now) {
                     None => {
                         let tightened = files::tighten(&paths.key)?;
-                        return Ok((
-                            ReportItem {
-                                path: paths.certificate,
-                                action: Action::Kept,
-                            },
-                            tightened,
-                        ));
+                        return Ok((ReportItem { path: paths.certificate, action: Action::Kept }, tightened));
                     }
                     Some(because) => Action::Renewed { because },
                 }
@@ -427,30 +365,14 @@ impl ClusterPki {
         };
         let issued = authority
             .issue(&wanted.spec, spec.algorithm, now)
-            .map_err(|source| EnsureError::Make {
-                what: wanted.file_stem.clone(),
-                source,
-            })?;
+            .map_err(|source| EnsureError::Make { what: wanted.file_stem.clone(), source })?;
         files::write_private(&paths.key, issued.key.to_pem().as_bytes())?;
         files::write_public(&paths.certificate, issued.certificate_pem.as_bytes())?;
-        Ok((
-            ReportItem {
-                path: paths.certificate,
-                action,
-            },
-            false,
-        ))
+        Ok((ReportItem { path: paths.certificate, action }, false))
     }
 
-    fn ensure_service_account(
-        &self,
-        spec: &PkiSpec,
-        report: &mut Report,
-    ) -> Result<(), EnsureError> {
-        let (path, public_path) = (
-            self.service_account_key(),
-            self.service_account_public_key(),
-        );
+    fn ensure_service_account(&self, spec: &PkiSpec, report: &mut Report) -> Result<(), EnsureError> {
+        let (path, public_path) = (self.service_account_key(), self.service_account_public_key());
         let public = files::read(&public_path)?;
         let (key, made) = match (files::read(&path)?, &public) {
             (Some(text), _) => {
@@ -471,13 +393,8 @@ impl ClusterPki {
                 });
             }
             (None, None) => {
-                let key =
-                    PrivateKey::generate(spec.service_account_algorithm).map_err(|source| {
-                        EnsureError::Make {
-                            what: "service-account.key".into(),
-                            source,
-                        }
-                    })?;
+                let key = PrivateKey::generate(spec.service_account_algorithm)
+                    .map_err(|source| EnsureError::Make { what: "service-account.key".into(), source })?;
                 files::write_private(&path, key.to_pem().as_bytes())?;
                 (key, true)
             }
@@ -495,35 +412,18 @@ impl ClusterPki {
             }
             None => {
                 files::write_public(&public_path, text.as_bytes())?;
-                if made {
-                    Action::Created
-                } else {
-                    Action::Renewed {
-                        because: Reason::KeyMissing,
-                    }
-                }
+                if made { Action::Created } else { Action::Renewed { because: Reason::KeyMissing } }
             }
         };
-        report.items.push(ReportItem {
-            path: public_path,
-            action,
-        });
+        report.items.push(ReportItem { path: public_path, action });
         Ok(())
     }
 }
 
-fn unusable<'a>(
-    path: &'a Path,
-    remedy: &'static str,
-) -> impl FnOnce(Error) -> EnsureError + use<'a> {
-    move |source| EnsureError::Unusable {
-        path: path.to_owned(),
-        remedy,
-        source,
-    }
+fn unusable<'a>(path: &'a Path, remedy: &'static str) -> impl FnOnce(Error) -> EnsureError + use<'a> {
+    move |source| EnsureError::Unusable { path: path.to_owned(), remedy, source }
 }
 
 fn contains_public_key(text: &str, key: &PrivateKey) -> bool {
-    pem::parse_many(text)
-        .is_ok_and(|blocks| blocks.iter().any(|b| b.contents() == key.public_der()))
+    pem::parse_many(text).is_ok_and(|blocks| blocks.iter().any(|b| b.contents() == key.public_der()))
 }

@@ -1,6 +1,6 @@
 //! v1 Service: rules on the way in. Addresses and node ports are given by the store between prepare and validate.
 use machinery::{FieldErrors, Object};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, drop_false, each, ensure, has, text_of};
@@ -38,7 +38,8 @@ impl Rules for Service {
             }
         }
         let ty = text_of(spec, "type").to_owned();
-        let has_external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
+        let has_external_ips =
+            spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
         if matches!(ty.as_str(), "NodePort" | "LoadBalancer") || (ty == "ClusterIP" && has_external_ips) {
             default_text(spec, "externalTrafficPolicy", "Cluster");
         }
@@ -57,8 +58,8 @@ impl Rules for Service {
         }
     }
 
-    fn prepare_for_create(&self, object: &mut Object) {
-        object.set(&["status"], serde_json::json!({"loadBalancer": {}}));
+    fn status_at_birth(&self, _object: &Object) -> Option<Value> {
+        Some(json!({"loadBalancer": {}}))
     }
 
     fn validate(&self, _object: &At, _errors: &mut FieldErrors) {}

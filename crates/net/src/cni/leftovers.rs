@@ -71,12 +71,7 @@ pub fn parse_result(text: &[u8], network: &str) -> Option<Attachment> {
             .filter(|i| i.sandbox.is_empty() && !i.name.is_empty())
             .map(|i| i.name)
             .collect(),
-        addresses: cached
-            .result
-            .ips
-            .iter()
-            .filter_map(|a| a.address.parse().ok())
-            .collect(),
+        addresses: cached.result.ips.iter().filter_map(|a| a.address.parse().ok()).collect(),
     })
 }
 
@@ -173,30 +168,16 @@ mod tests {
         // A link that cannot exist: names have at most 15 characters.
         let ours = RESULT.replace("veth12ab", "link-of-a-pod-that-is-gone");
         fs::write(results.join("cox-home-abc-eth0"), &ours).expect("written");
-        fs::write(
-            results.join("cox-other-abc-eth0"),
-            ours.replace("cox-home", "cox-other"),
-        )
-        .expect("written");
+        fs::write(results.join("cox-other-abc-eth0"), ours.replace("cox-home", "cox-other"))
+            .expect("written");
         fs::write(results.join("rubbish"), "rubbish").expect("written");
 
         let found = find_in(&results, "cox-home").expect("listed");
         assert_eq!(found.attachments.len(), 1);
         assert_eq!(remove(&found, &ipam, "cox-home").await, 0);
-        assert!(
-            find_in(&results, "cox-home")
-                .expect("listed")
-                .attachments
-                .is_empty()
-        );
+        assert!(find_in(&results, "cox-home").expect("listed").attachments.is_empty());
         assert!(!ipam.join("cox-home").exists());
         assert!(ipam.join("cox-other").exists());
-        assert_eq!(
-            find_in(&results, "cox-other")
-                .expect("listed")
-                .attachments
-                .len(),
-            1
-        );
+        assert_eq!(find_in(&results, "cox-other").expect("listed").attachments.len(), 1);
     }
 }

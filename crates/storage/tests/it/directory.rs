@@ -36,7 +36,10 @@ async fn a_second_process_is_told_who_holds_the_directory() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Embedded::open(dir.path(), quick()).expect("open");
     let error = refusal(dir.path());
-    assert!(matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    assert!(
+        matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
+        "{error}"
+    );
     assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
     drop(store);
     Embedded::open(dir.path(), quick()).expect("free again");
@@ -143,7 +146,10 @@ async fn values_and_keys_have_limits() {
     let options = Options { key_limit: 10, value_limit: 100, ..quick() };
     let store = Embedded::open(dir.path(), options).expect("open");
     assert!(matches!(put(&store, "/0123456789", vec![]).await, Err(Error::KeySize { len: 11, limit: 10 })));
-    assert!(matches!(put(&store, "/a", vec![0; 101]).await, Err(Error::ValueTooLarge { len: 101, limit: 100 })));
+    assert!(matches!(
+        put(&store, "/a", vec![0; 101]).await,
+        Err(Error::ValueTooLarge { len: 101, limit: 100 })
+    ));
     put(&store, "/012345678", vec![0; 100]).await.expect("put");
 }
 

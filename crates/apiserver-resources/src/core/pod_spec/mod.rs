@@ -1,2 +1,9 @@
 //! The pod specification, which stand-alone pods and pod templates share.
+mod container;
 pub(crate) mod defaults;
+mod env;
+mod probe;
+mod scheduling;
+mod security;
+pub(crate) mod validation;
+mod volume;
