@@ -161,7 +161,9 @@ where
 
 /// Points a request at the target.
 fn prepare(parts: &mut http::request::Parts, target: &Uri, options: &ProxyOptions) -> Result<(), ProxyError> {
-    let original_host = parts.headers.get(header::HOST).cloned();
+    // HTTP/2 has the host in the URI.
+    let in_uri = || parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let original_host = parts.headers.get(header::HOST).cloned().or_else(in_uri);
     parts.uri = target.path_and_query().map_or("/", |path| path.as_str()).parse().map_err(http::Error::from)?;
     parts.version = http::Version::HTTP_11;
     let authority = target.authority().map_or("", |authority| authority.as_str());

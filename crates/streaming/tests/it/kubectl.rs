@@ -109,12 +109,10 @@ async fn api(kubelet: Arc<String>, request: Request<Incoming>) -> Response<Body>
         }
         "/api/v1/namespaces/default/pods/p/exec" | "/api/v1/namespaces/default/pods/p/attach" => {
             let streams = Streams::from_api_query(query).expect("streams");
-            let mut kubelet_query = form_urlencoded::Serializer::new(streams.to_kubelet_query());
-            for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "command") {
-                kubelet_query.append_pair(&name, &value);
-            }
+            let parameters = form_urlencoded::parse(query.as_bytes());
+            let command: Vec<_> = parameters.filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
             let verb = path.rsplit('/').next().unwrap_or_default();
-            format!("{kubelet}/{verb}?{}", kubelet_query.finish())
+            format!("{kubelet}/{verb}?{}", streams.to_kubelet_query(&command))
         }
         "/api/v1/namespaces/default/pods/p/portforward" => format!("{kubelet}/portForward"),
         _ => return body::text(StatusCode::NOT_FOUND, "404 page not found"),

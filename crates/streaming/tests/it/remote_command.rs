@@ -18,16 +18,8 @@ use crate::{process::runtime, server::Server};
 const ALL: Streams = Streams { stdin: true, stdout: true, stderr: true, tty: false };
 const PROTOCOLS: [ExecProtocol; 3] = [ExecProtocol::Spdy, ExecProtocol::WebSocketV5, ExecProtocol::WebSocketV4];
 
-fn query(streams: Streams, command: &[&str]) -> String {
-    let mut query = form_urlencoded::Serializer::new(streams.to_kubelet_query());
-    for word in command {
-        query.append_pair("command", word);
-    }
-    query.finish()
-}
-
 async fn exec(server: &Server, streams: Streams, protocol: ExecProtocol, command: &[&str]) -> ClientSession {
-    let uri = server.uri(&format!("/exec?{}", query(streams, command)));
+    let uri = server.uri(&format!("/exec?{}", streams.to_kubelet_query(command)));
     client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default()).await.expect("a session")
 }
 
