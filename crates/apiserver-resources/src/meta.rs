@@ -14,7 +14,8 @@ pub fn validate_object_meta(object: &Object, namespaced: bool, name_rule: NameRu
     let mut errors = FieldErrors::new();
     // The root of the metadata of a custom resource has no schema, so the cursor starts at the object.
     let meta = At::object(object).field("metadata");
-    let (generate_name, name, namespace) = (meta.field("generateName"), meta.field("name"), meta.field("namespace"));
+    let (generate_name, name, namespace) =
+        (meta.field("generateName"), meta.field("name"), meta.field("namespace"));
     if !generate_name.is_empty() {
         let masked = names::mask_trailing_dash(generate_name.text());
         errors.extend(name_rule(&masked).into_iter().map(|p| generate_name.invalid(p)));
@@ -53,7 +54,9 @@ pub fn validate_object_meta_update(new: &Object, old: &Object) -> FieldErrors {
             )));
         }
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         checks::immutable(&new_meta.field(field), &old_meta.field(field), &mut errors);
     }
     let generation = new_meta.field("generation");
@@ -87,7 +90,8 @@ fn validate_owners(owners: &At, errors: &mut FieldErrors) {
         for field in ["kind", "name", "uid"] {
             let at = owner.field(field);
             if at.text().is_empty() {
-                let empty = machinery::FieldError::invalid(&at.path(), "", format!("{field} must not be empty"));
+                let empty =
+                    machinery::FieldError::invalid(&at.path(), "", format!("{field} must not be empty"));
                 errors.push(empty);
             }
         }
@@ -228,16 +232,20 @@ mod tests {
     fn identity_does_not_change() {
         let old = config_map(json!({"name": "a", "namespace": "b", "uid": "1"}));
         let new = config_map(json!({"name": "a", "namespace": "b", "uid": "2"}));
-        let problems: Vec<String> = validate_object_meta_update(&new, &old).iter().map(ToString::to_string).collect();
+        let problems: Vec<String> =
+            validate_object_meta_update(&new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(problems, ["metadata.uid: Invalid value: \"2\": field is immutable"]);
     }
 
     #[test]
     fn a_dying_object_takes_no_new_finalizer() {
-        let old = config_map(json!({"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}));
+        let old = config_map(
+            json!({"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/a"]}),
+        );
         let mut new = old.clone();
         new.set(&["metadata", "finalizers"], json!(["x/a", "x/b"]));
-        let problems: Vec<String> = validate_object_meta_update(&new, &old).iter().map(ToString::to_string).collect();
+        let problems: Vec<String> =
+            validate_object_meta_update(&new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(
             problems,
             [

@@ -271,11 +271,7 @@ pub(crate) fn below<'t>(tree: &'t mut Tree, path: &[&str]) -> Option<&'t mut Tre
 
 /// The structs of the list in a field.
 pub(crate) fn each<'t>(tree: &'t mut Tree, key: &str) -> impl Iterator<Item = &'t mut Tree> + use<'t> {
-    tree.get_mut(key)
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
+    tree.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
 /// Fills a text that is absent or empty.

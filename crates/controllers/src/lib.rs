@@ -16,8 +16,12 @@ mod hash;
 mod ownership;
 mod pod_writer;
 mod pods;
+mod service_ports;
 
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod garbage_collector;
 mod namespace;
 mod replica_set;
 mod root_ca;
@@ -70,6 +74,9 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     }
     running.start(replica_set::ReplicaSetController::new);
     running.start(deployment::DeploymentController::new);
+    running.start(endpoint_slice::EndpointSliceController::new);
+    running.start(endpoints::EndpointsController::new);
+    running.start(garbage_collector::GarbageCollector::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");

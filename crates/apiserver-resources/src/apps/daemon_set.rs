@@ -78,7 +78,9 @@ fn validate_strategy(strategy: &At, errors: &mut FieldErrors) {
             checks::not_above_100_percent(&unavailable, errors);
             checks::not_above_100_percent(&surge, errors);
             match (is_zero(&unavailable), is_zero(&surge)) {
-                (false, false) => errors.push(surge.invalid("may not be set when maxUnavailable is non-zero")),
+                (false, false) => {
+                    errors.push(surge.invalid("may not be set when maxUnavailable is non-zero"))
+                }
                 (true, true) => errors.push(unavailable.required("cannot be 0 when maxSurge is 0")),
                 _ => {}
             }

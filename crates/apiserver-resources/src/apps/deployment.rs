@@ -146,7 +146,9 @@ mod tests {
         assert_eq!(d.i64_at(&["spec", "replicas"]), Some(1));
         assert_eq!(
             d.at(&["spec", "strategy"]),
-            Some(&json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}))
+            Some(
+                &json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+            )
         );
         assert_eq!(d.i64_at(&["spec", "progressDeadlineSeconds"]), Some(600));
         assert_eq!(d.str_at(&["spec", "template", "spec", "restartPolicy"]), "Always");
@@ -197,7 +199,11 @@ mod tests {
                 json!("Never"),
                 "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
             ),
-            (&["spec", "template", "spec", "containers"], json!([]), "spec.template.spec.containers: Required value"),
+            (
+                &["spec", "template", "spec", "containers"],
+                json!([]),
+                "spec.template.spec.containers: Required value",
+            ),
             (
                 &["spec", "strategy"],
                 json!({"type": "Recreate", "rollingUpdate": {}}),

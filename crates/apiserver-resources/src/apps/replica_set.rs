@@ -40,7 +40,9 @@ impl Rules for ReplicaSet {
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
         let status = new.field("status");
         let count = |field| status.field(field).int().unwrap_or(0);
-        for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+        for field in
+            ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+        {
             checks::non_negative(&status.field(field), errors);
         }
         for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {

@@ -87,8 +87,14 @@ impl Rules for StatefulSet {
 
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
         let status = new.field("status");
-        let fields =
-            ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas", "observedGeneration"];
+        let fields = [
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+        ];
         for field in fields {
             checks::non_negative(&status.field(field), errors);
         }

@@ -72,7 +72,11 @@ fn validate_zone(zone: &At, errors: &mut FieldErrors) {
     if text.is_empty() {
         errors.push(FieldError::invalid(&zone.path(), "", "timeZone must be nil or non-empty string"));
     } else if text.eq_ignore_ascii_case("Local") {
-        errors.push(zone.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
+        errors.push(
+            zone.invalid(
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+            ),
+        );
     } else if jiff::tz::TimeZone::get(text).is_err() {
         errors.push(zone.invalid(format!("unknown time zone {text}")));
     }
@@ -106,7 +110,10 @@ mod tests {
         );
         assert_eq!(
             problems(&["metadata", "name"], json!("c".repeat(53))),
-            [format!("metadata.name: Invalid value: {:?}: must be no more than 52 characters", "c".repeat(53))]
+            [format!(
+                "metadata.name: Invalid value: {:?}: must be no more than 52 characters",
+                "c".repeat(53)
+            )]
         );
     }
 }

@@ -82,7 +82,14 @@ impl Rules for Job {
         if !elastic {
             checks::immutable(&completions, &old_completions, errors);
         }
-        for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        for field in [
+            "selector",
+            "completionMode",
+            "podFailurePolicy",
+            "backoffLimitPerIndex",
+            "managedBy",
+            "successPolicy",
+        ] {
             checks::immutable(&spec.field(field), &old_spec.field(field), errors);
         }
         validate_template_update(new, old, errors);
@@ -94,10 +101,15 @@ impl Rules for Job {
             checks::non_negative(&status.field(field), errors);
         }
         let holds = |ty: &str| {
-            status.field("conditions").items().any(|c| c.field("type").text() == ty && c.field("status").text() == "True")
+            status
+                .field("conditions")
+                .items()
+                .any(|c| c.field("type").text() == ty && c.field("status").text() == "True")
         };
         if holds("Complete") && holds("Failed") {
-            errors.push(status.field("conditions").invalid("cannot set Complete=True and Failed=true conditions"));
+            errors.push(
+                status.field("conditions").invalid("cannot set Complete=True and Failed=true conditions"),
+            );
         }
     }
 
@@ -327,7 +339,10 @@ mod tests {
         let errors = texts(strategy.admit_update(&mut new, &old));
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert_eq!(errors[0], "spec.completions: Invalid value: 2: field is immutable");
-        assert!(errors[1].starts_with("spec.template: Invalid value: ") && errors[1].ends_with(": field is immutable"));
+        assert!(
+            errors[1].starts_with("spec.template: Invalid value: ")
+                && errors[1].ends_with(": field is immutable")
+        );
         new.set(&["spec", "completions"], 1);
         let mut suspended = old.clone();
         suspended.set(&["spec", "suspend"], true);

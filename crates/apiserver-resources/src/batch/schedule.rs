@@ -7,7 +7,8 @@ struct Part {
     names: &'static [&'static str],
 }
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] =
+    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 const PARTS: [Part; 5] = [
     Part { min: 0, max: 59, names: &[] },
@@ -21,16 +22,21 @@ const PARTS: [Part; 5] = [
 pub(crate) fn problem(schedule: &str) -> Option<String> {
     if let Some(word) = schedule.strip_prefix('@') {
         if let Some(every) = word.strip_prefix("every ") {
-            return (!is_duration(every)).then(|| format!("failed to parse duration {schedule}: time: invalid duration {every:?}"));
+            return (!is_duration(every))
+                .then(|| format!("failed to parse duration {schedule}: time: invalid duration {every:?}"));
         }
-        let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"].contains(&word);
+        let known =
+            ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"].contains(&word);
         return (!known).then(|| format!("unrecognized descriptor: {schedule}"));
     }
     let fields: Vec<&str> = schedule.split_whitespace().collect();
     if fields.len() != PARTS.len() {
         return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
     }
-    fields.iter().zip(&PARTS).find_map(|(field, part)| field.split(',').find_map(|range| range_problem(range, part)))
+    fields
+        .iter()
+        .zip(&PARTS)
+        .find_map(|(field, part)| field.split(',').find_map(|range| range_problem(range, part)))
 }
 
 fn is_duration(text: &str) -> bool {
@@ -44,7 +50,9 @@ fn is_duration(text: &str) -> bool {
             return false;
         }
         rest = &rest[digits..];
-        let Some(unit) = ["ns", "us", "ms", "s", "m", "h"].iter().find(|u| rest.starts_with(**u)) else { return false };
+        let Some(unit) = ["ns", "us", "ms", "s", "m", "h"].iter().find(|u| rest.starts_with(**u)) else {
+            return false;
+        };
         rest = &rest[unit.len()..];
     }
     true
@@ -54,7 +62,9 @@ fn number(text: &str, part: &Part) -> Result<u32, String> {
     if let Some(i) = part.names.iter().position(|n| n.eq_ignore_ascii_case(text)) {
         return Ok(part.min + u32::try_from(i).unwrap_or(0));
     }
-    text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+    text.parse().map_err(|_| {
+        format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+    })
 }
 
 fn range_problem(range: &str, part: &Part) -> Option<String> {
@@ -84,7 +94,11 @@ fn range_problem(range: &str, part: &Part) -> Option<String> {
         match step.parse::<u32>() {
             Ok(0) => return Some(format!("step of range should be a positive number: {range}")),
             Ok(_) => {}
-            Err(_) => return Some(format!("failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax")),
+            Err(_) => {
+                return Some(format!(
+                    "failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax"
+                ));
+            }
         }
     }
     if start < part.min {

@@ -28,7 +28,11 @@ impl Rules for ConfigMap {
         for (key, value) in binary.entries() {
             key_value::check_key(&value, key, names::config_map_key, errors);
             if data.key(key).exists() {
-                errors.push(machinery::FieldError::invalid(&value.path(), key, "duplicate of key present in data"));
+                errors.push(machinery::FieldError::invalid(
+                    &value.path(),
+                    key,
+                    "duplicate of key present in data",
+                ));
             }
             size += key_value::decoded_len(value.text());
         }
@@ -85,6 +89,12 @@ mod tests {
             on_update(old.clone(), json!({"data": {"a": "1"}})),
             ["immutable: Forbidden: field is immutable when `immutable` is set"]
         );
-        assert!(on_update(old, json!({"immutable": true, "data": {"a": "1"}, "metadata": {"labels": {"a": "b"}}})).is_empty());
+        assert!(
+            on_update(
+                old,
+                json!({"immutable": true, "data": {"a": "1"}, "metadata": {"labels": {"a": "b"}}})
+            )
+            .is_empty()
+        );
     }
 }

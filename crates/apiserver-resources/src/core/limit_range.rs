@@ -67,12 +67,14 @@ impl Rules for LimitRange {
 
 /// min <= default request <= default <= max.
 fn check_order(limit: &At, errors: &mut FieldErrors) {
-    let steps = [("min", "min"), ("defaultRequest", "default request"), ("default", "default"), ("max", "max")];
+    let steps =
+        [("min", "min"), ("defaultRequest", "default request"), ("default", "default"), ("max", "max")];
     for (i, (low, low_word)) in steps.iter().enumerate() {
         for (high, high_word) in &steps[i + 1..] {
             for (name, quantity) in limit.field(low).entries() {
                 let other = limit.field(high).key(name);
-                if let (Some(a), Some(b)) = (resource_list::quantity(&quantity), resource_list::quantity(&other))
+                if let (Some(a), Some(b)) =
+                    (resource_list::quantity(&quantity), resource_list::quantity(&other))
                     && a > b
                 {
                     errors.push(FieldError::invalid(

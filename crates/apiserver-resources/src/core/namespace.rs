@@ -59,11 +59,12 @@ impl Rules for Namespace {
         let phase = new.fields(&["status", "phase"]);
         let deleting = new.fields(&["metadata", "deletionTimestamp"]).exists();
         match (deleting, phase.text()) {
-            (true, text) if text != "Terminating" => errors.push(
-                phase.invalid("may only be 'Terminating' if `deletionTimestamp` is not empty"),
-            ),
-            (false, text) if text != "Active" => errors
-                .push(phase.invalid("may only be 'Active' if `deletionTimestamp` is empty")),
+            (true, text) if text != "Terminating" => {
+                errors.push(phase.invalid("may only be 'Terminating' if `deletionTimestamp` is not empty"))
+            }
+            (false, text) if text != "Active" => {
+                errors.push(phase.invalid("may only be 'Active' if `deletionTimestamp` is empty"))
+            }
             _ => {}
         }
     }
@@ -130,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_new_namespace_is_active_and_has_its_finalizer_and_label() {
-        let mut ns = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "status": {}}));
+        let mut ns =
+            object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "status": {}}));
         let strategy = strategy_for("", "namespaces", "");
         strategy.fill_defaults(&mut ns);
         assert!(strategy.admit_create(&mut ns).is_empty());

@@ -57,7 +57,8 @@ impl Rules for Node {
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
         let status = new.field("status");
         for (i, address) in status.field("addresses").items().enumerate() {
-            let repeated = status.field("addresses").items().take(i).any(|before| before.get() == address.get());
+            let repeated =
+                status.field("addresses").items().take(i).any(|before| before.get() == address.get());
             if repeated {
                 errors.push(address.duplicate());
             }

@@ -3,8 +3,8 @@ use machinery::{FieldErrors, Object};
 use serde_json::{Value, json};
 
 use crate::checks;
-use crate::core::pod_spec::defaults::fill_remote_volume;
 use crate::core::persistent_volume_claim::{ACCESS_MODES, validate_access_modes};
+use crate::core::pod_spec::defaults::fill_remote_volume;
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, child, default_text, default_value, ensure, same};
@@ -13,9 +13,28 @@ use crate::tree::{At, child, default_text, default_value, ensure, same};
 pub(crate) struct PersistentVolume;
 
 const SOURCES: [&str; 22] = [
-    "awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "csi", "fc", "flexVolume", "flocker",
-    "gcePersistentDisk", "glusterfs", "hostPath", "iscsi", "local", "nfs", "photonPersistentDisk", "portworxVolume",
-    "quobyte", "rbd", "scaleIO", "storageos", "vsphereVolume",
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "csi",
+    "fc",
+    "flexVolume",
+    "flocker",
+    "gcePersistentDisk",
+    "glusterfs",
+    "hostPath",
+    "iscsi",
+    "local",
+    "nfs",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "quobyte",
+    "rbd",
+    "scaleIO",
+    "storageos",
+    "vsphereVolume",
 ];
 
 impl Rules for PersistentVolume {
@@ -71,11 +90,13 @@ impl Rules for PersistentVolume {
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
-        let source_changed =
-            SOURCES.iter().any(|s| !same(spec.field(s).get(), old_spec.field(s).get()));
+        let source_changed = SOURCES.iter().any(|s| !same(spec.field(s).get(), old_spec.field(s).get()));
         if source_changed {
             let path = spec.path().child("persistentvolumesource");
-            errors.push(machinery::FieldError::forbidden(&path, "spec.persistentvolumesource is immutable after creation"));
+            errors.push(machinery::FieldError::forbidden(
+                &path,
+                "spec.persistentvolumesource is immutable after creation",
+            ));
         }
         checks::immutable(&spec.field("volumeMode"), &old_spec.field("volumeMode"), errors);
         self.validate(new, errors);

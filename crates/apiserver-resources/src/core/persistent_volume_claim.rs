@@ -12,7 +12,8 @@ use crate::tree::{At, Tree, ensure, same};
 pub(crate) struct PersistentVolumeClaim;
 
 /// How a volume may be mounted.
-pub(crate) const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(crate) const ACCESS_MODES: [&str; 4] =
+    ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 
 impl Rules for PersistentVolumeClaim {
     const FACTS: Facts = Facts::STATUS;
@@ -47,7 +48,8 @@ impl Rules for PersistentVolumeClaim {
         if changed {
             errors.push(spec.forbidden("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"));
         }
-        let request = |at: &At| resource_list::quantity(&at.fields(&["resources", "requests"]).key("storage"));
+        let request =
+            |at: &At| resource_list::quantity(&at.fields(&["resources", "requests"]).key("storage"));
         if let (true, Some(after), Some(before)) = (bound, request(&spec), request(&old_spec))
             && after < before
         {

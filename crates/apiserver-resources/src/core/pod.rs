@@ -63,9 +63,8 @@ impl Rules for Pod {
     fn grace(&self, object: &Object, requested: Option<i64>) -> Grace {
         let unassigned = object.str_at(&["spec", "nodeName"]).is_empty();
         let terminal = matches!(object.str_at(&["status", "phase"]), "Failed" | "Succeeded");
-        let seconds = requested
-            .or_else(|| object.i64_at(&["spec", "terminationGracePeriodSeconds"]))
-            .unwrap_or(0);
+        let seconds =
+            requested.or_else(|| object.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(0);
         if unassigned || terminal || seconds == 0 {
             return Grace::Immediate;
         }
@@ -97,7 +96,10 @@ mod tests {
     use crate::strategy_for;
 
     fn pod(spec: Value) -> Object {
-        Object::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})).unwrap()
+        Object::from_value(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -108,7 +110,10 @@ mod tests {
         assert_eq!(qos_class(&with(json!({"requests": {"cpu": "1"}}))), "Burstable");
         let both = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(qos_class(&with(json!({"requests": both, "limits": both}))), "Guaranteed");
-        assert_eq!(qos_class(&with(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": both}))), "Burstable");
+        assert_eq!(
+            qos_class(&with(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": both}))),
+            "Burstable"
+        );
     }
 
     #[test]

@@ -40,7 +40,11 @@ pub(crate) fn validate(spec: &At, old: &At, errors: &mut FieldErrors) {
     }
     let grace = |at: &At| at.field("terminationGracePeriodSeconds").int();
     if grace(old).is_some_and(|n| n < 0) && grace(spec) == Some(1) {
-        put(&mut munged, "terminationGracePeriodSeconds", old_tree.get("terminationGracePeriodSeconds").cloned());
+        put(
+            &mut munged,
+            "terminationGracePeriodSeconds",
+            old_tree.get("terminationGracePeriodSeconds").cloned(),
+        );
     }
     if old.field("schedulingGates").len() > 0 {
         allow_narrowing(&mut munged, spec, old, errors);
@@ -100,7 +104,8 @@ fn validate_tolerations(tolerations: &At, old: &At, errors: &mut FieldErrors) {
         Value::Object(tree)
     };
     for before in old.items() {
-        let kept = tolerations.items().any(|t| same(Some(&without_seconds(&t)), Some(&without_seconds(&before))));
+        let kept =
+            tolerations.items().any(|t| same(Some(&without_seconds(&t)), Some(&without_seconds(&before))));
         if !kept {
             errors.push(
                 tolerations.forbidden("existing toleration can not be modified except its tolerationSeconds"),
@@ -123,7 +128,11 @@ fn allow_narrowing(munged: &mut Tree, spec: &At, old: &At, errors: &mut FieldErr
             "only additions are allowed (no mutations or deletions)",
         ));
     }
-    if old.fields(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]).get().is_none() {
+    if old
+        .fields(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"])
+        .get()
+        .is_none()
+    {
         put(munged, "affinity", old.field("affinity").get().cloned());
     }
 }
@@ -246,12 +255,15 @@ impl Strategy for EphemeralContainers {
         for (i, was) in before.field("spec").field("ephemeralContainers").items().enumerate() {
             let name = was.field("name").text();
             match list.items().find(|c| c.field("name").text() == name) {
-                None => errors.push(list.items().nth(i).unwrap_or_else(|| list.clone()).forbidden(format!(
-                    "existing ephemeral containers {name:?} may not be removed\n"
-                ))),
-                Some(now) if !same(now.get(), was.get()) => errors.push(now.forbidden(format!(
-                    "existing ephemeral containers {name:?} may not be changed\n"
-                ))),
+                None => errors.push(
+                    list.items()
+                        .nth(i)
+                        .unwrap_or_else(|| list.clone())
+                        .forbidden(format!("existing ephemeral containers {name:?} may not be removed\n")),
+                ),
+                Some(now) if !same(now.get(), was.get()) => errors.push(
+                    now.forbidden(format!("existing ephemeral containers {name:?} may not be changed\n")),
+                ),
                 Some(_) => {}
             }
         }

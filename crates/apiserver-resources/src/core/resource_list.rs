@@ -40,8 +40,12 @@ pub(crate) fn quantity(at: &At) -> Option<Quantity> {
 /// Checks that a quantity is one, and not negative.
 pub(crate) fn validate_quantity(at: &At, errors: &mut FieldErrors) {
     match quantity(at) {
-        None => errors.push(at.invalid("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")),
-        Some(quantity) if quantity.is_negative() => errors.push(at.invalid("must be greater than or equal to 0")),
+        None => errors.push(at.invalid(
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        )),
+        Some(quantity) if quantity.is_negative() => {
+            errors.push(at.invalid("must be greater than or equal to 0"))
+        }
         Some(_) => {}
     }
 }
@@ -61,10 +65,24 @@ pub(crate) fn validate_name(at: &At, name: &str, errors: &mut FieldErrors) {
     errors.extend(names::qualified_name(name).into_iter().map(|p| FieldError::invalid(&at.path(), name, p)));
     if !name.contains('/')
         && !is_standard_container_resource(name)
-        && !matches!(name, "pods" | "storage" | "services" | "replicationcontrollers" | "resourcequotas" | "secrets" | "configmaps" | "persistentvolumeclaims")
+        && !matches!(
+            name,
+            "pods"
+                | "storage"
+                | "services"
+                | "replicationcontrollers"
+                | "resourcequotas"
+                | "secrets"
+                | "configmaps"
+                | "persistentvolumeclaims"
+        )
         && !name.starts_with("attachable-volumes-")
     {
-        errors.push(FieldError::invalid(&at.path(), name, "must be a standard resource type or fully qualified"));
+        errors.push(FieldError::invalid(
+            &at.path(),
+            name,
+            "must be a standard resource type or fully qualified",
+        ));
     }
 }
 
@@ -100,12 +118,12 @@ pub(crate) fn validate_requirements(at: &At, claims: &[&str], errors: &mut Field
         let limit = limits.key(name);
         let exact = is_extended(name) || name.starts_with("hugepages-");
         match (quantity(&request), quantity(&limit)) {
-            (Some(wanted), Some(most)) if exact && wanted != most => errors.push(machinery::FieldError::invalid(
+            (Some(wanted), Some(most)) if exact && wanted != most => errors.push(FieldError::invalid(
                 &requests.path(),
                 wanted.to_string(),
                 format!("must be equal to {name} limit of {most}"),
             )),
-            (Some(wanted), Some(most)) if !exact && wanted > most => errors.push(machinery::FieldError::invalid(
+            (Some(wanted), Some(most)) if !exact && wanted > most => errors.push(FieldError::invalid(
                 &requests.path(),
                 wanted.to_string(),
                 format!("must be less than or equal to {name} limit of {most}"),

@@ -109,7 +109,11 @@ mod tests {
     }
 
     fn problems(rest: Value) -> Vec<String> {
-        strategy_for("", "secrets", "").admit_create(&mut secret(rest)).iter().map(ToString::to_string).collect()
+        strategy_for("", "secrets", "")
+            .admit_create(&mut secret(rest))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]

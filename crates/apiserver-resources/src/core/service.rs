@@ -38,7 +38,8 @@ impl Rules for Service {
             }
         }
         let ty = text_of(spec, "type").to_owned();
-        let has_external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
+        let has_external_ips =
+            spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
         if matches!(ty.as_str(), "NodePort" | "LoadBalancer") || (ty == "ClusterIP" && has_external_ips) {
             default_text(spec, "externalTrafficPolicy", "Cluster");
         }

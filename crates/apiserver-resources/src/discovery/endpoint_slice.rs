@@ -31,7 +31,8 @@ impl Rules for EndpointSlice {
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
-        let (ty, endpoints, ports) = (object.field("addressType"), object.field("endpoints"), object.field("ports"));
+        let (ty, endpoints, ports) =
+            (object.field("addressType"), object.field("endpoints"), object.field("ports"));
         if ty.text().is_empty() {
             errors.push(ty.required(""));
         } else {

@@ -23,7 +23,8 @@ fn validate_rules(rules: &At, namespaced: bool, errors: &mut FieldErrors) {
                 errors.push(urls.invalid("namespaced rules cannot apply to non-resource URLs"));
             }
             if groups.len() > 0 || resources.len() > 0 || rule.field("resourceNames").len() > 0 {
-                errors.push(urls.invalid("rules cannot apply to both regular resources and non-resource URLs"));
+                errors
+                    .push(urls.invalid("rules cannot apply to both regular resources and non-resource URLs"));
             }
             continue;
         }
@@ -57,7 +58,10 @@ impl Rules for ClusterRole {
         if aggregation.exists() {
             let selectors = aggregation.field("clusterRoleSelectors");
             if selectors.len() == 0 {
-                errors.push(selectors.required("at least one clusterRoleSelector required if aggregationRule is non-nil"));
+                errors.push(
+                    selectors
+                        .required("at least one clusterRoleSelector required if aggregationRule is non-nil"),
+                );
             }
             for selector in selectors.items() {
                 checks::label_selector(&selector, errors);
@@ -97,7 +101,9 @@ mod tests {
         let urls = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz"]});
         assert_eq!(
             problems("roles", "Role", urls.clone()),
-            ["rules[0].nonResourceURLs: Invalid value: [\"/healthz\"]: namespaced rules cannot apply to non-resource URLs"]
+            [
+                "rules[0].nonResourceURLs: Invalid value: [\"/healthz\"]: namespaced rules cannot apply to non-resource URLs"
+            ]
         );
         assert!(problems("clusterroles", "ClusterRole", urls).is_empty());
     }

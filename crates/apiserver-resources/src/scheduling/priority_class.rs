@@ -38,9 +38,16 @@ impl Rules for PriorityClass {
                 name.text()
             )));
         } else if value.int().unwrap_or(0) > HIGHEST_USER {
-            errors.push(value.forbidden(format!("maximum allowed value of a user defined priority is {HIGHEST_USER}")));
+            errors
+                .push(value.forbidden(format!(
+                    "maximum allowed value of a user defined priority is {HIGHEST_USER}"
+                )));
         }
-        checks::one_of_or_empty(&object.field("preemptionPolicy"), &["PreemptLowerPriority", "Never"], errors);
+        checks::one_of_or_empty(
+            &object.field("preemptionPolicy"),
+            &["PreemptLowerPriority", "Never"],
+            errors,
+        );
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {

@@ -24,7 +24,12 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
         volumes: spec
             .field("volumes")
             .items()
-            .map(|v| (v.field("name").text(), v.field("persistentVolumeClaim").exists() || v.field("ephemeral").exists()))
+            .map(|v| {
+                (
+                    v.field("name").text(),
+                    v.field("persistentVolumeClaim").exists() || v.field("ephemeral").exists(),
+                )
+            })
             .collect(),
         claims: spec.field("resourceClaims").items().map(|c| c.field("name").text()).collect(),
         host_network: spec.field("hostNetwork").is_true(),
@@ -208,7 +213,9 @@ fn validate_mounts(container: &At, pod: &Pod, errors: &mut FieldErrors) {
             checks::one_of(&propagation, &["Bidirectional", "HostToContainer", "None"], errors);
             if propagation.text() == "Bidirectional" && !privileged {
                 errors.push(
-                    propagation.forbidden("Bidirectional mount propagation is available only to privileged containers"),
+                    propagation.forbidden(
+                        "Bidirectional mount propagation is available only to privileged containers",
+                    ),
                 );
             }
         }
@@ -216,7 +223,8 @@ fn validate_mounts(container: &At, pod: &Pod, errors: &mut FieldErrors) {
     }
     for device in container.field("volumeDevices").items() {
         if paths.contains(device.field("devicePath").text()) {
-            errors.push(device.field("devicePath").invalid("must not already exist as a path in volumeMounts"));
+            errors
+                .push(device.field("devicePath").invalid("must not already exist as a path in volumeMounts"));
         }
     }
 }
@@ -257,7 +265,9 @@ fn validate_devices(container: &At, pod: &Pod, errors: &mut FieldErrors) {
         match pod.volumes.iter().find(|(volume, _)| *volume == name.text()) {
             None => errors.push(name.not_found()),
             Some((_, false)) => {
-                errors.push(name.invalid("can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"));
+                errors.push(name.invalid(
+                    "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode",
+                ));
             }
             Some(_) => {}
         }

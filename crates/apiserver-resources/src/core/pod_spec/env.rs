@@ -98,7 +98,9 @@ fn validate_field_ref(at: &At, supported: &[&str], errors: &mut FieldErrors) {
         return;
     }
     if version.text() != "v1" {
-        errors.push(path.invalid(format!("error converting fieldPath: unsupported pod version: {}", version.text())));
+        errors.push(
+            path.invalid(format!("error converting fieldPath: unsupported pod version: {}", version.text())),
+        );
         return;
     }
     match split_subscript(path.text()) {
@@ -116,7 +118,8 @@ fn validate_field_ref(at: &At, supported: &[&str], errors: &mut FieldErrors) {
 }
 
 fn validate_resource_ref(at: &At, in_volume: bool, errors: &mut FieldErrors) {
-    let (container, resource, divisor) = (at.field("containerName"), at.field("resource"), at.field("divisor"));
+    let (container, resource, divisor) =
+        (at.field("containerName"), at.field("resource"), at.field("divisor"));
     if in_volume && container.text().is_empty() {
         errors.push(container.required(""));
         return;
@@ -133,9 +136,13 @@ fn validate_resource_ref(at: &At, in_volume: bool, errors: &mut FieldErrors) {
     let text = quantity.to_string();
     if name.ends_with(".cpu") {
         if !matches!(text.as_str(), "1m" | "1") {
-            errors.push(divisor.invalid("only divisor's values 1m and 1 are supported with the cpu resource"));
+            errors
+                .push(divisor.invalid("only divisor's values 1m and 1 are supported with the cpu resource"));
         }
-    } else if !matches!(text.as_str(), "1" | "1k" | "1M" | "1G" | "1T" | "1P" | "1E" | "1Ki" | "1Mi" | "1Gi" | "1Ti" | "1Pi" | "1Ei") {
+    } else if !matches!(
+        text.as_str(),
+        "1" | "1k" | "1M" | "1G" | "1T" | "1P" | "1E" | "1Ki" | "1Mi" | "1Gi" | "1Ti" | "1Pi" | "1Ei"
+    ) {
         errors.push(divisor.invalid(
             "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource",
         ));

@@ -7,8 +7,11 @@ use crate::tree::At;
 
 /// Checks the three probes of a container.
 pub(crate) fn validate_probes(container: &At, errors: &mut FieldErrors) {
-    let (liveness, readiness, startup) =
-        (container.field("livenessProbe"), container.field("readinessProbe"), container.field("startupProbe"));
+    let (liveness, readiness, startup) = (
+        container.field("livenessProbe"),
+        container.field("readinessProbe"),
+        container.field("startupProbe"),
+    );
     for probe in [&liveness, &readiness, &startup] {
         if probe.exists() {
             validate_probe(probe, errors);
@@ -28,7 +31,9 @@ pub(crate) fn validate_probes(container: &At, errors: &mut FieldErrors) {
 
 fn validate_probe(probe: &At, errors: &mut FieldErrors) {
     validate_handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for field in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
         checks::non_negative(&probe.field(field), errors);
     }
     checks::positive(&probe.field("terminationGracePeriodSeconds"), errors);
@@ -75,7 +80,11 @@ fn validate_http(http: &At, errors: &mut FieldErrors) {
     for header in http.field("httpHeaders").items() {
         let name = header.field("name");
         for problem in names::http_header_name(name.text()) {
-            errors.push(machinery::FieldError::invalid(&http.field("httpHeaders").path(), name.text(), problem));
+            errors.push(machinery::FieldError::invalid(
+                &http.field("httpHeaders").path(),
+                name.text(),
+                problem,
+            ));
         }
     }
 }

@@ -53,9 +53,9 @@ fn validate_node_term(term: &At, errors: &mut FieldErrors) {
     for requirement in term.field("matchFields").items() {
         let (key, values) = (requirement.field("key"), requirement.field("values"));
         match requirement.field("operator").text() {
-            "In" | "NotIn" if values.len() != 1 => errors.push(
-                values.required("must be only one value when `operator` is 'In' or 'NotIn' for node field selector"),
-            ),
+            "In" | "NotIn" if values.len() != 1 => errors.push(values.required(
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+            )),
             "In" | "NotIn" => {}
             _ => errors.push(requirement.field("operator").invalid("not a valid selector operator")),
         }
@@ -76,7 +76,8 @@ fn validate_node_requirement(requirement: &At, errors: &mut FieldErrors) {
             errors.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
         }
         "Exists" | "DoesNotExist" if values.len() > 0 => {
-            errors.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            errors
+                .push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
         }
         "Gt" | "Lt" if values.len() != 1 => {
             errors.push(values.required("must be specified single value when `operator` is 'Lt' or 'Gt'"));
@@ -109,10 +110,17 @@ fn validate_pod_term(term: &At, errors: &mut FieldErrors) {
 pub(crate) fn validate_spread(constraints: &At, errors: &mut FieldErrors) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for constraint in constraints.items() {
-        let (skew, key, action) =
-            (constraint.field("maxSkew"), constraint.field("topologyKey"), constraint.field("whenUnsatisfiable"));
+        let (skew, key, action) = (
+            constraint.field("maxSkew"),
+            constraint.field("topologyKey"),
+            constraint.field("whenUnsatisfiable"),
+        );
         if skew.int().unwrap_or(0) <= 0 {
-            errors.push(FieldError::invalid(&skew.path(), skew.int().unwrap_or(0), "must be greater than zero"));
+            errors.push(FieldError::invalid(
+                &skew.path(),
+                skew.int().unwrap_or(0),
+                "must be greater than zero",
+            ));
         }
         if key.text().is_empty() {
             errors.push(key.required("can not be empty"));
@@ -123,7 +131,10 @@ pub(crate) fn validate_spread(constraints: &At, errors: &mut FieldErrors) {
         let pair = (key.text(), action.text());
         if seen.contains(&pair) {
             let shown = format!("{{{}, {}}}", pair.0, pair.1);
-            errors.push(FieldError::duplicate(&constraint.path().child("{topologyKey, whenUnsatisfiable}"), shown));
+            errors.push(FieldError::duplicate(
+                &constraint.path().child("{topologyKey, whenUnsatisfiable}"),
+                shown,
+            ));
         }
         seen.push(pair);
         let domains = constraint.field("minDomains");

@@ -88,7 +88,9 @@ pub(crate) fn validate_container(context: &At, errors: &mut FieldErrors) {
     }
     if context.field("allowPrivilegeEscalation").bool() == Some(false) {
         if context.field("privileged").is_true() {
-            errors.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+            errors.push(
+                context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"),
+            );
         }
         let adds = context.fields(&["capabilities", "add"]);
         if adds.items().any(|c| c.text() == "CAP_SYS_ADMIN") {

@@ -15,7 +15,9 @@ pub(crate) fn validate_template(template: &At, errors: &mut FieldErrors) {
     let spec = template.field("spec");
     validate_pod_spec(&spec, errors);
     if spec.field("ephemeralContainers").len() > 0 {
-        errors.push(spec.field("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template"));
+        errors.push(
+            spec.field("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template"),
+        );
     }
 }
 
@@ -137,7 +139,9 @@ fn validate_dns(spec: &At, errors: &mut FieldErrors) {
         if !config.exists() {
             errors.push(config.required("must provide `dnsConfig` when `dnsPolicy` is None"));
         } else if nameservers.len() == 0 {
-            errors.push(nameservers.required("must provide at least one DNS nameserver when `dnsPolicy` is None"));
+            errors.push(
+                nameservers.required("must provide at least one DNS nameserver when `dnsPolicy` is None"),
+            );
         }
     }
     if nameservers.len() > MAX_NAMESERVERS {
@@ -160,7 +164,9 @@ fn validate_dns(spec: &At, errors: &mut FieldErrors) {
         if plain.is_empty() && search.text() == "." {
             continue;
         }
-        errors.extend(names::dns1123_subdomain(&plain.replace('_', "-")).into_iter().map(|p| search.invalid(p)));
+        errors.extend(
+            names::dns1123_subdomain(&plain.replace('_', "-")).into_iter().map(|p| search.invalid(p)),
+        );
     }
     for option in config.field("options").items() {
         if option.field("name").is_empty() {

@@ -184,11 +184,7 @@ fn validate_projected(projected: &At, errors: &mut FieldErrors) {
             let listed = items.into_iter().flatten().filter_map(|item| item.get("path")?.as_str());
             for path in listed.chain(own).filter(|p| !p.is_empty()) {
                 if !paths.insert(path) {
-                    errors.push(FieldError::invalid(
-                        &source.path(),
-                        path,
-                        "conflicting duplicate paths",
-                    ));
+                    errors.push(FieldError::invalid(&source.path(), path, "conflicting duplicate paths"));
                 }
             }
         }
