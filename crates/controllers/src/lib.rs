@@ -13,6 +13,7 @@ mod context;
 mod discovery;
 mod expectations;
 mod hash;
+mod identity;
 mod ownership;
 mod pod_writer;
 mod pods;
@@ -45,6 +46,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use identity::ClientFor;
 use context::{Context, PodsByController};
 
 /// Why the controllers ended before they were asked to.
@@ -56,22 +58,30 @@ pub enum Error {
 }
 
 /// Runs the controllers until `stop` fires; what is being worked on is finished first.
-pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+///
+/// `client` reads for all of them; each writes with the client that `clients` gives for its service account.
+pub async fn run(
+    config: Config,
+    client: Client,
+    clients: ClientFor,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     if !config.leader_elect {
-        run_all(config, client, stop).await;
+        run_all(config, client, clients, stop).await;
         return Ok(());
     }
     let election = ElectionConfig::new("kube-system", "kube-controller-manager", &config.identity);
-    client::lead(client.clone(), election, stop, |stop| run_all(config, client, stop)).await?;
+    client::lead(client.clone(), election, stop, |stop| run_all(config, client, clients, stop)).await?;
     Ok(())
 }
 
-async fn run_all(config: Config, client: Client, stop: CancellationToken) {
+async fn run_all(config: Config, client: Client, clients: ClientFor, stop: CancellationToken) {
     let informers = Informers::new(client.clone());
     let context = Context {
         recorder: Recorder::new(client.clone(), "kube-controller-manager", ""),
         pods: PodsByController::new(informers.cache()),
         client,
+        clients,
         informers,
         config: Arc::new(config),
     };
@@ -113,7 +123,8 @@ struct Running<'a> {
 impl Running<'_> {
     fn start<C: Controller>(&mut self, make: impl FnOnce(&Context) -> C) {
         if self.context.config.runs(C::NAME) {
-            self.tasks.spawn(framework::run(make(self.context), self.stop.clone()));
+            let context = self.context.acting_as(identity::account(C::NAME));
+            self.tasks.spawn(framework::run(make(&context), self.stop.clone()));
         }
     }
 }
