@@ -294,7 +294,7 @@ impl GarbageCollector {
         let patch = json!({"metadata": {
             "uid": live.uid,
             "resourceVersion": live.resource_version,
-            "ownerReferences": owners,
+            "ownerReferences": some(owners),
         }});
         let name = live.name.as_deref().unwrap_or("");
         let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
@@ -328,7 +328,7 @@ impl GarbageCollector {
         finalizers.retain(|f| f != finalizer);
         let patch = json!({"metadata": {
             "resourceVersion": live.metadata.resource_version,
-            "finalizers": finalizers,
+            "finalizers": some(finalizers),
         }});
         let patched = api.patch(&node.key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         match patched {
@@ -337,6 +337,11 @@ impl GarbageCollector {
             Err(error) => Err(Error::at("remove a finalizer")(error)),
         }
     }
+}
+
+/// An empty list is written as none at all.
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|l| !l.is_empty())
 }
 
 /// Events come and go by themselves and own nothing.

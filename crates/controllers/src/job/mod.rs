@@ -24,6 +24,7 @@ use machinery::label_selector::LabelSelector;
 use serde_json::json;
 
 use crate::context::{Context, PodsByController};
+use crate::expectations::Expectations;
 use crate::framework::{Controller, Error, Next, Wakes, code, unless_gone};
 use crate::ownership::{claim_all, controller_of};
 use crate::pod_writer::{PodWriter, creation};
@@ -42,6 +43,8 @@ pub struct JobController {
     jobs: Cache<Job>,
     pods: PodsByController,
     writer: PodWriter,
+    /// Pods whose count is in a status that the cache does not show yet would be missed.
+    status_writes: Expectations,
     failures: Mutex<HashMap<ObjectKey, Failures>>,
 }
 
@@ -55,6 +58,7 @@ impl JobController {
             recorder,
             jobs: context.informers.cache(),
             pods: context.pods.clone(),
+            status_writes: Expectations::default(),
             failures: Mutex::default(),
         }
     }
@@ -70,6 +74,7 @@ impl JobController {
     fn forget(&self, key: &ObjectKey) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.writer.expectations.forget(key);
+        self.status_writes.forget(key);
     }
 
     async fn release(&self, pod: &Pod) -> Result<(), Error> {
@@ -99,6 +104,9 @@ impl JobController {
         if spec.managed_by.as_deref().is_some_and(|m| m != MANAGED_BY_US) {
             return Ok(Next::Rest);
         }
+        if !self.status_writes.met(key, &self.jobs) {
+            return Ok(Next::Rest);
+        }
         let selector = LabelSelector::from_typed(&spec.selector.unwrap_or_default()).map_err(Error::Unfinished)?;
         let settled = self.writer.expectations.met(key, &self.pods.cache);
         let candidates = self.pods.candidates(job.metadata.uid.as_deref().unwrap_or(""), &key.namespace);
@@ -117,9 +125,10 @@ impl JobController {
             next.status = Some(plan.status);
             let api: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
             let written = api.replace_status(&key.name, &PostParams::default(), &next).await;
-            if unless_gone(written).map_err(Error::at("write the status"))?.is_none() {
+            let Some(written) = unless_gone(written).map_err(Error::at("write the status"))? else {
                 return Ok(Next::Rest);
-            }
+            };
+            self.status_writes.written(key, &written);
             for (good, reason, text) in plan.events {
                 let ty = if good { EventType::Normal } else { EventType::Warning };
                 self.recorder.event(&reference(&*job), ty, reason, text);

@@ -16,6 +16,7 @@ use kube::{Api, Client};
 use machinery::label_selector::LabelSelector;
 
 use crate::context::{Context, PodsByController};
+use crate::expectations::Expectations;
 use crate::framework::{Controller, Error, Next, Wakes, code, is_namespace_terminating, message, unless_gone};
 use crate::ownership::{claim_all, controller_of};
 use crate::pods;
@@ -30,6 +31,9 @@ pub struct StatefulSetController {
     sets: Cache<StatefulSet>,
     pods: PodsByController,
     history: History,
+    /// Writes that the caches do not show yet: pods, and the status that says how far an update is.
+    pod_writes: Expectations,
+    status_writes: Expectations,
 }
 
 impl StatefulSetController {
@@ -41,6 +45,8 @@ impl StatefulSetController {
             sets: context.informers.cache(),
             pods: context.pods.clone(),
             history: History::new(context.client.clone(), context.informers.cache()),
+            pod_writes: Expectations::default(),
+            status_writes: Expectations::default(),
         }
     }
 
@@ -48,7 +54,9 @@ impl StatefulSetController {
         let key = ObjectKey::of(set);
         let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
         let written = api.replace_status(&key.name, &PostParams::default(), set).await;
-        unless_gone(written).map_err(Error::at("write the status"))?;
+        if let Some(written) = unless_gone(written).map_err(Error::at("write the status"))? {
+            self.status_writes.written(&key, &written);
+        }
         Ok(())
     }
 
@@ -86,7 +94,8 @@ impl StatefulSetController {
         }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         match api.create(&PostParams::default(), pod).await {
-            Ok(_) => {
+            Ok(made) => {
+                self.pod_writes.written(&key, &made);
                 self.tell(set, "create", &format!("Pod {name}"), Ok(()));
                 Ok(())
             }
@@ -105,6 +114,7 @@ impl StatefulSetController {
         let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         match api.delete(&key.name, &DeleteParams::default().preconditions(same)).await {
             Ok(_) => {
+                self.pod_writes.deleted(&ObjectKey::of(set), pod);
                 self.tell(set, "delete", &format!("Pod {}", key.name), Ok(()));
                 Ok(())
             }
@@ -138,7 +148,14 @@ impl Controller for StatefulSetController {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(set) = self.sets.get(&key) else { return Ok(Next::Rest) };
+        let Some(set) = self.sets.get(&key) else {
+            self.pod_writes.forget(&key);
+            self.status_writes.forget(&key);
+            return Ok(Next::Rest);
+        };
+        if !self.pod_writes.met(&key, &self.pods.cache) || !self.status_writes.met(&key, &self.sets) {
+            return Ok(Next::Rest);
+        }
         let Some(spec) = &set.spec else { return Ok(Next::Rest) };
         let selector = LabelSelector::from_typed(&spec.selector).map_err(Error::Unfinished)?;
         if selector.is_empty() {
