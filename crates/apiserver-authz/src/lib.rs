@@ -1,1 +1,71 @@
 //! What one may: RBAC, Node, AlwaysAllow, AlwaysDeny; and the bootstrap policy.
+//!
+//! Read [`Authorizer`] first. RBAC and the Node authorizer own their
+//! indexes: whoever watches the cluster feeds them objects. No I/O here.
+use async_trait::async_trait;
+use machinery::request::{Attributes, UserInfo};
+
+/// What an authorizer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes; nobody else is asked.
+    Allow,
+    /// No; nobody else is asked.
+    Deny,
+    /// Ask the next one; no, where there is none.
+    NoOpinion,
+}
+
+/// A decision and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// What was decided.
+    pub decision: Decision,
+    /// Why, as the audit log and `SubjectAccessReview` show it.
+    pub reason: String,
+}
+
+/// One way to decide what a user may do.
+#[async_trait]
+pub trait Authorizer: Send + Sync {
+    /// Decides one question.
+    async fn authorize(&self, attributes: &Attributes<'_>) -> Answer;
+
+    /// What a user may do in a namespace, as `SelfSubjectRulesReview` shows it.
+    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules;
+}
+
+/// What a user may do in a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Rules about resources.
+    pub resource_rules: Vec<ResourceRule>,
+    /// Rules about other paths.
+    pub non_resource_rules: Vec<NonResourceRule>,
+    /// Whether there may be more that cannot be listed.
+    pub incomplete: bool,
+    /// Why it is incomplete.
+    pub evaluation_error: String,
+}
+
+/// A rule about resources.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResourceRule {
+    /// Verbs.
+    pub verbs: Vec<String>,
+    /// API groups.
+    pub api_groups: Vec<String>,
+    /// Resources, with subresources.
+    pub resources: Vec<String>,
+    /// Names; empty means all.
+    pub resource_names: Vec<String>,
+}
+
+/// A rule about paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NonResourceRule {
+    /// Verbs.
+    pub verbs: Vec<String>,
+    /// Paths.
+    pub non_resource_urls: Vec<String>,
+}

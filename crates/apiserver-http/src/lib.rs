@@ -1,1 +1,28 @@
-//! Routes, negotiation, discovery, OpenAPI, streaming to clients.
+//! HTTP on top of the generic store: routes, negotiation, discovery, OpenAPI, streaming to clients.
+//!
+//! Read [`Server`] first, then [`Server::handle`]: the filters in upstream's order, then one handler for each verb.
+//! What a subresource does beyond reading and writing objects is an [`Endpoint`]. Storage is never touched here.
+mod body;
+mod context;
+mod discovery;
+pub mod endpoints;
+mod filters;
+mod health;
+mod kinds;
+mod listener;
+mod negotiate;
+mod query;
+mod read;
+mod request_info;
+mod respond;
+mod server;
+mod watch;
+mod write;
+
+pub use body::{Body, BoxError, full};
+pub use context::{Context, Endpoint};
+pub use health::{Check, Health};
+pub use kinds::Kinds;
+pub use listener::{Listener, ListenerError, TlsFiles};
+pub use query::Query;
+pub use server::{Peer, Server};

@@ -1,1 +1,15 @@
-//! The one generic store: get, list, watch, create, update, patch, delete over strategy, storage and cache.
+//! The one generic store: every verb on every kind goes through it.
+//!
+//! Read [`Store`] first (writes), then [`list`] and [`Registry`]. It combines a kind's strategy, admission, storage
+//! and the watch cache in one documented order. It knows no concrete kind and no HTTP.
+mod delete;
+pub mod encode;
+pub mod list;
+mod registry;
+mod request;
+mod store;
+
+pub use delete::{FOREGROUND, ORPHAN, timestamp};
+pub use registry::{Registry, RegistryBuilder};
+pub use request::{DeleteOptions, Propagation, Warnings, Write};
+pub use store::{Deleted, Hook, Shared, Store, Stored, prefix, storage_error, too_large_revision};

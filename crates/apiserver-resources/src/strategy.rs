@@ -51,6 +51,12 @@ pub trait Strategy: Send + Sync + 'static {
     fn grace(&self, _object: &Object, _requested: Option<i64>) -> Grace {
         Grace::Immediate
     }
+    /// Whether the object itself holds its deletion, beyond `metadata.finalizers` (a namespace that is not empty yet).
+    fn holds_deletion(&self, _object: &Object) -> bool {
+        false
+    }
+    /// Shows in the object, beyond `metadata`, that its deletion has begun.
+    fn begin_deletion(&self, _object: &mut Object) {}
     /// What happens to dependents when the request does not say.
     fn default_propagation(&self) -> Propagation {
         Propagation::Background

@@ -21,7 +21,11 @@ impl FieldPath {
     /// A field below this one.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self::new(name) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            Self::new(name)
+        } else {
+            Self(format!("{}.{name}", self.0))
+        }
     }
 
     /// An item of this list.
@@ -122,8 +126,18 @@ pub struct FieldError {
 pub type FieldErrors = Vec<FieldError>;
 
 impl FieldError {
-    fn new(ty: FieldErrorType, path: &FieldPath, value: Option<Value>, detail: impl Into<String>) -> Self {
-        Self { ty, path: path.clone(), value, detail: detail.into() }
+    fn new(
+        ty: FieldErrorType,
+        path: &FieldPath,
+        value: Option<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            ty,
+            path: path.clone(),
+            value,
+            detail: detail.into(),
+        }
     }
 
     /// `Required value`.
@@ -145,7 +159,12 @@ impl FieldError {
         } else {
             format!("supported values: {}", sorted.join(", "))
         };
-        Self::new(FieldErrorType::NotSupported, path, Some(value.into()), detail)
+        Self::new(
+            FieldErrorType::NotSupported,
+            path,
+            Some(value.into()),
+            detail,
+        )
     }
 
     /// `Forbidden: detail`.
@@ -166,20 +185,33 @@ impl FieldError {
     /// `Too long: may not be more than MAX bytes`.
     pub fn too_long(path: &FieldPath, max: usize) -> Self {
         let unit = if max == 1 { "byte" } else { "bytes" };
-        Self::new(FieldErrorType::TooLong, path, None, format!("may not be more than {max} {unit}"))
+        Self::new(
+            FieldErrorType::TooLong,
+            path,
+            None,
+            format!("may not be more than {max} {unit}"),
+        )
     }
 
     /// `Too many: N: must have at most MAX items`.
     pub fn too_many(path: &FieldPath, actual: usize, max: usize) -> Self {
         let unit = if max == 1 { "item" } else { "items" };
-        Self::new(FieldErrorType::TooMany, path, Some(actual.into()), format!("must have at most {max} {unit}"))
+        Self::new(
+            FieldErrorType::TooMany,
+            path,
+            Some(actual.into()),
+            format!("must have at most {max} {unit}"),
+        )
     }
 
     /// The message without the path, as the cause of a `Status` has it.
     pub fn body(&self) -> String {
         use FieldErrorType as T;
         let mut text = self.ty.text().to_owned();
-        let shows_value = !matches!(self.ty, T::Required | T::Forbidden | T::TooLong | T::Internal);
+        let shows_value = !matches!(
+            self.ty,
+            T::Required | T::Forbidden | T::TooLong | T::Internal
+        );
         if let (true, Some(value)) = (shows_value, &self.value) {
             text.push_str(": ");
             text.push_str(&value.to_string());

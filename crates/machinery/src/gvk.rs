@@ -15,7 +15,11 @@ pub struct GroupVersionKind {
 impl GroupVersionKind {
     /// Puts the three together.
     pub fn new(group: &str, version: &str, kind: &str) -> Self {
-        Self { group: group.into(), version: version.into(), kind: kind.into() }
+        Self {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+        }
     }
 
     /// From an object's `apiVersion` and `kind`.
@@ -48,7 +52,11 @@ pub struct GroupVersionResource {
 impl GroupVersionResource {
     /// Puts the three together.
     pub fn new(group: &str, version: &str, resource: &str) -> Self {
-        Self { group: group.into(), version: version.into(), resource: resource.into() }
+        Self {
+            group: group.into(),
+            version: version.into(),
+            resource: resource.into(),
+        }
     }
 }
 
@@ -64,7 +72,10 @@ pub struct GroupResource {
 impl GroupResource {
     /// Puts the two together.
     pub fn new(group: &str, resource: &str) -> Self {
-        Self { group: group.into(), resource: resource.into() }
+        Self {
+            group: group.into(),
+            resource: resource.into(),
+        }
     }
 }
 

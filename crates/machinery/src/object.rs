@@ -55,7 +55,8 @@ impl Object {
     /// The value at a path of field names.
     pub fn at(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
-        rest.iter().try_fold(self.0.get(*first)?, |v, key| v.get(key))
+        rest.iter()
+            .try_fold(self.0.get(*first)?, |v, key| v.get(key))
     }
 
     /// The text at a path; empty where there is none.
@@ -75,7 +76,9 @@ impl Object {
 
     /// The items of the list at a path; empty where there is none.
     pub fn list_at(&self, path: &[&str]) -> &[Value] {
-        self.at(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+        self.at(path)
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The entries of a map of strings at a path.
@@ -89,7 +92,9 @@ impl Object {
 
     /// Sets the value at a path, making the objects on the way.
     pub fn set(&mut self, path: &[&str], value: impl Into<Value>) {
-        let Some((last, parents)) = path.split_last() else { return };
+        let Some((last, parents)) = path.split_last() else {
+            return;
+        };
         let mut map = &mut self.0;
         for &key in parents {
             let next = map.entry(key).or_insert_with(|| Value::Object(Map::new()));
@@ -184,6 +189,8 @@ impl Object {
 
     /// `metadata.finalizers`.
     pub fn finalizers(&self) -> impl Iterator<Item = &str> {
-        self.list_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str)
+        self.list_at(&["metadata", "finalizers"])
+            .iter()
+            .filter_map(Value::as_str)
     }
 }

@@ -1,1 +1,7 @@
-//! Netlink, IPAM, CNI configuration, nftables transactions.
+//! Netlink, IPAM, CNI configuration: how pods get onto the network of this host, and how the host gets rid of them.
+//!
+//! Read [`cni`] first: the configuration that the container runtime follows for every pod, and what its plugins leave
+//! behind. What it is not: it knows no Service and no Pod, only networks, addresses and links.
+
+pub mod cni;
+pub mod host;

@@ -1,0 +1,92 @@
+//! What a handler knows of its request.
+use std::sync::Arc;
+
+use api::kinds::Kind;
+use async_trait::async_trait;
+use http::{HeaderMap, Request, Response};
+use machinery::request::{RequestInfo, UserInfo};
+use machinery::{Object, StatusError, StatusResult};
+
+use crate::body::Body;
+use crate::negotiate::{Agreed, Media, negotiate};
+use crate::query::Query;
+use crate::server::Server;
+
+/// One authorized request about a resource.
+pub struct Context {
+    /// The server.
+    pub server: Arc<Server>,
+    /// What is asked.
+    pub info: RequestInfo,
+    /// Row of the resource.
+    pub kind: Arc<Kind>,
+    /// Who asks.
+    pub user: Arc<UserInfo>,
+    /// Headers of the request.
+    pub headers: HeaderMap,
+    /// The raw query string.
+    pub query: String,
+}
+
+impl Context {
+    /// The decoded query.
+    pub fn query(&self) -> Query<'_> {
+        Query::parse(&self.query)
+    }
+
+    /// Agrees on an answer that may also be a Table or PartialObjectMetadata.
+    pub fn negotiate(&self) -> StatusResult<Agreed> {
+        negotiate(&self.headers, true)
+    }
+
+    /// Agrees on the text form of an answer that is always the object itself.
+    pub fn media(&self) -> StatusResult<Media> {
+        negotiate(&self.headers, false).map(|a| a.media)
+    }
+
+    /// Whether `dryRun=All` was asked for.
+    pub fn dry_run(&self) -> StatusResult<bool> {
+        let query = self.query();
+        let mut dry = false;
+        for value in query.all("dryRun") {
+            match value {
+                "" => {}
+                "All" => dry = true,
+                other => {
+                    let path = machinery::FieldPath::new("dryRun");
+                    let errors = [machinery::FieldError::not_supported(&path, other, &["All"])];
+                    let options =
+                        machinery::gvk::GroupVersionKind::new("meta.k8s.io", "v1", options_kind(&self.info.verb));
+                    return Err(StatusError::invalid(&options, "", &errors));
+                }
+            }
+        }
+        Ok(dry)
+    }
+
+    /// Decodes a body into an object of a kind.
+    pub fn decode(
+        &self,
+        body: &[u8],
+        kind: &Kind,
+        warnings: &apiserver_registry::Warnings,
+    ) -> StatusResult<Object> {
+        crate::write::decode(self, body, kind, warnings)
+    }
+}
+
+fn options_kind(verb: &str) -> &'static str {
+    match verb {
+        "create" => "CreateOptions",
+        "update" => "UpdateOptions",
+        "patch" => "PatchOptions",
+        _ => "DeleteOptions",
+    }
+}
+
+/// A resource or subresource that is not simply stored: reviews, tokens, bindings, logs, exec.
+#[async_trait]
+pub trait Endpoint: Send + Sync {
+    /// Answers an authorized request.
+    async fn serve(&self, context: &Context, request: Request<Body>) -> StatusResult<Response<Body>>;
+}

@@ -1,0 +1,168 @@
+//! `scale`: the replica count of a workload as `autoscaling/v1` `Scale`. Upstream:
+//! pkg/registry/apps/deployment/storage/storage.go, 1.36.
+use apiserver_registry::{Warnings, encode};
+use async_trait::async_trait;
+use http::{Request, Response, StatusCode};
+use machinery::gvk::GroupVersionKind;
+use machinery::label_selector::LabelSelector;
+use machinery::{FieldError, FieldPath, Object, StatusError, StatusResult};
+use serde_json::{Map, Value, json};
+
+use crate::body::{self, Body};
+use crate::context::{Context, Endpoint};
+use crate::respond;
+use crate::write::{self, Patch};
+
+/// Serves `scale` of deployments, replica sets, stateful sets and replication controllers.
+pub struct Scale;
+
+/// The `Scale` of a workload.
+fn scale(workload: &Object) -> Object {
+    let mut out = Object::default();
+    out.set_type("autoscaling/v1", "Scale");
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        out.copy_from(workload, &["metadata", field]);
+    }
+    let mut spec = Map::new();
+    let replicas = workload.i64_at(&["spec", "replicas"]).unwrap_or(0);
+    if replicas != 0 {
+        spec.insert("replicas".into(), replicas.into());
+    }
+    out.set(&["spec"], spec);
+    let mut status = json!({ "replicas": workload.i64_at(&["status", "replicas"]).unwrap_or(0) });
+    let selector = selector(workload);
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    out.set(&["status"], status);
+    out
+}
+
+fn selector(workload: &Object) -> String {
+    let selector = workload.at(&["spec", "selector"]).cloned().unwrap_or_default();
+    // A replication controller's selector is a plain map.
+    let selector = if workload.kind() == "ReplicationController" { json!({ "matchLabels": selector }) } else { selector };
+    serde_json::from_value(selector)
+        .ok()
+        .and_then(|typed| LabelSelector::from_typed(&typed).ok())
+        .map(|s| s.to_string())
+        .unwrap_or_default()
+}
+
+fn replicas(scale: &Object, name: &str) -> StatusResult<i64> {
+    let replicas = scale.i64_at(&["spec", "replicas"]).unwrap_or(0);
+    if replicas < 0 {
+        let path = FieldPath::new("spec").child("replicas");
+        let e = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+        return Err(StatusError::invalid(&GroupVersionKind::new("autoscaling", "v1", "Scale"), name, &[e]));
+    }
+    Ok(replicas)
+}
+
+#[async_trait]
+impl Endpoint for Scale {
+    async fn serve(&self, context: &Context, request: Request<Body>) -> StatusResult<Response<Body>> {
+        let media = context.media()?;
+        let kind = &context.kind;
+        let store =
+            context.server.registry.store(&kind.group, &kind.plural).ok_or_else(StatusError::no_such_path)?;
+        let name = &context.info.name;
+        let scale_kind =
+            api::kinds::by_kind("autoscaling", "v1", "Scale").cloned().unwrap_or_else(|| scale_row(kind));
+        if context.info.verb == "get" {
+            let found = store.get(&context.info.namespace, name, None).await?;
+            let object = encode::decode(&found.value, found.revision)?;
+            return Ok(respond::object(StatusCode::OK, media, &scale(&object)));
+        }
+        let headers = request.headers().clone();
+        let bytes = body::read(request.into_body()).await?;
+        let warnings = Warnings::default();
+        let write = write::write(context, &warnings)?;
+        let set = |old: &Object, wanted: &Object| -> StatusResult<Object> {
+            let count = replicas(wanted, name)?;
+            let mut new = old.clone();
+            new.set(&["spec", "replicas"], count);
+            let asked = wanted.resource_version();
+            if asked.is_empty() {
+                new.remove(&["metadata", "resourceVersion"]);
+            } else {
+                new.set(&["metadata", "resourceVersion"], asked);
+            }
+            if !wanted.uid().is_empty() {
+                new.set(&["metadata", "uid"], wanted.uid());
+            }
+            Ok(new)
+        };
+        let (stored, _) = match context.info.verb.as_str() {
+            "update" => {
+                let wanted = context.decode(&bytes, &scale_kind, &warnings)?;
+                if wanted.name() != name {
+                    return Err(StatusError::bad_request(format!(
+                        "the name of the object ({}) does not match the name on the URL ({name})",
+                        wanted.name()
+                    )));
+                }
+                store.update(&write, |old| set(old, &wanted), None).await?
+            }
+            "patch" => {
+                let patch = Patch::parse(&headers, &bytes)?;
+                let change = |old: &Object| {
+                    let mut wanted = patch.apply(&scale(old), &scale_kind)?;
+                    if wanted.resource_version() == old.resource_version() {
+                        wanted.remove(&["metadata", "resourceVersion"]);
+                    }
+                    set(old, &wanted)
+                };
+                store.update(&write, change, None).await?
+            }
+            verb => return Err(StatusError::method_not_supported(&kind.group_resource(), verb)),
+        };
+        let mut response = respond::object(StatusCode::OK, media, &scale(&stored.object));
+        respond::warn(&mut response, &warnings.take());
+        Ok(response)
+    }
+}
+
+/// A row for `Scale`, which no path serves by itself.
+fn scale_row(of: &api::kinds::Kind) -> api::kinds::Kind {
+    api::kinds::Kind {
+        group: "autoscaling".into(),
+        version: "v1".into(),
+        kind: "Scale".into(),
+        plural: "scales".into(),
+        singular: "scale".into(),
+        short_names: Default::default(),
+        categories: Default::default(),
+        namespaced: of.namespaced,
+        verbs: Default::default(),
+        key: "scales".into(),
+        schema: api::schema::by_name("io.k8s.api.autoscaling.v1.Scale"),
+        subresources: Default::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_selector_is_text() {
+        let workload: Object = serde_json::from_value::<Object>(json!({
+            "kind": "Deployment", "metadata": {"name": "a", "namespace": "b"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "a"}}},
+            "status": {"replicas": 2},
+        }))
+        .unwrap();
+        let scale = scale(&workload);
+        assert_eq!(scale.i64_at(&["spec", "replicas"]), Some(3));
+        assert_eq!(scale.str_at(&["status", "selector"]), "app=a");
+        assert_eq!(scale.i64_at(&["status", "replicas"]), Some(2));
+    }
+
+    #[test]
+    fn a_negative_count_is_invalid() {
+        let mut wanted = Object::default();
+        wanted.set(&["spec", "replicas"], -1);
+        assert_eq!(replicas(&wanted, "a").unwrap_err().code(), 422);
+    }
+}

@@ -1,0 +1,246 @@
+//! The HTTPS listener.
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::body::BoxError;
+use crate::server::{Peer, Server};
+
+/// A client has this long for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A client has this long to send its headers (upstream: `ReadHeaderTimeout`).
+const HEADERS: Duration = Duration::from_secs(32);
+/// Requests under way have this long to end after a stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Streams of one HTTP/2 connection at a time (apiserver/pkg/server/secure_serving.go).
+const STREAMS: u32 = 100;
+
+/// Certificate and key of the server.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// Why the listener does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// The address is taken, or is not ours.
+    #[error("cannot listen on {address}: is another server running there? choose another with --secure-port")]
+    Bind {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A PEM file cannot be used.
+    #[error("cannot use {}: {why}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// Certificate and key do not fit.
+    #[error("the serving certificate cannot be used: does its key belong to it?")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A bound HTTPS listener.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Arc<ServerConfig>,
+}
+
+impl Listener {
+    /// Binds the address and loads the certificate.
+    pub async fn bind(address: SocketAddr, files: &TlsFiles) -> Result<Self, ListenerError> {
+        let tls = Arc::new(tls_config(files)?);
+        let tcp = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
+        Ok(Self { tcp, tls })
+    }
+
+    /// The address that is listened on.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Serves until `stop`, then lets requests end.
+    pub async fn serve(self, server: Arc<Server>, stop: CancellationToken) {
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.tls);
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.tcp.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let work = connection(stream, acceptor.clone(), server.clone(), stop.clone());
+                    connections.spawn(work);
+                }
+                Err(e) => {
+                    // Out of file descriptors, mostly: give connections time to end.
+                    tracing::warn!(error = %e, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        connections.close();
+        if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+            tracing::info!(connections = connections.len(), "connections were cut at the end of the drain");
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    acceptor: tokio_rustls::TlsAcceptor,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+        tracing::debug!("a TLS handshake failed");
+        return;
+    };
+    let certificates: Vec<CertificateDer<'static>> = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .map(|all| all.iter().map(|c| c.clone().into_owned()).collect())
+        .unwrap_or_default();
+    let peer = Peer { certificates: certificates.into(), local: None };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move {
+            let request = request.map(|body| body.map_err(|e| BoxError::from(e)).boxed_unsync());
+            Ok::<_, std::convert::Infallible>(server.handle(peer, request).await)
+        }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(1024 * 1024)
+        .half_close(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(256 * 1024 * STREAMS)
+        .max_header_list_size(1024 * 1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(15));
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    let mut serving = std::pin::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(e) = result {
+        tracing::debug!(error = %e, "a connection ended early");
+    }
+}
+
+fn tls_config(files: &TlsFiles) -> Result<ServerConfig, ListenerError> {
+    let pem = |path: &PathBuf, why: String| ListenerError::Pem { path: path.clone(), why };
+    let read = |path: &PathBuf| fs::read(path).map_err(|e| pem(path, e.to_string()));
+    let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| pem(&files.certificate, e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
+        .map_err(|e| pem(&files.key, e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Arc::new(Possession { provider: provider.clone() });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Lets a client show any certificate whose key it has, or none: who it is, and whether the certificate is good, is the
+/// authenticator's question, so that a bad one is answered with 401 and not with a broken handshake.
+#[derive(Debug)]
+struct Possession {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for Possession {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

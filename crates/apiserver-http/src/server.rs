@@ -1,0 +1,181 @@
+//! The server: what it consists of, and how a request finds its handler.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::kinds::Kind;
+use apiserver_admission::Chain;
+use apiserver_authn::{Authenticator, TokenAuthenticator};
+use apiserver_authz::Authorizer;
+use apiserver_registry::{Registry, Store};
+use http::{Method, Request, Response, StatusCode};
+use machinery::request::{RequestInfo, UserInfo};
+use machinery::{Object, StatusError, StatusResult};
+use rustls_pki_types::CertificateDer;
+
+use crate::body::Body;
+use crate::context::{Context, Endpoint};
+use crate::filters::Limits;
+use crate::health::Health;
+use crate::kinds::Kinds;
+use crate::query::Query;
+use crate::{read, respond, watch, write};
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// The chain the client proved to own, leaf first.
+    pub certificates: Arc<[CertificateDer<'static>]>,
+    /// A part in this process, which needs no proof.
+    pub local: Option<Arc<UserInfo>>,
+}
+
+/// All that answers requests.
+pub struct Server {
+    /// Kinds that are served.
+    pub kinds: Kinds,
+    /// Stores of the kinds that are kept.
+    pub registry: Arc<Registry>,
+    /// Who asks.
+    pub authenticator: Box<dyn Authenticator>,
+    /// Whom a token stands for.
+    pub tokens: Arc<dyn TokenAuthenticator>,
+    /// What one may.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Plugins for `CONNECT`, which the store does not see.
+    pub admission: Arc<Chain>,
+    /// What is not simply stored, by group, plural and subresource.
+    pub endpoints: BTreeMap<(String, String, String), Arc<dyn Endpoint>>,
+    /// What is served outside the API, by path: documents that never change while the server runs.
+    pub documents: BTreeMap<String, serde_json::Value>,
+    /// Health checks.
+    pub health: Health,
+    /// Requests at a time.
+    pub limits: Limits,
+}
+
+impl Server {
+    /// Routes an authorized request about a resource.
+    pub(crate) async fn resource(
+        self: &Arc<Self>,
+        info: RequestInfo,
+        user: Arc<UserInfo>,
+        request: Request<Body>,
+    ) -> StatusResult<Response<Body>> {
+        let kind = self
+            .kinds
+            .find(&info.api_group, &info.api_version, &info.resource)
+            .ok_or_else(StatusError::no_such_path)?
+            .clone();
+        if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
+            return Err(StatusError::no_such_path());
+        }
+        if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
+            return Err(StatusError::no_such_path());
+        }
+        let key = (kind.group.to_string(), kind.plural.to_string(), info.subresource.clone());
+        let context = Context {
+            server: self.clone(),
+            headers: request.headers().clone(),
+            query: request.uri().query().unwrap_or("").to_owned(),
+            info,
+            kind,
+            user,
+        };
+        if let Some(endpoint) = self.endpoints.get(&key) {
+            return endpoint.clone().serve(&context, request).await;
+        }
+        let store = self
+            .registry
+            .store(&context.kind.group, &context.kind.plural)
+            .ok_or_else(StatusError::no_such_path)?
+            .clone();
+        context.check_verb(request.method())?;
+        match context.info.verb.as_str() {
+            "get" => read::get(&context, &store).await,
+            "list" => read::list(&context, &store).await,
+            "watch" => watch::watch(Arc::new(context), &store).await,
+            "create" => write::create(&context, &store, request).await,
+            "update" => write::update(&context, &store, request).await,
+            "patch" => write::patch(&context, &store, request).await,
+            "delete" => write::delete(&context, &store, request).await,
+            "deletecollection" => write::delete_collection(&context, &store, request).await,
+            _ => Err(StatusError::method_not_supported(&context.kind.group_resource(), &context.info.verb)),
+        }
+    }
+
+    /// Serves what lies outside the API.
+    pub(crate) fn other(self: &Arc<Self>, request: &Request<Body>) -> StatusResult<Response<Body>> {
+        let path = request.uri().path();
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let e = StatusError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+            return Err(e);
+        }
+        let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+        let query = Query::parse(request.uri().query().unwrap_or(""));
+        if let Some(answer) = self.health.answer(trimmed, &query) {
+            return Ok(answer);
+        }
+        if let Some(answer) = crate::discovery::answer(self, trimmed, request.headers())? {
+            return Ok(answer);
+        }
+        if let Some(document) = self.documents.get(trimmed) {
+            return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, document));
+        }
+        if trimmed == "/" {
+            let mut paths: Vec<&str> = vec!["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz"];
+            paths.extend(self.documents.keys().map(String::as_str));
+            paths.sort_unstable();
+            let value = serde_json::json!({ "paths": paths });
+            return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, &value));
+        }
+        Err(StatusError::no_such_path())
+    }
+}
+
+impl Context {
+    fn check_verb(&self, method: &Method) -> StatusResult<()> {
+        let verbs = if self.info.subresource.is_empty() {
+            &self.kind.verbs
+        } else {
+            let subresource = self.kind.subresource(&self.info.subresource);
+            &subresource.ok_or_else(StatusError::no_such_path)?.verbs
+        };
+        if verbs.iter().any(|v| *v == self.info.verb) && self.info.rest.is_empty() {
+            return Ok(());
+        }
+        let mut e = StatusError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        );
+        if method == Method::OPTIONS {
+            e.details_mut();
+        }
+        Err(e)
+    }
+
+    /// Whether the request speaks the version that is stored.
+    pub fn is_storage_version(&self, store: &Store) -> bool {
+        store.kind.group == self.kind.group && store.kind.version == self.kind.version
+    }
+
+    /// An object from storage in the version of the request.
+    pub fn from_storage(&self, object: Object) -> Object {
+        self.convert(object, &self.kind)
+    }
+
+    /// An object of the request in the version of storage.
+    pub fn to_storage(&self, object: Object) -> Object {
+        match self.server.registry.store(&self.kind.group, &self.kind.plural) {
+            Some(store) => self.convert(object, &store.kind),
+            None => object,
+        }
+    }
+
+    fn convert(&self, object: Object, to: &Kind) -> Object {
+        if object.api_version() == to.api_version() {
+            return object;
+        }
+        apiserver_resources::convert(object, to)
+    }
+}

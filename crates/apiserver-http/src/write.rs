@@ -1,0 +1,349 @@
+//! Create, update, patch, delete.
+use api::decode::{FieldValidation, Media as BodyMedia};
+use api::kinds::Kind;
+use apiserver_registry::{DeleteOptions, Deleted, Propagation, Store, Stored, Warnings, Write};
+use futures::StreamExt as _;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode};
+use machinery::gvk::GroupVersionKind;
+use machinery::{Object, StatusError, StatusResult, patch};
+use serde_json::Value;
+
+use crate::body::{self, Body};
+use crate::context::Context;
+use crate::read;
+use crate::respond;
+
+/// How many objects of a collection are deleted at once (`--delete-collection-workers`).
+const DELETE_WORKERS: usize = 8;
+
+/// `Content-Type` without parameters; JSON where it is absent.
+pub fn content_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .map(str::trim)
+        .filter(|v| !v.is_empty())
+        .unwrap_or("application/json")
+}
+
+fn body_media(headers: &HeaderMap) -> StatusResult<BodyMedia> {
+    match content_type(headers) {
+        "application/json" | "*/*" => Ok(BodyMedia::Json),
+        "application/yaml" => Ok(BodyMedia::Yaml),
+        _ => Err(StatusError::unsupported_media_type(crate::negotiate::SERVED)),
+    }
+}
+
+fn field_validation(context: &Context) -> StatusResult<FieldValidation> {
+    Ok(match context.query().get("fieldValidation") {
+        "" | "Warn" => FieldValidation::Warn,
+        "Ignore" => FieldValidation::Ignore,
+        "Strict" => FieldValidation::Strict,
+        other => {
+            let path = machinery::FieldPath::new("fieldValidation");
+            let e = machinery::FieldError::not_supported(&path, other, &["", "Ignore", "Strict", "Warn"]);
+            let options = match context.info.verb.as_str() {
+                "create" => "CreateOptions",
+                "update" => "UpdateOptions",
+                _ => "PatchOptions",
+            };
+            let gvk = GroupVersionKind::new("meta.k8s.io", "v1", options);
+            return Err(StatusError::invalid(&gvk, "", &[e]));
+        }
+    })
+}
+
+/// Decodes a body into an object of a kind and checks its fields.
+pub fn decode(context: &Context, bytes: &[u8], kind: &Kind, warnings: &Warnings) -> StatusResult<Object> {
+    let decoded =
+        api::decode::decode(bytes, body_media(&context.headers)?, kind, field_validation(context)?)?;
+    for warning in decoded.warnings {
+        warnings.add(warning);
+    }
+    let object = decoded.object;
+    if object.kind() != kind.kind || object.api_version() != kind.api_version() {
+        return Err(StatusError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: expected {}, Kind={}, found {}, Kind={}",
+            object.kind(),
+            object.api_version(),
+            kind.kind,
+            kind.api_version(),
+            kind.kind,
+            object.api_version(),
+            object.kind(),
+        )));
+    }
+    Ok(object)
+}
+
+/// The facts of a write for the store.
+pub fn write<'a>(context: &'a Context, warnings: &'a Warnings) -> StatusResult<Write<'a>> {
+    Ok(Write {
+        kind: &context.kind,
+        namespace: &context.info.namespace,
+        name: &context.info.name,
+        subresource: &context.info.subresource,
+        user: &context.user,
+        dry_run: context.dry_run()?,
+        warnings,
+    })
+}
+
+/// Answers with what was stored.
+pub fn answer(
+    context: &Context,
+    status: StatusCode,
+    stored: Stored,
+    warnings: &Warnings,
+) -> StatusResult<Response<Body>> {
+    let agreed = context.negotiate()?;
+    let object = context.from_storage(stored.object);
+    let mut response = read::one(context, agreed, status, object);
+    respond::warn(&mut response, &warnings.take());
+    Ok(response)
+}
+
+/// Serves `create`.
+pub async fn create(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+    context.negotiate()?;
+    let warnings = Warnings::default();
+    let bytes = body::read(request.into_body()).await?;
+    let object = decode(context, &bytes, &context.kind, &warnings)?;
+    let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
+    answer(context, StatusCode::CREATED, stored, &warnings)
+}
+
+/// Serves `update`.
+pub async fn update(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+    context.negotiate()?;
+    let warnings = Warnings::default();
+    let bytes = body::read(request.into_body()).await?;
+    let mut object = decode(context, &bytes, &context.kind, &warnings)?;
+    if object.name().is_empty() {
+        object.set(&["metadata", "name"], context.info.name.as_str());
+    }
+    if object.name() != context.info.name {
+        return Err(StatusError::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.name(),
+            context.info.name
+        )));
+    }
+    let object = context.to_storage(object);
+    let absent = object.clone();
+    let (stored, created) =
+        store.update(&write(context, &warnings)?, |_| Ok(object.clone()), Some(absent)).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    answer(context, status, stored, &warnings)
+}
+
+/// The patch types that are served.
+pub const PATCH_TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+/// A patch, parsed once and applied as often as it takes.
+pub enum Patch {
+    /// RFC 6902.
+    Json(Value),
+    /// RFC 7386.
+    Merge(Value),
+    /// Strategic merge.
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads a patch by its content type.
+    pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> StatusResult<Self> {
+        let make = match content_type(headers) {
+            "application/json-patch+json" => Self::Json,
+            "application/merge-patch+json" => Self::Merge,
+            "application/strategic-merge-patch+json" => Self::Strategic,
+            _ => return Err(StatusError::unsupported_media_type(PATCH_TYPES)),
+        };
+        let value = serde_json::from_slice(bytes)
+            .map_err(|e| StatusError::bad_request(format!("error decoding patch: {e}")))?;
+        Ok(make(value))
+    }
+
+    /// Applies it to an object in the version of the request.
+    pub fn apply(&self, original: &Object, kind: &Kind) -> StatusResult<Object> {
+        let original = original.clone().into_value();
+        let patched = match self {
+            Self::Json(p) => patch::json_patch(&original, p)?,
+            Self::Merge(p) => patch::merge_patch(&original, p)?,
+            Self::Strategic(p) => match kind.schema {
+                Some(schema) => patch::strategic_merge_patch(&original, p, &api::merge::schema(schema))?,
+                None => return Err(StatusError::unsupported_media_type(&PATCH_TYPES[..2])),
+            },
+        };
+        Object::from_value(patched)
+            .ok_or_else(|| StatusError::bad_request("the patch does not leave an object"))
+    }
+}
+
+/// Serves `patch`.
+pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+    context.negotiate()?;
+    let warnings = Warnings::default();
+    let headers = request.headers().clone();
+    let bytes = body::read(request.into_body()).await?;
+    let patch = Patch::parse(&headers, &bytes)?;
+    let validation = field_validation(context)?;
+    let change = |old: &Object| {
+        let current = context.from_storage(old.clone());
+        let mut patched = patch.apply(&current, &context.kind)?;
+        // A revision that the patch left alone is not one that the client asked for.
+        if patched.resource_version() == old.resource_version() {
+            patched.remove(&["metadata", "resourceVersion"]);
+        }
+        if patched.name() != old.name() {
+            return Err(StatusError::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                patched.name(),
+                old.name()
+            )));
+        }
+        for warning in api::decode::check_object(&mut patched, &context.kind, validation)? {
+            warnings.add(warning);
+        }
+        Ok(context.to_storage(patched))
+    };
+    let (stored, _) = store.update(&write(context, &warnings)?, change, None).await?;
+    answer(context, StatusCode::OK, stored, &warnings)
+}
+
+/// Reads `DeleteOptions` from body and query.
+pub fn delete_options(context: &Context, bytes: &[u8]) -> StatusResult<(DeleteOptions, bool)> {
+    let query = context.query();
+    let value: Value = if bytes.is_empty() {
+        Value::Null
+    } else {
+        match content_type(&context.headers) {
+            "application/json" | "*/*" => serde_json::from_slice(bytes)
+                .map_err(|e| StatusError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
+            "application/yaml" => {
+                let text = std::str::from_utf8(bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
+                serde_saphyr::from_str(text).map_err(|e| StatusError::bad_request(e.to_string()))?
+            }
+            _ => return Err(StatusError::unsupported_media_type(crate::negotiate::SERVED)),
+        }
+    };
+    if !value.is_null() && !value.is_object() {
+        return Err(StatusError::bad_request("the body of a deletion must be DeleteOptions"));
+    }
+    if let Some(kind) = value.get("kind").and_then(Value::as_str)
+        && kind != "DeleteOptions"
+    {
+        return Err(StatusError::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
+    }
+    let policy = match value.get("propagationPolicy").and_then(Value::as_str) {
+        Some(policy) => policy.to_owned(),
+        None => query.get("propagationPolicy").to_owned(),
+    };
+    let orphan = value
+        .get("orphanDependents")
+        .and_then(Value::as_bool)
+        .or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
+    let propagation = match (policy.as_str(), orphan) {
+        ("", None) => None,
+        ("", Some(true)) => Some(Propagation::Orphan),
+        ("", Some(false)) | ("Background", None) => Some(Propagation::Background),
+        ("Foreground", None) => Some(Propagation::Foreground),
+        ("Orphan", None) => Some(Propagation::Orphan),
+        (_, given) => {
+            let path = machinery::FieldPath::new("propagationPolicy");
+            let e = if given.is_some() {
+                machinery::FieldError::invalid(
+                    &path,
+                    policy.as_str(),
+                    "orphanDependents and deletionPropagation cannot be both set",
+                )
+            } else {
+                machinery::FieldError::not_supported(
+                    &path,
+                    policy.as_str(),
+                    &["Foreground", "Background", "Orphan", "nil"],
+                )
+            };
+            return Err(StatusError::invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"), "", &[e]));
+        }
+    };
+    let text = |field: &str| value.pointer(field).and_then(Value::as_str).map(str::to_owned);
+    let grace = match value.get("gracePeriodSeconds").and_then(Value::as_i64) {
+        Some(grace) => Some(grace),
+        None => query.integer("gracePeriodSeconds")?,
+    };
+    let dry = value.get("dryRun").and_then(Value::as_array).is_some_and(|d| d.iter().any(|v| v == "All"));
+    let options = DeleteOptions {
+        grace,
+        uid: text("/preconditions/uid"),
+        resource_version: text("/preconditions/resourceVersion"),
+        propagation,
+    };
+    Ok((options, dry || context.dry_run()?))
+}
+
+/// Serves `delete`.
+pub async fn delete(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+    let agreed = context.negotiate()?;
+    let bytes = body::read(request.into_body()).await?;
+    let (options, dry_run) = delete_options(context, &bytes)?;
+    let warnings = Warnings::default();
+    let write = Write { dry_run, ..write(context, &warnings)? };
+    let kind = &context.kind;
+    let mut response = match store.delete(&write, &options).await? {
+        // A pod that is gone is answered with its last form, as upstream does (`returnDeletedObject`).
+        Deleted::Gone(stored) if kind.plural == "pods" && kind.group.is_empty() => {
+            read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object))
+        }
+        Deleted::Gone(stored) => {
+            respond::deleted(agreed.media, &kind.group, &kind.plural, stored.object.name(), stored.object.uid())
+        }
+        Deleted::Pending(stored) => read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object)),
+    };
+    respond::warn(&mut response, &warnings.take());
+    Ok(response)
+}
+
+/// Serves `deletecollection`.
+pub async fn delete_collection(
+    context: &Context,
+    store: &Store,
+    request: Request<Body>,
+) -> StatusResult<Response<Body>> {
+    let agreed = context.negotiate()?;
+    let bytes = body::read(request.into_body()).await?;
+    let (options, dry_run) = delete_options(context, &bytes)?;
+    let warnings = Warnings::default();
+    let listed = read::list_options(context)?;
+    let page = store.list(&context.info.namespace, &listed).await?;
+    let template = write(context, &warnings)?;
+    let results: Vec<StatusResult<()>> = futures::stream::iter(&page.items)
+        .map(|item| {
+            let write = Write {
+                kind: template.kind,
+                namespace: &item.facts.namespace,
+                name: &item.facts.name,
+                subresource: "",
+                user: template.user,
+                dry_run,
+                warnings: &warnings,
+            };
+            let options = options.clone();
+            async move {
+                match store.delete(&write, &options).await {
+                    Ok(_) => Ok(()),
+                    // Somebody else deleted it first.
+                    Err(e) if e.code() == 404 => Ok(()),
+                    Err(e) => Err(e),
+                }
+            }
+        })
+        .buffer_unordered(DELETE_WORKERS)
+        .collect()
+        .await;
+    results.into_iter().collect::<StatusResult<Vec<()>>>()?;
+    Ok(respond::deleted(agreed.media, &context.kind.group, &context.kind.plural, "", ""))
+}

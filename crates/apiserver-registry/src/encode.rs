@@ -1,0 +1,100 @@
+//! How an object is laid out in storage: JSON with a fixed beginning and without `metadata.resourceVersion`.
+//!
+//! The fixed beginning, `{"apiVersion":"v1","kind":"Pod","metadata":{`, tells where the revision is spliced in, so
+//! that one encoding serves storage, get, list and watch.
+use api::kinds::Kind;
+use bytes::Bytes;
+use machinery::{Object, StatusError, StatusResult};
+use serde_json::Value;
+use storage::Revision;
+
+/// The fixed beginning of every stored object of a kind.
+#[derive(Debug, Clone)]
+pub struct Header(String);
+
+impl Header {
+    /// The beginning for a kind.
+    pub fn new(kind: &Kind) -> Self {
+        Self(format!(
+            "{{\"apiVersion\":{},\"kind\":{},\"metadata\":{{",
+            Value::from(kind.api_version()),
+            Value::from(&*kind.kind)
+        ))
+    }
+
+    /// Where `"resourceVersion":"N",` belongs in a stored object.
+    pub fn splice(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(0)
+    }
+
+    /// Encodes for storage. The object's own type and revision are left out: the header has the type, the store the
+    /// revision.
+    pub fn encode(&self, object: &Object) -> StatusResult<Bytes> {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(self.0.as_bytes());
+        let mut first = true;
+        let metadata = object.at(&["metadata"]).and_then(Value::as_object);
+        for (key, value) in metadata.into_iter().flatten() {
+            if key != "resourceVersion" {
+                member(&mut out, &mut first, key, value)?;
+            }
+        }
+        if first {
+            return Err(StatusError::internal("an object without metadata reached the store"));
+        }
+        out.push(b'}');
+        first = false;
+        for (key, value) in &object.0 {
+            if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
+                member(&mut out, &mut first, key, value)?;
+            }
+        }
+        out.push(b'}');
+        Ok(out.into())
+    }
+
+    /// Whether bytes were laid out by [`Header::encode`] for this kind.
+    pub fn fits(&self, value: &[u8]) -> bool {
+        value.starts_with(self.0.as_bytes()) && value.get(self.0.len()) == Some(&b'"')
+    }
+}
+
+fn member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) -> StatusResult<()> {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+    serde_json::to_writer(&mut *out, key).map_err(StatusError::internal)?;
+    out.push(b':');
+    serde_json::to_writer(&mut *out, value).map_err(StatusError::internal)
+}
+
+/// Decodes a stored object and puts its revision in.
+pub fn decode(value: &[u8], revision: Revision) -> StatusResult<Object> {
+    let mut object: Object = serde_json::from_slice(value)
+        .map_err(|e| StatusError::internal(format!("a stored object does not decode: {e}")))?;
+    object.set(&["metadata", "resourceVersion"], revision.to_string());
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revision_splices_into_what_was_encoded() {
+        let kind = api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        let header = Header::new(kind);
+        let object: Object = serde_json::from_str(
+            r#"{"kind":"ConfigMap","apiVersion":"v1","data":{"a":"b"},"metadata":{"name":"x","resourceVersion":"3"}}"#,
+        )
+        .unwrap();
+        let value = header.encode(&object).unwrap();
+        assert!(header.fits(&value));
+        let at = header.splice() as usize;
+        let spliced = [&value[..at], br#""resourceVersion":"7","#, &value[at..]].concat();
+        let back: Object = serde_json::from_slice(&spliced).unwrap();
+        assert_eq!(back, decode(&value, Revision(7)).unwrap());
+        assert_eq!(back.resource_version(), "7");
+        assert_eq!(back.str_at(&["data", "a"]), "b");
+    }
+}

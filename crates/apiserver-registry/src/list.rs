@@ -1,0 +1,269 @@
+//! Reading many objects: which revision, which page, which selectors. Upstream: apiserver/pkg/storage/cacher and
+//! apiserver/pkg/storage/continue.go, 1.36.
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver_watch_cache::{CachedObject, Snapshot};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use machinery::field_selector::FieldSelector;
+use machinery::label_selector::LabelSelector;
+use machinery::{StatusError, StatusResult};
+use serde::{Deserialize, Serialize};
+use storage::{RangeRequest, Revision};
+
+use crate::store::{Store, storage_error, too_large_revision};
+
+/// How long a reader waits for a revision that is still to come.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// `resourceVersionMatch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// `NotOlderThan`.
+    NotOlderThan,
+    /// `Exact`.
+    Exact,
+}
+
+/// Which objects are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// By label.
+    pub labels: LabelSelector,
+    /// By field.
+    pub fields: FieldSelector,
+}
+
+impl Selection {
+    /// Whether everything is wanted.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether an object is wanted.
+    pub fn matches(&self, object: &CachedObject) -> bool {
+        let facts = &object.facts;
+        (self.labels.is_empty() || self.labels.matches(|key| facts.label(key)))
+            && (self.fields.is_empty()
+                || self.fields.matches(|field| match field {
+                    "metadata.name" => Some(&*facts.name),
+                    "metadata.namespace" => Some(&*facts.namespace),
+                    other => facts.field(other),
+                }))
+    }
+}
+
+/// What a list request asks for.
+#[derive(Debug, Clone, Default)]
+pub struct ListOptions {
+    /// Selectors.
+    pub selection: Selection,
+    /// `resourceVersion`; `None` where it is unset.
+    pub resource_version: Option<Revision>,
+    /// `resourceVersionMatch`.
+    pub version_match: Option<Match>,
+    /// `limit`; 0: no limit.
+    pub limit: usize,
+    /// `continue`; empty: the first page.
+    pub continue_token: String,
+}
+
+/// A page of objects at one revision.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The objects in key order.
+    pub items: Vec<Arc<CachedObject>>,
+    /// The revision of the list.
+    pub revision: Revision,
+    /// Token of the next page; empty on the last.
+    pub continue_token: String,
+    /// How many objects follow this page; `None` where selectors make it unknown.
+    pub remaining: Option<u64>,
+}
+
+/// What a `continue` token says. The form is upstream's.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct Token {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+impl Token {
+    fn encode(revision: Revision, start: &str) -> String {
+        let token = Self {
+            v: "meta.k8s.io/v1".into(),
+            rv: i64::try_from(revision.0).unwrap_or(i64::MAX),
+            start: start.to_owned(),
+        };
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+    }
+
+    fn decode(text: &str) -> StatusResult<Self> {
+        let bad = |why: &str| StatusError::bad_request(format!("continue key is not valid: {why}"));
+        let trimmed = text.trim_end_matches('=');
+        let bytes = URL_SAFE_NO_PAD
+            .decode(trimmed)
+            .or_else(|_| STANDARD_NO_PAD.decode(trimmed))
+            .map_err(|_| bad("illegal base64 data"))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+        if token.v != "meta.k8s.io/v1" {
+            return Err(bad("server does not recognize this encoded version"));
+        }
+        if token.rv == 0 || token.start.is_empty() {
+            return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        }
+        if token.start.split('/').any(|part| part == "..") {
+            return Err(bad(&token.start));
+        }
+        Ok(token)
+    }
+}
+
+impl Store {
+    /// A snapshot that reflects every write acknowledged before the call.
+    pub async fn fresh(&self) -> StatusResult<Snapshot> {
+        let now = self.storage().now().await.map_err(storage_error)?;
+        self.at_least(now).await
+    }
+
+    /// A snapshot not older than a revision.
+    pub async fn at_least(&self, revision: Revision) -> StatusResult<Snapshot> {
+        match tokio::time::timeout(WAIT, self.cache.wait_until(revision)).await {
+            Ok(Ok(())) => Ok(self.cache.snapshot()),
+            Ok(Err(e)) => Err(StatusError::service_unavailable(e.to_string()).with_retry_after(1)),
+            Err(_) => {
+                let current = self.storage().now().await.map_err(storage_error)?;
+                Err(too_large_revision(revision, current))
+            }
+        }
+    }
+
+    /// Reads one object as it is now.
+    pub async fn get(&self, namespace: &str, name: &str, not_older: Option<Revision>) -> StatusResult<Arc<CachedObject>> {
+        let snapshot = match not_older {
+            Some(Revision::ZERO) => self.cache.snapshot(),
+            Some(revision) => self.at_least(revision).await?,
+            None => self.fresh().await?,
+        };
+        snapshot
+            .get(&self.key(namespace, name))
+            .ok_or_else(|| StatusError::not_found(self.group_resource(), name))
+    }
+
+    /// Reads a page of a namespace, or of all where it is empty.
+    pub async fn list(&self, namespace: &str, options: &ListOptions) -> StatusResult<Page> {
+        let prefix = self.key_prefix(namespace);
+        if !options.continue_token.is_empty() {
+            return self.next_page(&prefix, options).await;
+        }
+        let snapshot = match (options.resource_version, options.version_match) {
+            (Some(revision), Some(Match::Exact)) => return self.exact(&prefix, &prefix, revision, options).await,
+            (None, _) => self.fresh().await?,
+            (Some(Revision::ZERO), _) => self.cache.snapshot(),
+            (Some(revision), _) => self.at_least(revision).await?,
+        };
+        Ok(page(&snapshot, &prefix, &prefix, options))
+    }
+
+    async fn next_page(&self, prefix: &str, options: &ListOptions) -> StatusResult<Page> {
+        let token = Token::decode(&options.continue_token)?;
+        let start = format!("{prefix}{}", token.start);
+        // A negative revision asks for the rest at the present one: what the answer to an expired token offers.
+        let Ok(revision) = u64::try_from(token.rv).map(Revision) else {
+            let snapshot = self.fresh().await?;
+            return Ok(page(&snapshot, prefix, &start, options));
+        };
+        self.exact(prefix, &start, revision, options).await.map_err(|mut e| {
+            if e.code() == 410 {
+                let token = Token { v: "meta.k8s.io/v1".into(), rv: -1, start: token.start.clone() };
+                e.0.message = Some(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a \
+                     new list without the continue parameter, or use the continue token in this response to retrieve \
+                     the remainder of the results. Continuing with the provided token results in an inconsistent list \
+                     - objects that were created, modified, or deleted between the time the first chunk was returned \
+                     and now may show up in the list."
+                        .into(),
+                );
+                e.0.metadata.continue_ =
+                    Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default()));
+            }
+            e
+        })
+    }
+
+    async fn exact(
+        &self,
+        prefix: &str,
+        start: &str,
+        revision: Revision,
+        options: &ListOptions,
+    ) -> StatusResult<Page> {
+        if let Some(snapshot) = self.cache.snapshot_at(revision) {
+            return Ok(page(&snapshot, prefix, start, options));
+        }
+        let request = RangeRequest { start: start.to_owned(), ..RangeRequest::prefix(prefix) }.at(revision);
+        let found = self.storage().range(request).await.map_err(|e| match e {
+            storage::Error::Compacted { .. } => {
+                StatusError::expired("The provided resource version is too old to be listed.")
+            }
+            e => storage_error(e),
+        })?;
+        let objects = found.kvs.iter().filter_map(|kv| self.cache.decode(kv));
+        Ok(cut(objects, prefix, revision, options))
+    }
+}
+
+fn page(snapshot: &Snapshot, prefix: &str, start: &str, options: &ListOptions) -> Page {
+    cut(snapshot.range(start, prefix), prefix, snapshot.revision(), options)
+}
+
+/// Takes a page of what matches.
+fn cut(
+    objects: impl Iterator<Item = Arc<CachedObject>>,
+    prefix: &str,
+    revision: Revision,
+    options: &ListOptions,
+) -> Page {
+    let everything = options.selection.is_everything();
+    let mut items: Vec<Arc<CachedObject>> = Vec::new();
+    let mut wanted = objects.filter(|o| everything || options.selection.matches(o));
+    if options.limit == 0 {
+        items.extend(wanted);
+        return Page { items, revision, continue_token: String::new(), remaining: None };
+    }
+    items.extend(wanted.by_ref().take(options.limit));
+    let rest = if everything { wanted.count() as u64 } else { u64::from(wanted.next().is_some()) };
+    if rest == 0 {
+        return Page { items, revision, continue_token: String::new(), remaining: None };
+    }
+    let last = items.last().map_or("", |o| &*o.key);
+    let start = format!("{}\0", last.strip_prefix(prefix).unwrap_or(last));
+    Page {
+        items,
+        revision,
+        continue_token: Token::encode(revision, &start),
+        remaining: everything.then_some(rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_read_back() {
+        let text = Token::encode(Revision(7), "default/a\0");
+        let token = Token::decode(&text).unwrap();
+        assert_eq!((token.rv, token.start.as_str()), (7, "default/a\0"));
+    }
+
+    #[test]
+    fn broken_tokens_are_bad_requests() {
+        for text in ["*", "e30", "bm90IGpzb24"] {
+            let e = Token::decode(text).unwrap_err();
+            assert_eq!(e.code(), 400, "{text}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! All stores of a server.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::kinds::Kind;
+use apiserver_admission::Chain;
+use apiserver_watch_cache::{Cache, Decode, Facts};
+use machinery::Object;
+use storage::{KeyValue, SharedLeases, Storage};
+
+use crate::encode::Header;
+use crate::store::{Hook, Shared, Store, prefix};
+
+/// Events live for an hour, as `--event-ttl` of upstream's server.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+
+/// Finds the store of a resource.
+pub struct Registry {
+    stores: BTreeMap<(String, String), Arc<Store>>,
+}
+
+impl Registry {
+    /// The store of a resource, whatever the version.
+    pub fn store(&self, group: &str, plural: &str) -> Option<&Arc<Store>> {
+        // Events are one resource under two groups.
+        let group = if plural == "events" { "" } else { group };
+        self.stores.get(&(group.to_owned(), plural.to_owned()))
+    }
+
+    /// All stores.
+    pub fn stores(&self) -> impl Iterator<Item = &Arc<Store>> {
+        self.stores.values()
+    }
+}
+
+/// What makes a [`Registry`].
+pub struct RegistryBuilder {
+    /// Where objects are kept.
+    pub storage: Arc<dyn Storage>,
+    /// Caches of the resources, started by [`RegistryBuilder::start`].
+    pub caches: BTreeMap<(String, String), (Arc<Kind>, Arc<Cache>)>,
+}
+
+impl RegistryBuilder {
+    /// Starts a cache for each kind that is kept. Caches come first, since admission reads them.
+    pub fn start(storage: Arc<dyn Storage>, kinds: impl Iterator<Item = Arc<Kind>>) -> Self {
+        let mut caches = BTreeMap::new();
+        for kind in kinds {
+            let decoder = Arc::new(Decoder::new(&kind));
+            let cache = Cache::start(storage.clone(), &prefix(&kind), decoder);
+            caches.insert((kind.group.to_string(), kind.plural.to_string()), (kind, Arc::new(cache)));
+        }
+        Self { storage, caches }
+    }
+
+    /// Puts admission and hooks in.
+    pub fn finish(self, admission: Arc<Chain>, hooks: &BTreeMap<(&str, &str), Arc<dyn Hook>>) -> Registry {
+        let leases = Arc::new(SharedLeases::new(self.storage.clone()));
+        let shared = Shared { storage: self.storage, leases, admission };
+        let stores = self
+            .caches
+            .into_iter()
+            .map(|(key, (kind, cache))| {
+                let hook = hooks.get(&(key.0.as_str(), key.1.as_str())).cloned();
+                let ttl = (key.1 == "events").then_some(EVENT_TTL);
+                (key, Arc::new(Store::new(kind, cache, shared.clone(), hook, ttl)))
+            })
+            .collect();
+        Registry { stores }
+    }
+}
+
+/// Finds the facts of a stored object of one kind.
+struct Decoder {
+    header: Header,
+    group: String,
+    plural: String,
+}
+
+impl Decoder {
+    fn new(kind: &Kind) -> Self {
+        Self { header: Header::new(kind), group: kind.group.to_string(), plural: kind.plural.to_string() }
+    }
+}
+
+impl Decode for Decoder {
+    fn decode(&self, kv: &KeyValue) -> Option<(bytes::Bytes, u32, Facts)> {
+        let object: Object = serde_json::from_slice(&kv.value)
+            .inspect_err(|e| tracing::error!(key = &*kv.key, error = %e, "a stored object does not decode"))
+            .ok()?;
+        let value = if self.header.fits(&kv.value) {
+            kv.value.clone()
+        } else {
+            self.header
+                .encode(&object)
+                .inspect_err(|e| tracing::error!(key = &*kv.key, error = %e, "a stored object does not encode"))
+                .ok()?
+        };
+        let strategy = apiserver_resources::strategy_for(&self.group, &self.plural, "");
+        let facts = Facts::new(
+            object.namespace(),
+            object.name(),
+            object.labels(),
+            strategy.selectable_fields(&object),
+        );
+        Some((value, self.header.splice(), facts))
+    }
+}

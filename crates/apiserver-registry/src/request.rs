@@ -1,0 +1,67 @@
+//! What a caller of the store says besides the object.
+use std::sync::{Arc, Mutex};
+
+use api::kinds::Kind;
+use machinery::request::UserInfo;
+
+/// The facts of one write.
+pub struct Write<'a> {
+    /// Row of the kind, in the version of the request.
+    pub kind: &'a Arc<Kind>,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    /// Name in the path; empty for create.
+    pub name: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    /// Who writes.
+    pub user: &'a UserInfo,
+    /// Everything but storing it.
+    pub dry_run: bool,
+    /// What the writer should know.
+    pub warnings: &'a Warnings,
+}
+
+/// Warnings for the client, collected on the way.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// Adds one, unless it is there.
+    pub fn add(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+
+    /// All so far.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+/// `DeleteOptions`, decoded.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// `gracePeriodSeconds`.
+    pub grace: Option<i64>,
+    /// `preconditions.uid`.
+    pub uid: Option<String>,
+    /// `preconditions.resourceVersion`.
+    pub resource_version: Option<String>,
+    /// `propagationPolicy` or what `orphanDependents` means.
+    pub propagation: Option<Propagation>,
+}
+
+/// `propagationPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// The object goes, the garbage collector deletes its dependents.
+    Background,
+    /// Dependents first.
+    Foreground,
+    /// Dependents stay.
+    Orphan,
+}

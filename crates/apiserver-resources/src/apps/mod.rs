@@ -1,0 +1,3 @@
+//! The apps group.
+pub(crate) mod deployment;
+pub(crate) mod replica_set;

@@ -1,0 +1,72 @@
+//! v1 Service: rules on the way in. Addresses and node ports are given by the store between prepare and validate.
+use machinery::{FieldErrors, Object};
+use serde_json::Value;
+
+use crate::rules::{Facts, Rules};
+use crate::tree::{At, default_text, default_value, drop_false, each, ensure, has, text_of};
+
+/// Rules of services.
+pub(crate) struct Service;
+
+impl Rules for Service {
+    const FACTS: Facts = Facts::STATUS;
+
+    fn fill_defaults(&self, object: &mut Object) {
+        let spec = ensure(&mut object.0, "spec");
+        default_text(spec, "sessionAffinity", "None");
+        if text_of(spec, "sessionAffinity") == "None" {
+            spec.remove("sessionAffinityConfig");
+        }
+        if text_of(spec, "sessionAffinity") == "ClientIP" {
+            let client_ip = ensure(ensure(spec, "sessionAffinityConfig"), "clientIP");
+            default_value(client_ip, "timeoutSeconds", 10800);
+        }
+        default_text(spec, "type", "ClusterIP");
+        drop_false(spec, &["publishNotReadyAddresses"]);
+        for port in each(spec, "ports") {
+            default_text(port, "protocol", "TCP");
+            let blank = match port.get("targetPort") {
+                None | Some(Value::Null) => true,
+                Some(Value::String(s)) => s.is_empty(),
+                Some(v) => v.as_i64() == Some(0),
+            };
+            if let (true, Some(number)) = (blank, port.get("port").cloned()) {
+                port.insert("targetPort".into(), number);
+            }
+            if port.get("nodePort").and_then(Value::as_i64) == Some(0) {
+                port.remove("nodePort");
+            }
+        }
+        let ty = text_of(spec, "type").to_owned();
+        let has_external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
+        if matches!(ty.as_str(), "NodePort" | "LoadBalancer") || (ty == "ClusterIP" && has_external_ips) {
+            default_text(spec, "externalTrafficPolicy", "Cluster");
+        }
+        if matches!(ty.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
+            default_value(spec, "internalTrafficPolicy", "Cluster");
+        }
+        if ty == "LoadBalancer" {
+            default_value(spec, "allocateLoadBalancerNodePorts", true);
+            if let Some(balancer) = crate::tree::below(&mut object.0, &["status", "loadBalancer"]) {
+                for ingress in each(balancer, "ingress") {
+                    if has(ingress, "ip") {
+                        default_value(ingress, "ipMode", "VIP");
+                    }
+                }
+            }
+        }
+    }
+
+    fn prepare_for_create(&self, object: &mut Object) {
+        object.set(&["status"], serde_json::json!({"loadBalancer": {}}));
+    }
+
+    fn validate(&self, _object: &At, _errors: &mut FieldErrors) {}
+
+    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
+        vec![
+            ("spec.clusterIP", object.str_at(&["spec", "clusterIP"]).to_owned()),
+            ("spec.type", object.str_at(&["spec", "type"]).to_owned()),
+        ]
+    }
+}

@@ -1,0 +1,74 @@
+//! Ways to reach an API server.
+use std::path::Path;
+
+use bytes::Bytes;
+use http::header::{HeaderValue, USER_AGENT};
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, Service, ServiceExt as _};
+
+/// A client whose requests go straight into the API server's own service: no socket, no second code path.
+///
+/// `user_agent` names the actor, as upstream's components do (its part before `/` becomes the field manager).
+/// Who the actor is, the service knows: give it one that already carries the identity. Must be called inside a
+/// tokio runtime.
+pub fn in_process<S>(service: S, user_agent: &str) -> Client
+where
+    S: Service<Request<Body>, Response = Response<BoxBody<Bytes, BoxError>>, Error = BoxError>
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let agent = HeaderValue::from_str(user_agent).unwrap_or(HeaderValue::from_static("cox"));
+    let service = service.map_request(move |mut request: Request<Body>| {
+        request
+            .headers_mut()
+            .entry(USER_AGENT)
+            .or_insert_with(|| agent.clone());
+        request
+    });
+    Client::new(service, "default")
+}
+
+/// Why a kubeconfig gives no client.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeconfigError {
+    /// The file cannot be read or makes no sense.
+    #[error("cannot use kubeconfig {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// Its certificates or server make no client.
+    #[error("cannot make a client from kubeconfig {path}")]
+    Client {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// A client from the current context of a kubeconfig file.
+pub async fn from_kubeconfig_file(path: &Path) -> Result<Client, KubeconfigError> {
+    let name = || path.display().to_string();
+    let read = |source| KubeconfigError::Read {
+        path: name(),
+        source: Box::new(source),
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(read)?;
+    Client::try_from(config).map_err(|source| KubeconfigError::Client {
+        path: name(),
+        source: Box::new(source),
+    })
+}

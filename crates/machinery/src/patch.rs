@@ -1,1 +1,0 @@
-//! JSON patch, merge patch, strategic merge patch.

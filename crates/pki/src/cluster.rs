@@ -1,0 +1,529 @@
+//! The trust of one cluster on disk: made, repaired, found again.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    Action, Authority, CertificateFacts, Credentials, Error, Expiry, FileError, KeyAlgorithm,
+    Kubeconfig, PkiSpec, PrivateKey, Report, ReportItem, files,
+    plan::{self, Found, Reason, Signer, Wanted},
+};
+
+/// Why a cluster's trust could not be made complete. The message says which file and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnsureError {
+    /// The disk refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file that is there cannot be used.
+    #[error("cannot use {}; {remedy}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Error,
+    },
+    /// One half of a pair is gone and cannot be made again.
+    #[error("{} is there but {} is missing; {remedy}", present.display(), missing.display())]
+    HalfGone {
+        /// The half that is there.
+        present: PathBuf,
+        /// The half that is not.
+        missing: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Something could not be made.
+    #[error("cannot make {what}")]
+    Make {
+        /// The file's stem.
+        what: String,
+        /// Why.
+        #[source]
+        source: Error,
+    },
+}
+
+const REMEDY_AUTHORITY: &str = "put the right pair of files back from a backup, or remove both to make a new \
+     authority (every certificate and kubeconfig is then issued again)";
+const REMEDY_LEAF: &str = "remove it to have it issued again, or put a good one in its place";
+const REMEDY_SERVICE_ACCOUNT: &str = "put the right pair of files back from a backup, or remove both to make a new \
+     pair (tokens of service accounts are then worthless and issued again)";
+
+/// Where a certificate and its key lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificatePaths {
+    /// The certificate, PEM.
+    pub certificate: PathBuf,
+    /// The key, PEM, mode 0600.
+    pub key: PathBuf,
+}
+
+/// The trust of one cluster: a directory of mode 0700 with `ca.crt`, `ca.key`, a pair for each part, and
+/// `service-account.key` with its `.pub`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterPki {
+    dir: PathBuf,
+}
+
+impl ClusterPki {
+    /// Names the directory; touches nothing.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Makes everything of `spec` that is missing, issues again what would not do, keeps the rest.
+    ///
+    /// Authorities and the service-account key are never replaced: if they are broken, that is an error, for only a
+    /// person can know whether a backup exists.
+    pub fn ensure(&self, spec: &PkiSpec, now: Timestamp) -> Result<Report, EnsureError> {
+        let wanted = plan::wanted(spec).map_err(|source| EnsureError::Make {
+            what: "the list of certificates".into(),
+            source,
+        })?;
+        files::private_directory(&self.dir)?;
+        let mut report = Report::default();
+        let mut authorities = BTreeMap::new();
+        for signer in Signer::ALL {
+            authorities.insert(
+                signer,
+                self.ensure_authority(signer, spec, now, &mut report)?,
+            );
+        }
+        // Side by side, because an RSA key takes a tenth of a second.
+        let outcomes: Vec<Result<(ReportItem, bool), EnsureError>> = thread::scope(|scope| {
+            let running: Vec<_> = wanted
+                .iter()
+                .map(|w| {
+                    let authority = &authorities[&w.signer];
+                    let work = move || self.ensure_certificate(w, authority, spec, now);
+                    if spec.algorithm == KeyAlgorithm::Rsa2048 {
+                        Err(scope.spawn(work))
+                    } else {
+                        Ok(work())
+                    }
+                })
+                .collect();
+            running
+                .into_iter()
+                .map(|r| {
+                    r.unwrap_or_else(|thread| {
+                        thread
+                            .join()
+                            .unwrap_or_else(|p| std::panic::resume_unwind(p))
+                    })
+                })
+                .collect()
+        });
+        for outcome in outcomes {
+            let (item, tightened) = outcome?;
+            self.note_tightened(tightened, &item.path, &mut report);
+            report.items.push(item);
+        }
+        self.ensure_service_account(spec, &mut report)?;
+        if report.changed() {
+            files::sync_directory(&self.dir)?;
+        }
+        Ok(report)
+    }
+
+    /// Writes the kubeconfigs of admin, controller manager, scheduler, proxy and the nodes to `dir`.
+    ///
+    /// They are made from the certificates here, so one that differs is written again.
+    pub fn ensure_kubeconfigs(
+        &self,
+        dir: &Path,
+        cluster: &str,
+        server: &str,
+        spec: &PkiSpec,
+    ) -> Result<Report, EnsureError> {
+        files::private_directory(dir)?;
+        let authority_pem = self.read(&self.authority().certificate)?;
+        let mut report = Report::default();
+        let parts = [
+            plan::ADMIN,
+            plan::CONTROLLER_MANAGER,
+            plan::SCHEDULER,
+            plan::PROXY,
+        ];
+        let nodes = spec.nodes.iter().map(|n| plan::kubelet_client(&n.name));
+        for stem in parts.iter().map(|s| (*s).to_owned()).chain(nodes) {
+            let pair = self.pair(&stem);
+            let certificate_pem = self.read(&pair.certificate)?;
+            let facts = CertificateFacts::from_pem(&certificate_pem).map_err(|source| {
+                EnsureError::Unusable {
+                    path: pair.certificate.clone(),
+                    remedy: REMEDY_LEAF,
+                    source,
+                }
+            })?;
+            let text = Kubeconfig {
+                cluster: cluster.to_owned(),
+                server: server.to_owned(),
+                authority_pem: authority_pem.clone(),
+                user: facts.subject.common_name,
+                credentials: Credentials::ClientCertificate {
+                    certificate_pem,
+                    key_pem: self.read(&pair.key)?,
+                },
+                namespace: None,
+            }
+            .to_yaml();
+            let path = Self::kubeconfig(dir, &stem);
+            let action = match files::read(&path)? {
+                Some(found) if found == text => {
+                    let tightened = files::tighten(&path)?;
+                    self.note_tightened(tightened, &path, &mut report);
+                    Action::Kept
+                }
+                found => {
+                    files::write_private(&path, text.as_bytes())?;
+                    found.map_or(Action::Created, |_| Action::Renewed {
+                        because: Reason::Outdated,
+                    })
+                }
+            };
+            report.items.push(ReportItem { path, action });
+        }
+        if report.changed() {
+            files::sync_directory(dir)?;
+        }
+        Ok(report)
+    }
+
+    /// The cluster's authority.
+    pub fn authority(&self) -> CertificatePaths {
+        self.pair(Signer::Cluster.file_stem())
+    }
+
+    /// The authority of the front proxy.
+    pub fn front_proxy_authority(&self) -> CertificatePaths {
+        self.pair(Signer::FrontProxy.file_stem())
+    }
+
+    /// What the API server proves itself with to an aggregated server.
+    pub fn front_proxy_client(&self) -> CertificatePaths {
+        self.pair(plan::FRONT_PROXY_CLIENT)
+    }
+
+    /// What the API server serves.
+    pub fn api_server(&self) -> CertificatePaths {
+        self.pair(plan::API_SERVER)
+    }
+
+    /// What the API server proves itself with to kubelets.
+    pub fn api_server_kubelet_client(&self) -> CertificatePaths {
+        self.pair(plan::API_SERVER_KUBELET_CLIENT)
+    }
+
+    /// `kubernetes-admin` of `system:masters`.
+    pub fn admin(&self) -> CertificatePaths {
+        self.pair(plan::ADMIN)
+    }
+
+    /// What a node's kubelet proves itself with to the API server.
+    pub fn kubelet_client(&self, node: &str) -> CertificatePaths {
+        self.pair(&plan::kubelet_client(node))
+    }
+
+    /// What a node's kubelet serves.
+    pub fn kubelet_serving(&self, node: &str) -> CertificatePaths {
+        self.pair(&plan::kubelet_serving(node))
+    }
+
+    /// The key that signs service-account tokens.
+    pub fn service_account_key(&self) -> PathBuf {
+        self.dir.join("service-account.key")
+    }
+
+    /// The key that checks service-account tokens.
+    pub fn service_account_public_key(&self) -> PathBuf {
+        self.dir.join("service-account.pub")
+    }
+
+    /// Where [`Self::ensure_kubeconfigs`] puts the kubeconfig of `admin`, `kube-controller-manager`,
+    /// `kube-scheduler`, `kube-proxy` or `kubelet-NODE`.
+    pub fn kubeconfig(dir: &Path, part: &str) -> PathBuf {
+        dir.join(format!("{part}.kubeconfig"))
+    }
+
+    /// Every certificate in the directory with what it says, for those who show expiry; sorted by path.
+    pub fn inspect(&self) -> Result<Vec<(PathBuf, Result<CertificateFacts, Error>)>, FileError> {
+        let failed = |source| FileError {
+            step: "list",
+            path: self.dir.clone(),
+            source,
+        };
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|e| e == "crt")
+                && let Some(text) = files::read(&path)?
+            {
+                out.push((path, CertificateFacts::from_pem(&text)));
+            }
+        }
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(out)
+    }
+
+    fn pair(&self, stem: &str) -> CertificatePaths {
+        CertificatePaths {
+            certificate: self.dir.join(format!("{stem}.crt")),
+            key: self.dir.join(format!("{stem}.key")),
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<String, EnsureError> {
+        files::read(path)?.ok_or_else(|| {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            FileError {
+                step: "read",
+                path: path.to_owned(),
+                source,
+            }
+            .into()
+        })
+    }
+
+    fn note_tightened(&self, tightened: bool, path: &Path, report: &mut Report) {
+        if tightened {
+            report.warnings.push(format!(
+                "the key of {} could be read by others; its mode is now 0600",
+                path.display()
+            ));
+        }
+    }
+
+    fn ensure_authority(
+        &self,
+        signer: Signer,
+        spec: &PkiSpec,
+        now: Timestamp,
+        report: &mut Report,
+    ) -> Result<Authority, EnsureError> {
+        let paths = self.pair(signer.file_stem());
+        let unusable = |path| unusable(path, REMEDY_AUTHORITY);
+        let make = |source| EnsureError::Make {
+            what: signer.file_stem().to_owned(),
+            source,
+        };
+        let key = files::read(&paths.key)?
+            .map(|text| PrivateKey::from_pem(&text))
+            .transpose()
+            .map_err(unusable(&paths.key))?;
+        let (authority, action) = match (files::read(&paths.certificate)?, key) {
+            (Some(certificate), Some(key)) => {
+                let authority =
+                    Authority::load(&certificate, key).map_err(unusable(&paths.certificate))?;
+                let tightened = files::tighten(&paths.key)?;
+                self.note_tightened(tightened, &paths.certificate, report);
+                (authority, Action::Kept)
+            }
+            (Some(_), None) => {
+                return Err(EnsureError::HalfGone {
+                    present: paths.certificate,
+                    missing: paths.key,
+                    remedy: REMEDY_AUTHORITY,
+                });
+            }
+            (None, key) => {
+                // The key is written first, so a key alone is what a crash in between leaves: go on with it.
+                let key = match key {
+                    Some(key) => key,
+                    None => {
+                        let key = PrivateKey::generate(spec.algorithm).map_err(make)?;
+                        files::write_private(&paths.key, key.to_pem().as_bytes())?;
+                        key
+                    }
+                };
+                let authority = Authority::create_with_key(
+                    &signer.subject(),
+                    key,
+                    spec.authority_validity,
+                    now,
+                )
+                .map_err(make)?;
+                files::write_public(&paths.certificate, authority.certificate_pem().as_bytes())?;
+                (authority, Action::Created)
+            }
+        };
+        let facts = CertificateFacts::from_pem(authority.certificate_pem())
+            .map_err(unusable(&paths.certificate))?;
+        match facts.expiry(now, spec.renew_before) {
+            Expiry::Expired => {
+                return Err(unusable(&paths.certificate)(Error::AuthorityExpired {
+                    at: facts.not_after,
+                }));
+            }
+            Expiry::Soon => report.warnings.push(format!(
+                "the authority {} expires at {}; nothing it signed outlives it",
+                paths.certificate.display(),
+                facts.not_after
+            )),
+            Expiry::Fine => {}
+        }
+        report.items.push(ReportItem {
+            path: paths.certificate,
+            action,
+        });
+        Ok(authority)
+    }
+
+    fn ensure_certificate(
+        &self,
+        wanted: &Wanted,
+        authority: &Authority,
+        spec: &PkiSpec,
+        now: Timestamp,
+    ) -> Result<(ReportItem, bool), EnsureError> {
+        let paths = self.pair(&wanted.file_stem);
+        let unusable = |path| unusable(path, REMEDY_LEAF);
+        let action = match files::read(&paths.certificate)? {
+            None => Action::Created,
+            Some(text) => {
+                let facts =
+                    CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
+                let key = files::read(&paths.key)?
+                    .map(|text| PrivateKey::from_pem(&text))
+                    .transpose()
+                    .map_err(unusable(&paths.key))?;
+                let found = Found {
+                    key_matches: key.map(|key| facts.matches(&key)),
+                    signed_by_authority: authority
+                        .signed(&text)
+                        .map_err(unusable(&paths.certificate))?,
+                    facts,
+                };
+                match plan::judge(
+                    &wanted.spec,
+                    &found,
+                    authority.not_after(),
+                    spec.renew_before,
+                    now,
+                ) {
+                    None => {
+                        let tightened = files::tighten(&paths.key)?;
+                        return Ok((
+                            ReportItem {
+                                path: paths.certificate,
+                                action: Action::Kept,
+                            },
+                            tightened,
+                        ));
+                    }
+                    Some(because) => Action::Renewed { because },
+                }
+            }
+        };
+        let issued = authority
+            .issue(&wanted.spec, spec.algorithm, now)
+            .map_err(|source| EnsureError::Make {
+                what: wanted.file_stem.clone(),
+                source,
+            })?;
+        files::write_private(&paths.key, issued.key.to_pem().as_bytes())?;
+        files::write_public(&paths.certificate, issued.certificate_pem.as_bytes())?;
+        Ok((
+            ReportItem {
+                path: paths.certificate,
+                action,
+            },
+            false,
+        ))
+    }
+
+    fn ensure_service_account(
+        &self,
+        spec: &PkiSpec,
+        report: &mut Report,
+    ) -> Result<(), EnsureError> {
+        let (path, public_path) = (
+            self.service_account_key(),
+            self.service_account_public_key(),
+        );
+        let public = files::read(&public_path)?;
+        let (key, made) = match (files::read(&path)?, &public) {
+            (Some(text), _) => {
+                let key = PrivateKey::from_pem(&text).map_err(|source| EnsureError::Unusable {
+                    path: path.clone(),
+                    remedy: REMEDY_SERVICE_ACCOUNT,
+                    source,
+                })?;
+                let tightened = files::tighten(&path)?;
+                self.note_tightened(tightened, &public_path, report);
+                (key, false)
+            }
+            (None, Some(_)) => {
+                return Err(EnsureError::HalfGone {
+                    present: public_path,
+                    missing: path,
+                    remedy: REMEDY_SERVICE_ACCOUNT,
+                });
+            }
+            (None, None) => {
+                let key =
+                    PrivateKey::generate(spec.service_account_algorithm).map_err(|source| {
+                        EnsureError::Make {
+                            what: "service-account.key".into(),
+                            source,
+                        }
+                    })?;
+                files::write_private(&path, key.to_pem().as_bytes())?;
+                (key, true)
+            }
+        };
+        let text = key.public_pem();
+        let action = match public {
+            // Holds our key, maybe beside former ones that still check tokens.
+            Some(found) if contains_public_key(&found, &key) => Action::Kept,
+            Some(_) => {
+                return Err(EnsureError::Unusable {
+                    path: public_path,
+                    remedy: REMEDY_SERVICE_ACCOUNT,
+                    source: Error::KeyMismatch,
+                });
+            }
+            None => {
+                files::write_public(&public_path, text.as_bytes())?;
+                if made {
+                    Action::Created
+                } else {
+                    Action::Renewed {
+                        because: Reason::KeyMissing,
+                    }
+                }
+            }
+        };
+        report.items.push(ReportItem {
+            path: public_path,
+            action,
+        });
+        Ok(())
+    }
+}
+
+fn unusable<'a>(
+    path: &'a Path,
+    remedy: &'static str,
+) -> impl FnOnce(Error) -> EnsureError + use<'a> {
+    move |source| EnsureError::Unusable {
+        path: path.to_owned(),
+        remedy,
+        source,
+    }
+}
+
+fn contains_public_key(text: &str, key: &PrivateKey) -> bool {
+    pem::parse_many(text)
+        .is_ok_and(|blocks| blocks.iter().any(|b| b.contents() == key.public_der()))
+}

@@ -1,0 +1,160 @@
+//! What a certificate says.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use x509_parser::{
+    extensions::{GeneralName, ParsedExtension},
+    prelude::{FromDer as _, X509Certificate},
+    x509::SubjectPublicKeyInfo,
+};
+
+use crate::{AlternativeName, Error, PrivateKey, Subject, Usage};
+
+/// How much longer a certificate lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It is over.
+    Expired,
+    /// It is over within the given margin.
+    Soon,
+    /// Neither.
+    Fine,
+}
+
+/// What a certificate says: read from its first PEM block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Who it speaks for.
+    pub subject: Subject,
+    /// Who signed it, as text (`CN=kubernetes-ca`).
+    pub issuer: String,
+    /// Names it serves, in the order they stand.
+    pub names: Vec<AlternativeName>,
+    /// Client, server, both.
+    pub usages: Vec<Usage>,
+    /// Start of its life.
+    pub not_before: Timestamp,
+    /// End of its life.
+    pub not_after: Timestamp,
+    /// Whether it may sign others.
+    pub is_authority: bool,
+    /// Serial number in hexadecimal.
+    pub serial: String,
+    public_key: Vec<u8>,
+}
+
+impl CertificateFacts {
+    /// Reads the first certificate of a PEM text.
+    pub fn from_pem(text: &str) -> Result<Self, Error> {
+        Self::from_der(&certificate_der(text)?)
+    }
+
+    /// Reads a certificate from DER.
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        let broken = Error::Unreadable {
+            what: "certificate",
+        };
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            return Err(broken);
+        };
+        let validity = certificate.validity();
+        let (Ok(not_before), Ok(not_after)) = (
+            Timestamp::from_second(validity.not_before.timestamp()),
+            Timestamp::from_second(validity.not_after.timestamp()),
+        ) else {
+            return Err(broken);
+        };
+        let mut names = Vec::new();
+        let mut usages = Vec::new();
+        for extension in certificate.iter_extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectAlternativeName(list) => {
+                    names.extend(list.general_names.iter().filter_map(alternative_name));
+                }
+                ParsedExtension::ExtendedKeyUsage(eku) => {
+                    usages.extend(eku.server_auth.then_some(Usage::Server));
+                    usages.extend(eku.client_auth.then_some(Usage::Client));
+                }
+                _ => {}
+            }
+        }
+        let text =
+            |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
+        Ok(Self {
+            subject: Subject {
+                common_name: certificate
+                    .subject()
+                    .iter_common_name()
+                    .find_map(text)
+                    .unwrap_or_default(),
+                organizations: certificate
+                    .subject()
+                    .iter_organization()
+                    .filter_map(text)
+                    .collect(),
+            },
+            issuer: certificate.issuer().to_string(),
+            names,
+            usages,
+            not_before,
+            not_after,
+            is_authority: certificate.is_ca(),
+            serial: certificate.raw_serial_as_string().replace(':', ""),
+            public_key: certificate.public_key().raw.to_vec(),
+        })
+    }
+
+    /// Whether `key` is the one this certificate is about.
+    pub fn matches(&self, key: &PrivateKey) -> bool {
+        self.public_key == key.public_der()
+    }
+
+    /// How this certificate stands at `now`, with `margin` counting as soon.
+    pub fn expiry(&self, now: Timestamp, margin: std::time::Duration) -> Expiry {
+        if self.not_after <= now {
+            Expiry::Expired
+        } else if now
+            .checked_add(margin)
+            .is_ok_and(|edge| self.not_after <= edge)
+        {
+            Expiry::Soon
+        } else {
+            Expiry::Fine
+        }
+    }
+}
+
+fn alternative_name(name: &GeneralName<'_>) -> Option<AlternativeName> {
+    match name {
+        GeneralName::DNSName(name) => Some(AlternativeName::Dns((*name).to_owned())),
+        GeneralName::IPAddress(bytes) => {
+            if let Ok(v4) = <[u8; 4]>::try_from(*bytes) {
+                Some(AlternativeName::Ip(IpAddr::from(v4)))
+            } else {
+                <[u8; 16]>::try_from(*bytes)
+                    .ok()
+                    .map(|v6| AlternativeName::Ip(IpAddr::from(v6)))
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The first certificate of a PEM text, as DER.
+pub(crate) fn certificate_der(text: &str) -> Result<Vec<u8>, Error> {
+    let wanted = "certificate";
+    pem::parse_many(text)
+        .map_err(|_| Error::NotPem { wanted })?
+        .into_iter()
+        .find(|b| b.tag() == "CERTIFICATE")
+        .map(pem::Pem::into_contents)
+        .ok_or(Error::NotPem { wanted })
+}
+
+/// The bits of the key inside a SubjectPublicKeyInfo.
+pub(crate) fn public_key_bits(spki: &[u8]) -> Result<Vec<u8>, Error> {
+    let (_, info) = SubjectPublicKeyInfo::from_der(spki)
+        .map_err(|_| Error::Unreadable { what: "public key" })?;
+    Ok(info.subject_public_key.data.to_vec())
+}

@@ -1,0 +1,119 @@
+//! Files written whole or not at all, private ones never readable by others, not even for a moment.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// The largest file read here; every certificate bundle and kubeconfig is far smaller.
+const LARGEST: u64 = 4 << 20;
+
+/// A file that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {}", path.display())]
+pub struct FileError {
+    /// What was tried.
+    pub step: &'static str,
+    /// On which file.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
+}
+
+fn at<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
+    move |source| FileError {
+        step,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Writes a file of mode 0600 in one step: readers see the old content or the new.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    write(path, content, 0o600)
+}
+
+/// Writes a file of mode 0644 in one step: readers see the old content or the new.
+pub fn write_public(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    write(path, content, 0o644)
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    // A leftover of a crashed process with our id may have other rights: start afresh.
+    let _ = fs::remove_file(&temporary);
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
+        // The mode above is cut by the umask; say it again.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(at("write", path))
+}
+
+/// Makes the renames in a directory last over a power cut.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
+    File::open(path)
+        .and_then(|d| d.sync_all())
+        .map_err(at("sync", path))
+}
+
+/// Makes a directory that only its owner can enter.
+pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(at("create", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(at("set the mode of", path))
+}
+
+/// Reads a text file; `None` if there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<String>, FileError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at("read", path)(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(at("read", path))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(at("read", path)(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "larger than 4 MiB",
+        )));
+    }
+    // Bytes that are not text are not PEM either, and the PEM reader says so in better words.
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Takes rights to a private file away from group and others, if they have any; says whether they had.
+pub(crate) fn tighten(path: &Path) -> Result<bool, FileError> {
+    let mode = fs::metadata(path)
+        .map_err(at("read", path))?
+        .permissions()
+        .mode();
+    if mode & 0o077 == 0 {
+        return Ok(false);
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(at("set the mode of", path))?;
+    Ok(true)
+}

@@ -1,0 +1,426 @@
+//! What a cluster needs, and what to do with what is found. Pure: every decision of [`crate::ClusterPki::ensure`].
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::{
+    AlternativeName, CertificateFacts, CertificateSpec, Error, Expiry, KeyAlgorithm, Subject, Usage,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A node that gets certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The name of its Node object.
+    pub name: String,
+    /// Addresses its kubelet serves on.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a cluster's trust is made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PkiSpec {
+    /// Names the API server is reached by, apart from those every cluster has.
+    pub api_server_names: Vec<String>,
+    /// Addresses the API server is reached by, apart from loopback and the service address.
+    pub api_server_addresses: Vec<IpAddr>,
+    /// Ranges that Services get addresses from.
+    pub service_cidrs: Vec<IpNet>,
+    /// DNS domain of the cluster (`cluster.local`).
+    pub cluster_domain: String,
+    /// Nodes whose certificates are made here, rather than asked for by the node itself.
+    pub nodes: Vec<NodeIdentity>,
+    /// Kind of the certificates' keys.
+    pub algorithm: KeyAlgorithm,
+    /// Kind of the key that signs service-account tokens.
+    pub service_account_algorithm: KeyAlgorithm,
+    /// How long the authorities last.
+    pub authority_validity: Duration,
+    /// How long everything else lasts.
+    pub certificate_validity: Duration,
+    /// Certificates with less than this left are issued again.
+    pub renew_before: Duration,
+}
+
+impl Default for PkiSpec {
+    /// kubeadm's lifetimes, no node, `10.96.0.0/12`.
+    fn default() -> Self {
+        Self {
+            api_server_names: Vec::new(),
+            api_server_addresses: Vec::new(),
+            service_cidrs: vec![IpNet::from(ipnet::Ipv4Net::new_assert(
+                [10, 96, 0, 0].into(),
+                12,
+            ))],
+            cluster_domain: "cluster.local".into(),
+            nodes: Vec::new(),
+            algorithm: KeyAlgorithm::default(),
+            service_account_algorithm: KeyAlgorithm::default(),
+            authority_validity: 3650 * DAY,
+            certificate_validity: 365 * DAY,
+            renew_before: 30 * DAY,
+        }
+    }
+}
+
+/// The first address of a service range: that of the `kubernetes` Service.
+pub fn first_service_address(cidr: &IpNet) -> IpAddr {
+    match cidr.network() {
+        IpAddr::V4(base) => IpAddr::from((u32::from(base).wrapping_add(1)).to_be_bytes()),
+        IpAddr::V6(base) => IpAddr::from((u128::from(base).wrapping_add(1)).to_be_bytes()),
+    }
+}
+
+/// What was done about one file or pair of files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It was there and is good.
+    Kept,
+    /// It was not there.
+    Created,
+    /// It was there and would not have done.
+    Renewed {
+        /// Why not.
+        because: Reason,
+    },
+}
+
+/// Why a certificate was issued again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Its key file is gone.
+    KeyMissing,
+    /// Its key file belongs to another certificate.
+    KeyMismatch,
+    /// Its end is near or past.
+    Expires(Timestamp),
+    /// It is not from the present authority.
+    ForeignAuthority,
+    /// It speaks for someone else.
+    Subject(Subject),
+    /// These names are missing from it.
+    MissingNames(Vec<AlternativeName>),
+    /// It may not be used as client or server where it has to.
+    Usages,
+    /// A file made from other files no longer agreed with them.
+    Outdated,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyMissing => f.write_str("its key is missing"),
+            Self::KeyMismatch => f.write_str("its key belongs to another certificate"),
+            Self::Expires(at) => write!(f, "it expires at {at}"),
+            Self::ForeignAuthority => f.write_str("it was signed by another authority"),
+            Self::Subject(found) => write!(f, "it is for user {:?}", found.common_name),
+            Self::MissingNames(names) => {
+                f.write_str("it lacks ")?;
+                for (i, name) in names.iter().enumerate() {
+                    write!(f, "{}{name}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Usages => f.write_str("it lacks a usage"),
+            Self::Outdated => f.write_str("it is out of date"),
+        }
+    }
+}
+
+/// One line of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportItem {
+    /// The file: a certificate (its key lies beside it), a public key, a kubeconfig.
+    pub path: PathBuf,
+    /// What was done.
+    pub action: Action,
+}
+
+/// What [`crate::ClusterPki::ensure`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// One for each thing, in a fixed order.
+    pub items: Vec<ReportItem>,
+    /// What someone should look at, in words.
+    pub warnings: Vec<String>,
+}
+
+impl Report {
+    /// Whether anything was written.
+    pub fn changed(&self) -> bool {
+        self.items.iter().any(|i| i.action != Action::Kept)
+    }
+}
+
+/// Which authority signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Signer {
+    Cluster,
+    FrontProxy,
+}
+
+impl Signer {
+    pub(crate) const ALL: [Self; 2] = [Self::Cluster, Self::FrontProxy];
+
+    pub(crate) fn file_stem(self) -> &'static str {
+        match self {
+            Self::Cluster => "ca",
+            Self::FrontProxy => "front-proxy-ca",
+        }
+    }
+
+    pub(crate) fn subject(self) -> Subject {
+        Subject::new(match self {
+            Self::Cluster => "kubernetes-ca",
+            Self::FrontProxy => "front-proxy-ca",
+        })
+    }
+}
+
+/// A certificate that has to exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub file_stem: String,
+    pub signer: Signer,
+    pub spec: CertificateSpec,
+}
+
+pub(crate) const API_SERVER: &str = "kube-apiserver";
+pub(crate) const API_SERVER_KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+pub(crate) const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
+pub(crate) const ADMIN: &str = "admin";
+pub(crate) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+pub(crate) const SCHEDULER: &str = "kube-scheduler";
+pub(crate) const PROXY: &str = "kube-proxy";
+
+pub(crate) fn kubelet_client(node: &str) -> String {
+    format!("kubelet-{node}")
+}
+
+pub(crate) fn kubelet_serving(node: &str) -> String {
+    format!("kubelet-{node}-serving")
+}
+
+/// Every certificate of the cluster, in a fixed order.
+pub(crate) fn wanted(spec: &PkiSpec) -> Result<Vec<Wanted>, Error> {
+    let validity = spec.certificate_validity;
+    let make = |file_stem: &str, signer, subject, usage, names| Wanted {
+        file_stem: file_stem.to_owned(),
+        signer,
+        spec: CertificateSpec {
+            subject,
+            names,
+            usages: vec![usage],
+            validity,
+        },
+    };
+    let client =
+        |stem: &str, subject| make(stem, Signer::Cluster, subject, Usage::Client, Vec::new());
+    let masters = |name: &str| Subject::new(name).in_group("system:masters");
+
+    let mut out = vec![
+        make(
+            API_SERVER,
+            Signer::Cluster,
+            Subject::new("kube-apiserver"),
+            Usage::Server,
+            api_server_names(spec)?,
+        ),
+        client(
+            API_SERVER_KUBELET_CLIENT,
+            masters("kube-apiserver-kubelet-client"),
+        ),
+        make(
+            FRONT_PROXY_CLIENT,
+            Signer::FrontProxy,
+            Subject::new("front-proxy-client"),
+            Usage::Client,
+            Vec::new(),
+        ),
+        client(ADMIN, masters("kubernetes-admin")),
+        client(
+            CONTROLLER_MANAGER,
+            Subject::new("system:kube-controller-manager"),
+        ),
+        client(SCHEDULER, Subject::new("system:kube-scheduler")),
+        client(
+            PROXY,
+            Subject::new("system:kube-proxy").in_group("system:node-proxier"),
+        ),
+    ];
+    for node in &spec.nodes {
+        // The name becomes part of a file name; what a DNS name may hold is safe there.
+        let mut names = vec![AlternativeName::parse(&node.name)?];
+        names.extend(node.addresses.iter().copied().map(AlternativeName::Ip));
+        dedup(&mut names);
+        let subject =
+            || Subject::new(format!("system:node:{}", node.name)).in_group("system:nodes");
+        out.push(client(&kubelet_client(&node.name), subject()));
+        out.push(make(
+            &kubelet_serving(&node.name),
+            Signer::Cluster,
+            subject(),
+            Usage::Server,
+            names,
+        ));
+    }
+    Ok(out)
+}
+
+fn api_server_names(spec: &PkiSpec) -> Result<Vec<AlternativeName>, Error> {
+    let domain = &spec.cluster_domain;
+    let mut names = Vec::new();
+    for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
+        names.push(AlternativeName::parse(name)?);
+    }
+    names.push(AlternativeName::parse(&format!(
+        "kubernetes.default.svc.{domain}"
+    ))?);
+    names.push(AlternativeName::parse("localhost")?);
+    for name in &spec.api_server_names {
+        names.push(AlternativeName::parse(name)?);
+    }
+    names.push(AlternativeName::Ip([127, 0, 0, 1].into()));
+    names.push(AlternativeName::Ip(std::net::Ipv6Addr::LOCALHOST.into()));
+    names.extend(
+        spec.service_cidrs
+            .iter()
+            .map(|c| AlternativeName::Ip(first_service_address(c))),
+    );
+    names.extend(
+        spec.api_server_addresses
+            .iter()
+            .copied()
+            .map(AlternativeName::Ip),
+    );
+    dedup(&mut names);
+    Ok(names)
+}
+
+fn dedup(names: &mut Vec<AlternativeName>) {
+    let mut seen = BTreeMap::new();
+    names.retain(|n| seen.insert(n.clone(), ()).is_none());
+}
+
+/// What is known of a certificate that was found.
+pub(crate) struct Found {
+    pub facts: CertificateFacts,
+    pub signed_by_authority: bool,
+    /// `None`: there is no key file.
+    pub key_matches: Option<bool>,
+}
+
+/// Whether a certificate that was found has to be issued again.
+pub(crate) fn judge(
+    wanted: &CertificateSpec,
+    found: &Found,
+    authority_end: Timestamp,
+    renew_before: Duration,
+    now: Timestamp,
+) -> Option<Reason> {
+    let facts = &found.facts;
+    match found.key_matches {
+        None => return Some(Reason::KeyMissing),
+        Some(false) => return Some(Reason::KeyMismatch),
+        Some(true) => {}
+    }
+    if !found.signed_by_authority {
+        return Some(Reason::ForeignAuthority);
+    }
+    // One that lasts as long as its authority cannot be bettered: issuing it again would never end.
+    if facts.expiry(now, renew_before) != Expiry::Fine && facts.not_after < authority_end {
+        return Some(Reason::Expires(facts.not_after));
+    }
+    let groups = |s: &Subject| {
+        let mut groups = s.organizations.clone();
+        groups.sort();
+        groups
+    };
+    if facts.subject.common_name != wanted.subject.common_name
+        || groups(&facts.subject) != groups(&wanted.subject)
+    {
+        return Some(Reason::Subject(facts.subject.clone()));
+    }
+    if wanted.usages.iter().any(|u| !facts.usages.contains(u)) {
+        return Some(Reason::Usages);
+    }
+    let missing: Vec<_> = wanted
+        .names
+        .iter()
+        .filter(|n| !facts.names.contains(n))
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        return Some(Reason::MissingNames(missing));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_service_address_follows_the_network() {
+        let check = |cidr: &str, want: &str| {
+            assert_eq!(
+                first_service_address(&cidr.parse().expect("a cidr")).to_string(),
+                want
+            );
+        };
+        check("10.96.0.0/12", "10.96.0.1");
+        check("10.32.5.7/24", "10.32.5.1");
+        check("fd00:1::/108", "fd00:1::1");
+    }
+
+    #[test]
+    fn every_part_has_its_user_and_groups() {
+        let spec = PkiSpec {
+            nodes: vec![NodeIdentity {
+                name: "n1".into(),
+                addresses: vec![[192, 0, 2, 7].into()],
+            }],
+            ..PkiSpec::default()
+        };
+        let all: Vec<String> = wanted(&spec)
+            .expect("a plan")
+            .iter()
+            .map(|w| {
+                format!(
+                    "{} {} {:?}",
+                    w.file_stem, w.spec.subject.common_name, w.spec.subject.organizations
+                )
+            })
+            .collect();
+        assert_eq!(
+            all,
+            [
+                "kube-apiserver kube-apiserver []",
+                r#"kube-apiserver-kubelet-client kube-apiserver-kubelet-client ["system:masters"]"#,
+                "front-proxy-client front-proxy-client []",
+                r#"admin kubernetes-admin ["system:masters"]"#,
+                "kube-controller-manager system:kube-controller-manager []",
+                "kube-scheduler system:kube-scheduler []",
+                r#"kube-proxy system:kube-proxy ["system:node-proxier"]"#,
+                r#"kubelet-n1 system:node:n1 ["system:nodes"]"#,
+                r#"kubelet-n1-serving system:node:n1 ["system:nodes"]"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_node_name_cannot_leave_the_directory() {
+        let spec = PkiSpec {
+            nodes: vec![NodeIdentity {
+                name: "../../etc".into(),
+                addresses: Vec::new(),
+            }],
+            ..PkiSpec::default()
+        };
+        assert!(matches!(wanted(&spec), Err(Error::BadName { .. })));
+    }
+}

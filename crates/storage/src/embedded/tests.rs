@@ -1,0 +1,160 @@
+//! The embedded store under faults that need a look inside: a failing sync, a full disk, small limits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::*;
+
+fn small() -> Options {
+    Options { sync: false, snapshot_bytes: 1 << 12, ..Options::default() }
+}
+
+async fn put(store: &Embedded, key: &str, value: &[u8]) -> Result<WriteOutcome, Error> {
+    store.put(key, Bytes::copy_from_slice(value), Expect::Any, None).await
+}
+
+async fn value(store: &Embedded, key: &str) -> Option<Bytes> {
+    store.get(key, None).await.expect("get").0.map(|kv| kv.value)
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_one_write_and_keeps_the_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(dir.path(), small()).expect("open");
+    put(&store, "/a", b"1").await.expect("put");
+    store.faults.full.store(true, Ordering::Relaxed);
+    assert!(matches!(put(&store, "/a", b"2").await, Err(Error::NoSpace)));
+    assert!(store.stats().full);
+    assert_eq!(value(&store, "/a").await.as_deref(), Some(&b"1"[..]));
+    let WriteOutcome::Done(kv) = put(&store, "/b", b"3").await.expect("there is space again") else { panic!("no guard") };
+    assert_eq!(kv.mod_revision, Revision(3), "the refused write made no revision");
+    assert!(!store.stats().full);
+    drop(store);
+    let store = Embedded::open(dir.path(), small()).expect("open again");
+    assert_eq!(value(&store, "/a").await.as_deref(), Some(&b"1"[..]));
+    assert_eq!(value(&store, "/b").await.as_deref(), Some(&b"3"[..]));
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_until_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(dir.path(), small()).expect("open");
+    put(&store, "/a", b"1").await.expect("put");
+    store.faults.sync_fails.store(true, Ordering::Relaxed);
+    assert!(matches!(put(&store, "/a", b"2").await, Err(Error::Failed(_))));
+    assert!(matches!(put(&store, "/a", b"3").await, Err(Error::Failed(_))), "the disk works again, but who knows");
+    assert_eq!(value(&store, "/a").await.as_deref(), Some(&b"1"[..]), "reads go on");
+    drop(store);
+    let store = Embedded::open(dir.path(), small()).expect("open again");
+    let found = value(&store, "/a").await;
+    assert!(matches!(found.as_deref(), Some(b"1" | b"2")), "an unacknowledged write is absent or whole: {found:?}");
+    put(&store, "/a", b"4").await.expect("writes work again");
+}
+
+#[tokio::test]
+async fn history_stays_within_its_memory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options { history_bytes: 100_000, ..small() };
+    let store = Arc::new(Embedded::open(dir.path(), options.clone()).expect("open"));
+    let written = 2000;
+    for round in 0..written {
+        put(&store, &format!("/k{}", round % 10), &[7; 1000]).await.expect("put");
+    }
+    let stats = store.stats();
+    assert!(stats.history_bytes <= 110_000, "{stats:?}");
+    assert!(stats.compacted > Revision(1) && stats.keys == 10, "{stats:?}");
+    // Asking again makes the writer answer after it has nothing left to do.
+    store.compact(stats.revision).await.expect("compact");
+    put(&store, "/k0", b"").await.expect("put");
+    drop(store);
+    let store = Embedded::open(dir.path(), options).expect("open again");
+    let stats = store.stats();
+    assert_eq!((stats.revision, stats.keys), (Revision(1 + written + 1), 10), "{stats:?}");
+    assert!(stats.history_bytes <= 110_000, "{stats:?}");
+}
+
+#[tokio::test]
+async fn history_is_forgotten_by_age() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options { history: Duration::from_millis(30), ..small() };
+    let store = Embedded::open(dir.path(), options).expect("open");
+    put(&store, "/a", b"1").await.expect("put");
+    let began = Instant::now();
+    while store.stats().compacted < Revision(2) {
+        put(&store, "/a", b"2").await.expect("put");
+        assert!(began.elapsed() < Duration::from_secs(60), "never compacted");
+    }
+    assert!(matches!(store.get("/a", Some(Revision(1))).await, Err(Error::Compacted { .. })));
+}
+
+#[tokio::test]
+async fn snapshots_bound_the_log_and_a_watch_goes_on_over_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(dir.path(), small()).expect("open");
+    let mut watch = store.watch("/", Revision(1)).await.expect("watch");
+    for round in 0..2000_u32 {
+        put(&store, &format!("/k{}", round % 10), &round.to_le_bytes()).await.expect("put");
+    }
+    let mut seen = 0;
+    while seen < 2000 {
+        seen += watch.next_batch().await.expect("a batch").expect("healthy").events.len();
+    }
+    drop(store);
+    let files: Vec<_> = std::fs::read_dir(dir.path()).expect("list").map(|entry| entry.expect("entry")).collect();
+    let bytes: u64 = files.iter().map(|file| file.metadata().expect("metadata").len()).sum();
+    assert!(files.iter().any(|file| file.path().extension().is_some_and(|end| end == "snapshot")), "{files:?}");
+    assert!(bytes < 40_000, "{bytes} bytes in {files:?}");
+    let store = Embedded::open(dir.path(), small()).expect("open again");
+    assert_eq!(store.stats().revision, Revision(2001));
+    for key in 0..10_u32 {
+        assert_eq!(value(&store, &format!("/k{key}")).await.as_deref(), Some(&(1990 + key).to_le_bytes()[..]));
+    }
+}
+
+#[tokio::test]
+async fn leases_survive_snapshots_and_restarts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(dir.path(), small()).expect("open");
+    let long = store.grant(Duration::from_secs(3600)).await.expect("grant");
+    let short = store.grant(Duration::from_secs(1)).await.expect("grant");
+    for (key, lease) in [("/long", long), ("/short", short)] {
+        store.put(key, Bytes::from_static(b"x"), Expect::Any, Some(lease)).await.expect("put");
+    }
+    for _ in 0..200 {
+        put(&store, "/k", &[0; 100]).await.expect("put");
+    }
+    drop(store);
+    let store = Embedded::open(dir.path(), small()).expect("open again");
+    let revision = store.now().await.expect("now");
+    let mut watch = store.watch("/short", revision).await.expect("watch");
+    if value(&store, "/short").await.is_some() {
+        let batch = watch.next_batch().await.expect("a batch").expect("healthy");
+        assert!(batch.events.iter().all(|event| event.is_delete()));
+    }
+    assert!(value(&store, "/short").await.is_none());
+    let next = store.grant(Duration::from_secs(3600)).await.expect("grant");
+    assert!(next > short && next > long, "an id is never given twice");
+    store.revoke(long).await.expect("the lease is known");
+    assert!(value(&store, "/long").await.is_none());
+}
+
+#[tokio::test]
+async fn closing_ends_everything_that_waits() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(Embedded::open(dir.path(), small()).expect("open"));
+    let mut watch = store.watch("/", Revision(1)).await.expect("watch");
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.wait_for(Revision(100)).await }
+    });
+    tokio::task::yield_now().await;
+    store.close();
+    assert!(matches!(watch.next_batch().await, Some(Err(Error::Closed))));
+    assert!(watch.next_batch().await.is_none());
+    assert!(matches!(waiting.await.expect("no panic"), Err(Error::Closed)));
+    assert!(matches!(put(&store, "/a", b"1").await, Err(Error::Closed)));
+    let again = Embedded::open(dir.path(), small()).expect("the directory is free");
+    assert_eq!(again.stats().revision, Revision(1));
+}

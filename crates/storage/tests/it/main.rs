@@ -1,0 +1,39 @@
+//! The embedded store from outside, in one binary.
+
+mod crash;
+mod directory;
+mod model;
+
+use std::sync::Arc;
+
+use storage::{Embedded, Options, Storage};
+
+/// Without sync: what these tests kill is a process, not the machine.
+fn quick() -> Options {
+    Options { sync: false, ..Options::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_store_passes_the_suite() {
+    let root = tempfile::tempdir().expect("a directory");
+    let number = std::sync::atomic::AtomicU32::new(0);
+    storage::suite::run(|| async {
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let store = Embedded::open(root.path().join(number.to_string()), quick()).expect("open");
+        Arc::new(store) as Arc<dyn Storage>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_store_passes_the_suite_with_syncs_and_tiny_snapshots() {
+    let root = tempfile::tempdir().expect("a directory");
+    let number = std::sync::atomic::AtomicU32::new(0);
+    storage::suite::run(|| async {
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let options = Options { snapshot_bytes: 512, ..Options::default() };
+        let store = Embedded::open(root.path().join(number.to_string()), options).expect("open");
+        Arc::new(store) as Arc<dyn Storage>
+    })
+    .await;
+}

@@ -1,0 +1,107 @@
+//! Connections to where requests are forwarded.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use http::Uri;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::Duplex;
+
+/// How long a TCP connection and its TLS handshake may take together.
+const DIAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Connects to URIs, with TLS for `https`.
+#[derive(Clone, Default)]
+pub struct Dialer {
+    tls: Option<Arc<ClientConfig>>,
+    server_name: Option<ServerName<'static>>,
+}
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The URI has no host, or a scheme other than `http` and `https`.
+    #[error("cannot dial {0}")]
+    Target(Uri),
+    /// `https` without a TLS configuration.
+    #[error("no TLS configuration to dial {0}")]
+    NoTls(Uri),
+    /// TCP failed.
+    #[error("dial tcp {address}: {error}")]
+    Tcp {
+        /// Host and port.
+        address: String,
+        /// What failed.
+        #[source]
+        error: io::Error,
+    },
+    /// The server's certificate or ours was not accepted, or it is not TLS.
+    #[error("tls handshake with {address}: {error}")]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What failed.
+        #[source]
+        error: io::Error,
+    },
+}
+
+impl Dialer {
+    /// Connects without TLS only.
+    pub fn plain() -> Self {
+        Self::default()
+    }
+
+    /// Connects to `https` URIs with this configuration (client certificate, roots).
+    ///
+    /// The configuration must not offer HTTP/2: upgrades are a matter of HTTP/1.1.
+    pub fn tls(config: Arc<ClientConfig>) -> Self {
+        Self { tls: Some(config), server_name: None }
+    }
+
+    /// Expects this name in the server's certificate in place of the URI's host.
+    pub fn with_server_name(mut self, name: ServerName<'static>) -> Self {
+        self.server_name = Some(name);
+        self
+    }
+
+    /// Connects to a URI's host and port.
+    pub async fn dial(&self, uri: &Uri) -> Result<Box<dyn Duplex>, DialError> {
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(self.tls.clone().ok_or_else(|| DialError::NoTls(uri.clone()))?),
+            _ => return Err(DialError::Target(uri.clone())),
+        };
+        let host = uri.host().ok_or_else(|| DialError::Target(uri.clone()))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let address = match host.parse() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            _ => format!("{host}:{port}"),
+        };
+        let connect = async {
+            let tcp_error = |error| DialError::Tcp { address: address.clone(), error };
+            let stream = TcpStream::connect((host, port)).await.map_err(tcp_error)?;
+            // Keystrokes must not wait for their acknowledgement.
+            stream.set_nodelay(true).map_err(tcp_error)?;
+            let Some(config) = tls else { return Ok(Box::new(stream) as Box<dyn Duplex>) };
+            let name = match &self.server_name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.to_owned()).map_err(|_| DialError::Target(uri.clone()))?,
+            };
+            let stream = TlsConnector::from(config).connect(name, stream).await;
+            let stream = stream.map_err(|error| DialError::Tls { address: address.clone(), error })?;
+            Ok(Box::new(stream) as Box<dyn Duplex>)
+        };
+        match tokio::time::timeout(DIAL_LIMIT, connect).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                let error = io::Error::new(io::ErrorKind::TimedOut, "i/o timeout");
+                Err(DialError::Tcp { address: address.clone(), error })
+            }
+        }
+    }
+}
