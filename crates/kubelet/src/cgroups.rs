@@ -143,6 +143,17 @@ impl Cgroups {
         }
     }
 
+    /// Memory in use by a cgroup, in bytes.
+    pub fn memory_in_use(&self, cgroup: &str) -> Option<u64> {
+        let relative = cgroup.trim_start_matches('/');
+        let path = if self.is_v2() {
+            self.unified.as_ref()?.join(relative).join("memory.current")
+        } else {
+            self.v1_mount("memory")?.join(relative).join("memory.usage_in_bytes")
+        };
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
     /// Removes a cgroup with everything below it from all hierarchies; processes left inside are ended first.
     pub fn remove(&self, cgroup: &str) -> io::Result<()> {
         for mount in self.hierarchies() {

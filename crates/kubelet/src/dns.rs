@@ -53,7 +53,7 @@ pub fn config(pod: &Pod, cluster_dns: &[IpAddr], domain: &str, host: &DnsConfig)
         _ => host.clone(),
     };
     if let Some(own) = &spec.dns_config {
-        let mut merge = |list: &mut Vec<String>, more: Option<&Vec<String>>| {
+        let merge = |list: &mut Vec<String>, more: Option<&Vec<String>>| {
             for entry in more.into_iter().flatten() {
                 if !list.contains(entry) {
                     list.push(entry.clone());
