@@ -156,7 +156,9 @@ impl NodeAuthorizer {
             ("", "list" | "watch") => {
                 Answer::no_opinion("can only list/watch pods with spec.nodeName field selector")
             }
-            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Answer::ALLOW,
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                Answer::ALLOW
+            }
             _ => Answer::NO_OPINION,
         }
     }
