@@ -124,6 +124,12 @@ fn refusals_say_why() {
         ("get /nodes n2", "node 'n1' cannot read 'n2', only its own Node object"),
         ("list /pods ", "can only list/watch pods with spec.nodeName field selector"),
         ("list /pods / spec.nodeName=n2", "can only list/watch pods with spec.nodeName field selector"),
+        // An escaped comma is part of a value: this selects pods of all nodes.
+        (
+            "list /pods / status.phase!=x\\,spec.nodeName=n1",
+            "can only list/watch pods with spec.nodeName field selector",
+        ),
+        ("list /pods / spec.nodeName!=n1", "can only list/watch pods with spec.nodeName field selector"),
         ("delete /nodes n1", ""),
         ("get apps/deployments a/x", ""),
     ] {
