@@ -139,6 +139,9 @@ pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathB
     let controllers = controllers_part(&cluster, &server, &stop)?;
     controller_state.set(&controllers);
     parts.push(controllers);
+    let scheduler = scheduler_part(&server, &stop);
+    scheduler_state.set(&scheduler);
+    parts.push(scheduler);
 
     notify.say("READY=1").await;
 
@@ -172,4 +175,11 @@ fn controllers_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &Cancellat
     Ok(supervise("kube-controller-manager", stop.clone(), move |token| {
         controllers::run(config.clone(), client.clone(), token)
     }))
+}
+
+fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
+    // One process holds the store, so nobody else can lead.
+    let config = scheduler::Config { election: None, ..scheduler::Config::default() };
+    let client = local_client(server, "system:kube-scheduler", &[], "kube-scheduler/v1.36.0");
+    supervise("kube-scheduler", stop.clone(), move |token| scheduler::run(config.clone(), client.clone(), token))
 }
