@@ -2,8 +2,12 @@
 //!
 //! Read [`Strategy`] first: the generic store calls it in the order that the trait documents; [`strategy_for`] finds the
 //! rules of a resource, [`meta`] has those that all kinds share. No async, no storage, no HTTP.
+mod admissionregistration;
+mod apiextensions;
 mod apps;
+mod autoscaling;
 mod batch;
+mod certificates;
 mod checks;
 mod convert;
 mod coordination;
@@ -11,9 +15,13 @@ mod core;
 mod discovery;
 mod lookup;
 pub mod meta;
+mod networking;
+mod node;
+mod policy;
 mod rbac;
 mod rules;
 mod scheduling;
+mod storage;
 mod strategy;
 pub mod table;
 mod tree;

@@ -3,7 +3,10 @@ use machinery::Object;
 
 use crate::rules::{Main, OfStatus};
 use crate::strategy::{Generic, Strategy};
-use crate::{apps, batch, coordination, core, discovery, rbac, scheduling};
+use crate::{
+    admissionregistration, apiextensions, apps, autoscaling, batch, certificates, coordination, core,
+    discovery, networking, node, policy, rbac, scheduling, storage,
+};
 
 /// The rules of a resource, or of one of its subresources.
 pub fn strategy_for(group: &str, plural: &str, subresource: &str) -> &'static dyn Strategy {
@@ -32,21 +35,61 @@ fn main(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("", "secrets") => &Main(core::secret::Secret),
         ("", "serviceaccounts") => &Main(core::service_account::ServiceAccount),
         ("", "services") => &Main(core::service::Service),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => {
+            &Main(admissionregistration::admission_policy::MutatingPolicy)
+        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => {
+            &Main(admissionregistration::admission_policy::PolicyBinding { validating: false })
+        }
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => {
+            &Main(admissionregistration::webhook_configuration::WebhookConfiguration { mutating: true })
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            &Main(admissionregistration::admission_policy::ValidatingPolicy)
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            &Main(admissionregistration::admission_policy::PolicyBinding { validating: true })
+        }
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => {
+            &Main(admissionregistration::webhook_configuration::WebhookConfiguration { mutating: false })
+        }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            &Main(apiextensions::custom_resource_definition::CustomResourceDefinition)
+        }
         ("apps", "controllerrevisions") => &Main(apps::controller_revision::ControllerRevision),
         ("apps", "daemonsets") => &Main(apps::daemon_set::DaemonSet),
         ("apps", "deployments") => &Main(apps::deployment::Deployment),
         ("apps", "replicasets") => &Main(apps::replica_set::ReplicaSet),
         ("apps", "statefulsets") => &Main(apps::stateful_set::StatefulSet),
+        ("autoscaling", "horizontalpodautoscalers") => {
+            &Main(autoscaling::horizontal_pod_autoscaler::HorizontalPodAutoscaler)
+        }
         ("batch", "cronjobs") => &Main(batch::cron_job::CronJob),
         ("batch", "jobs") => &Main(batch::job::Job),
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            &Main(certificates::signing_request::SigningRequest)
+        }
         ("coordination.k8s.io", "leases") => &Main(coordination::lease::Lease),
         ("discovery.k8s.io", "endpointslices") => &Main(discovery::endpoint_slice::EndpointSlice),
         ("events.k8s.io", "events") => &Main(core::event::NewEvent),
+        ("networking.k8s.io", "ingressclasses") => &Main(networking::ingress::IngressClass),
+        ("networking.k8s.io", "ingresses") => &Main(networking::ingress::Ingress),
+        ("networking.k8s.io", "ipaddresses") => &Main(networking::address::IpAddress),
+        ("networking.k8s.io", "networkpolicies") => &Main(networking::network_policy::NetworkPolicy),
+        ("networking.k8s.io", "servicecidrs") => &Main(networking::address::ServiceCidr),
+        ("node.k8s.io", "runtimeclasses") => &Main(node::runtime_class::RuntimeClass),
+        ("policy", "poddisruptionbudgets") => &Main(policy::disruption_budget::PodDisruptionBudget),
         ("rbac.authorization.k8s.io", "clusterrolebindings") => &Main(rbac::binding::ClusterRoleBinding),
         ("rbac.authorization.k8s.io", "clusterroles") => &Main(rbac::role::ClusterRole),
         ("rbac.authorization.k8s.io", "rolebindings") => &Main(rbac::binding::RoleBinding),
         ("rbac.authorization.k8s.io", "roles") => &Main(rbac::role::Role),
         ("scheduling.k8s.io", "priorityclasses") => &Main(scheduling::priority_class::PriorityClass),
+        ("storage.k8s.io", "csidrivers") => &Main(storage::csi::CsiDriver),
+        ("storage.k8s.io", "csinodes") => &Main(storage::csi::CsiNode),
+        ("storage.k8s.io", "csistoragecapacities") => &Main(storage::csi::CsiStorageCapacity),
+        ("storage.k8s.io", "storageclasses") => &Main(storage::storage_class::StorageClass),
+        ("storage.k8s.io", "volumeattachments") => &Main(storage::volume_attachment::VolumeAttachment),
+        ("storage.k8s.io", "volumeattributesclasses") => &Main(storage::storage_class::VolumeAttributesClass),
         _ => return None,
     })
 }
@@ -65,6 +108,22 @@ fn status(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("apps", "deployments") => &OfStatus(apps::deployment::Deployment),
         ("apps", "replicasets") => &OfStatus(apps::replica_set::ReplicaSet),
         ("apps", "statefulsets") => &OfStatus(apps::stateful_set::StatefulSet),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            &OfStatus(admissionregistration::admission_policy::ValidatingPolicy)
+        }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            &OfStatus(apiextensions::custom_resource_definition::CustomResourceDefinition)
+        }
+        ("autoscaling", "horizontalpodautoscalers") => {
+            &OfStatus(autoscaling::horizontal_pod_autoscaler::HorizontalPodAutoscaler)
+        }
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            &OfStatus(certificates::signing_request::SigningRequest)
+        }
+        ("networking.k8s.io", "ingresses") => &OfStatus(networking::ingress::Ingress),
+        ("networking.k8s.io", "servicecidrs") => &OfStatus(networking::address::ServiceCidr),
+        ("policy", "poddisruptionbudgets") => &OfStatus(policy::disruption_budget::PodDisruptionBudget),
+        ("storage.k8s.io", "volumeattachments") => &OfStatus(storage::volume_attachment::VolumeAttachment),
         ("batch", "cronjobs") => &OfStatus(batch::cron_job::CronJob),
         ("batch", "jobs") => &OfStatus(batch::job::Job),
         _ => return None,
@@ -76,6 +135,9 @@ fn other(group: &str, plural: &str, subresource: &str) -> Option<&'static dyn St
         ("", "namespaces", "finalize") => &core::namespace::Finalize,
         ("", "pods", "ephemeralcontainers") => &core::pod_update::EphemeralContainers,
         ("", "pods", "resize") => &core::pod_update::Resize,
+        ("certificates.k8s.io", "certificatesigningrequests", "approval") => {
+            &certificates::signing_request::Approval
+        }
         _ => return None,
     })
 }

@@ -166,20 +166,21 @@ fn controllers_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &Cancellat
         root_ca,
         ..controllers::Config::default()
     };
-    let client = local_client(
-        server,
-        "system:kube-controller-manager",
-        &[],
-        "kube-controller-manager/v1.36.0",
-    );
+    let client = local_client(server, "system:kube-controller-manager", &[], "kube-controller-manager/v1.36.0");
+    let as_account = server.clone();
+    let clients: controllers::ClientFor = Arc::new(move |account| {
+        let user = format!("system:serviceaccount:kube-system:{account}");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        local_client(&as_account, &user, &groups, &format!("kube-controller-manager/v1.36.0 {account}"))
+    });
     Ok(supervise("kube-controller-manager", stop.clone(), move |token| {
-        controllers::run(config.clone(), client.clone(), token)
+        controllers::run(config.clone(), client.clone(), clients.clone(), token)
     }))
 }
 
 fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
-    // One process holds the store, so nobody else can lead.
-    let config = scheduler::Config { election: None, ..scheduler::Config::default() };
     let client = local_client(server, "system:kube-scheduler", &[], "kube-scheduler/v1.36.0");
-    supervise("kube-scheduler", stop.clone(), move |token| scheduler::run(config.clone(), client.clone(), token))
+    supervise("kube-scheduler", stop.clone(), move |token| {
+        scheduler::run(scheduler::Config::default(), client.clone(), token)
+    })
 }

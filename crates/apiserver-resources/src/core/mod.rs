@@ -19,4 +19,5 @@ pub(crate) mod resource_quota;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
+pub(crate) mod service_validation;
 pub(crate) mod taint;

@@ -2,6 +2,7 @@
 use machinery::{FieldErrors, Object};
 use serde_json::{Value, json};
 
+use crate::core::service_validation;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, drop_false, each, ensure, has, text_of};
 
@@ -62,7 +63,22 @@ impl Rules for Service {
         Some(json!({"loadBalancer": {}}))
     }
 
-    fn validate(&self, _object: &At, _errors: &mut FieldErrors) {}
+    fn validate(&self, object: &At, errors: &mut FieldErrors) {
+        service_validation::validate(object, errors);
+    }
+
+    fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        service_validation::validate_change(new, old, errors);
+        service_validation::validate(new, errors);
+    }
+
+    fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
+        service_validation::validate_status(new, errors);
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
 
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
         vec![

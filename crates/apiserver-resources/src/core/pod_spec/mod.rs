@@ -7,3 +7,5 @@ mod scheduling;
 mod security;
 pub(crate) mod validation;
 mod volume;
+
+pub(crate) use container::validate_port_or_name;
