@@ -214,7 +214,7 @@ impl ApiServer {
 
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
-        let admission = Arc::new(apiserver_admission::Chain(Vec::new()));
+        let admission = Arc::new(apiserver_admission::default_chain(view.clone()));
         let allocator =
             ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
                 .map_err(StartError::Bootstrap)?;

@@ -63,7 +63,7 @@ pub fn supervise<W, F, E>(name: &'static str, stop: CancellationToken, mut work:
 where
     W: FnMut(CancellationToken) -> F + Send + 'static,
     F: Future<Output = Result<(), E>> + Send,
-    E: Error + 'static,
+    E: Error + Send + 'static,
 {
     let state = Arc::new(Mutex::new(State::Running));
     let shared = state.clone();

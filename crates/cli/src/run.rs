@@ -139,6 +139,9 @@ pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathB
     let controllers = controllers_part(&cluster, &server, &stop)?;
     controller_state.set(&controllers);
     parts.push(controllers);
+    let scheduler = scheduler_part(&server, &stop);
+    scheduler_state.set(&scheduler);
+    parts.push(scheduler);
 
     notify.say("READY=1").await;
 
@@ -163,13 +166,21 @@ fn controllers_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &Cancellat
         root_ca,
         ..controllers::Config::default()
     };
-    let client = local_client(
-        server,
-        "system:kube-controller-manager",
-        &[],
-        "kube-controller-manager/v1.36.0",
-    );
+    let client = local_client(server, "system:kube-controller-manager", &[], "kube-controller-manager/v1.36.0");
+    let as_account = server.clone();
+    let clients: controllers::ClientFor = Arc::new(move |account| {
+        let user = format!("system:serviceaccount:kube-system:{account}");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        local_client(&as_account, &user, &groups, &format!("kube-controller-manager/v1.36.0 {account}"))
+    });
     Ok(supervise("kube-controller-manager", stop.clone(), move |token| {
-        controllers::run(config.clone(), client.clone(), token)
+        controllers::run(config.clone(), client.clone(), clients.clone(), token)
     }))
+}
+
+fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
+    let client = local_client(server, "system:kube-scheduler", &[], "kube-scheduler/v1.36.0");
+    supervise("kube-scheduler", stop.clone(), move |token| {
+        scheduler::run(scheduler::Config::default(), client.clone(), token)
+    })
 }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 
 use crate::config::Config;
+use crate::identity::ClientFor;
 use crate::ownership::controller_of;
 
 /// The values that controllers are built from; clones share everything.
@@ -13,6 +14,8 @@ use crate::ownership::controller_of;
 pub struct Context {
     /// Writes, and live reads.
     pub client: Client,
+    /// Clients of the controllers' own service accounts.
+    pub clients: ClientFor,
     /// The shared caches.
     pub informers: Informers,
     /// Sends events; each controller takes it under its own name.
@@ -21,6 +24,13 @@ pub struct Context {
     pub config: Arc<Config>,
     /// Pods filed by controller, shared by all workload controllers.
     pub pods: PodsByController,
+}
+
+impl Context {
+    /// The same values for a controller that writes as a service account of its own.
+    pub fn acting_as(&self, account: &str) -> Self {
+        Self { client: (self.clients)(account), ..self.clone() }
+    }
 }
 
 /// The pods, filed by the UID of their controller, or as orphans of their namespace.

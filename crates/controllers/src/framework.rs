@@ -26,9 +26,10 @@ pub trait Controller: Send + Sync + 'static {
 }
 
 /// What comes after a reconcile that went well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Next {
     /// Nothing until a change.
+    #[default]
     Rest,
     /// Look again after this long.
     After(Duration),

@@ -13,19 +13,28 @@ mod context;
 mod discovery;
 mod expectations;
 mod hash;
+mod identity;
 mod ownership;
 mod pod_writer;
 mod pods;
+mod revisions;
 mod service_ports;
 
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod taint_eviction;
+mod token_cleaner;
 
 use std::sync::Arc;
 
@@ -36,6 +45,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use identity::ClientFor;
 use context::{Context, PodsByController};
 
 /// Why the controllers ended before they were asked to.
@@ -47,22 +57,30 @@ pub enum Error {
 }
 
 /// Runs the controllers until `stop` fires; what is being worked on is finished first.
-pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+///
+/// `client` reads for all of them; each writes with the client that `clients` gives for its service account.
+pub async fn run(
+    config: Config,
+    client: Client,
+    clients: ClientFor,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     if !config.leader_elect {
-        run_all(config, client, stop).await;
+        run_all(config, client, clients, stop).await;
         return Ok(());
     }
     let election = ElectionConfig::new("kube-system", "kube-controller-manager", &config.identity);
-    client::lead(client.clone(), election, stop, |stop| run_all(config, client, stop)).await?;
+    client::lead(client.clone(), election, stop, |stop| run_all(config, client, clients, stop)).await?;
     Ok(())
 }
 
-async fn run_all(config: Config, client: Client, stop: CancellationToken) {
+async fn run_all(config: Config, client: Client, clients: ClientFor, stop: CancellationToken) {
     let informers = Informers::new(client.clone());
     let context = Context {
         recorder: Recorder::new(client.clone(), "kube-controller-manager", ""),
         pods: PodsByController::new(informers.cache()),
         client,
+        clients,
         informers,
         config: Arc::new(config),
     };
@@ -77,6 +95,16 @@ async fn run_all(config: Config, client: Client, stop: CancellationToken) {
     running.start(endpoint_slice::EndpointSliceController::new);
     running.start(endpoints::EndpointsController::new);
     running.start(garbage_collector::GarbageCollector::new);
+    running.start(node_lifecycle::NodeLifecycle::new);
+    running.start(taint_eviction::TaintEviction::new);
+    if !context.config.cluster_cidrs.is_empty() {
+        running.start(node_ipam::NodeIpam::new);
+    }
+    running.start(pod_gc::PodGc::new);
+    running.start(token_cleaner::TokenCleaner::new);
+    running.start(job::JobController::new);
+    running.start(job::TtlAfterFinished::new);
+    running.start(daemon_set::DaemonSetController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");
@@ -93,7 +121,8 @@ struct Running<'a> {
 impl Running<'_> {
     fn start<C: Controller>(&mut self, make: impl FnOnce(&Context) -> C) {
         if self.context.config.runs(C::NAME) {
-            self.tasks.spawn(framework::run(make(self.context), self.stop.clone()));
+            let context = self.context.acting_as(identity::account(C::NAME));
+            self.tasks.spawn(framework::run(make(&context), self.stop.clone()));
         }
     }
 }

@@ -68,6 +68,9 @@ pub struct CertificatePaths {
     pub key: PathBuf,
 }
 
+/// A certificate file and what it says, or why it says nothing.
+pub type Inspected = (PathBuf, Result<CertificateFacts, Error>);
+
 /// The trust of one cluster: a directory of mode 0700 with `ca.crt`, `ca.key`, a pair for each part, and
 /// `service-account.key` with its `.pub`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +126,31 @@ impl ClusterPki {
         Ok(report)
     }
 
+    /// Whether [`Self::ensure`] would find nothing to do. Writes nothing; what is broken is not complete.
+    pub fn is_complete(&self, spec: &PkiSpec, now: Timestamp) -> bool {
+        let Ok(wanted) = plan::wanted(spec) else { return false };
+        let mut authorities = BTreeMap::new();
+        for signer in Signer::ALL {
+            match self.load_authority(signer) {
+                Ok(Some(authority)) if authority.not_after() > now => authorities.insert(signer, authority),
+                _ => return false,
+            };
+        }
+        let private = |path: &Path| files::is_private(path).unwrap_or(false);
+        let certificates = wanted.iter().all(|w| {
+            matches!(self.judge(w, &authorities[&w.signer], spec, now), Ok(Action::Kept))
+                && private(&self.pair(&w.file_stem).key)
+        });
+        let tokens = || {
+            let key = PrivateKey::from_pem(&files::read(&self.service_account_key()).ok()??).ok()?;
+            let public = files::read(&self.service_account_public_key()).ok()??;
+            Some(contains_public_key(&public, &key) && private(&self.service_account_key()))
+        };
+        certificates
+            && tokens() == Some(true)
+            && Signer::ALL.iter().all(|s| private(&self.pair(s.file_stem()).key))
+    }
+
     /// Writes the kubeconfigs of admin, controller manager, scheduler, proxy and the nodes to `dir`.
     ///
     /// They are made from the certificates here, so one that differs is written again.
@@ -134,10 +162,48 @@ impl ClusterPki {
         spec: &PkiSpec,
     ) -> Result<Report, EnsureError> {
         files::private_directory(dir)?;
-        let authority_pem = self.read(&self.authority().certificate)?;
         let mut report = Report::default();
+        for (path, text) in self.kubeconfig_texts(dir, cluster, server, spec)? {
+            let action = match files::read(&path)? {
+                Some(found) if found == text => {
+                    let tightened = files::tighten(&path)?;
+                    self.note_tightened(tightened, &path, &mut report);
+                    Action::Kept
+                }
+                found => {
+                    files::write_private(&path, text.as_bytes())?;
+                    found.map_or(Action::Created, |_| Action::Renewed { because: Reason::Outdated })
+                }
+            };
+            report.items.push(ReportItem { path, action });
+        }
+        if report.changed() {
+            files::sync_directory(dir)?;
+        }
+        Ok(report)
+    }
+
+    /// Whether [`Self::ensure_kubeconfigs`] would find nothing to do. Writes nothing.
+    pub fn kubeconfigs_are_complete(&self, dir: &Path, cluster: &str, server: &str, spec: &PkiSpec) -> bool {
+        self.kubeconfig_texts(dir, cluster, server, spec).is_ok_and(|all| {
+            all.iter().all(|(path, text)| {
+                matches!(files::read(path), Ok(Some(found)) if found == *text)
+                    && files::is_private(path).unwrap_or(false)
+            })
+        })
+    }
+
+    fn kubeconfig_texts(
+        &self,
+        dir: &Path,
+        cluster: &str,
+        server: &str,
+        spec: &PkiSpec,
+    ) -> Result<Vec<(PathBuf, String)>, EnsureError> {
+        let authority_pem = self.read(&self.authority().certificate)?;
         let parts = [plan::ADMIN, plan::CONTROLLER_MANAGER, plan::SCHEDULER, plan::PROXY];
         let nodes = spec.nodes.iter().map(|n| plan::kubelet_client(&n.name));
+        let mut all = Vec::new();
         for stem in parts.iter().map(|s| (*s).to_owned()).chain(nodes) {
             let pair = self.pair(&stem);
             let certificate_pem = self.read(&pair.certificate)?;
@@ -156,24 +222,9 @@ impl ClusterPki {
                 namespace: None,
             }
             .to_yaml();
-            let path = Self::kubeconfig(dir, &stem);
-            let action = match files::read(&path)? {
-                Some(found) if found == text => {
-                    let tightened = files::tighten(&path)?;
-                    self.note_tightened(tightened, &path, &mut report);
-                    Action::Kept
-                }
-                found => {
-                    files::write_private(&path, text.as_bytes())?;
-                    found.map_or(Action::Created, |_| Action::Renewed { because: Reason::Outdated })
-                }
-            };
-            report.items.push(ReportItem { path, action });
+            all.push((Self::kubeconfig(dir, &stem), text));
         }
-        if report.changed() {
-            files::sync_directory(dir)?;
-        }
-        Ok(report)
+        Ok(all)
     }
 
     /// The cluster's authority.
@@ -233,7 +284,7 @@ impl ClusterPki {
     }
 
     /// Every certificate in the directory with what it says, for those who show expiry; sorted by path.
-    pub fn inspect(&self) -> Result<Vec<(PathBuf, Result<CertificateFacts, Error>)>, FileError> {
+    pub fn inspect(&self) -> Result<Vec<Inspected>, FileError> {
         let failed = |source| FileError { step: "list", path: self.dir.clone(), source };
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
@@ -332,6 +383,42 @@ impl ClusterPki {
         Ok(authority)
     }
 
+    /// The authority, if both its files are there and good.
+    fn load_authority(&self, signer: Signer) -> Result<Option<Authority>, EnsureError> {
+        let paths = self.pair(signer.file_stem());
+        let (Some(certificate), Some(key)) = (files::read(&paths.certificate)?, files::read(&paths.key)?)
+        else {
+            return Ok(None);
+        };
+        let key = PrivateKey::from_pem(&key).map_err(unusable(&paths.key, REMEDY_AUTHORITY))?;
+        Authority::load(&certificate, key).map(Some).map_err(unusable(&paths.certificate, REMEDY_AUTHORITY))
+    }
+
+    /// What has to be done about a certificate.
+    fn judge(
+        &self,
+        wanted: &Wanted,
+        authority: &Authority,
+        spec: &PkiSpec,
+        now: Timestamp,
+    ) -> Result<Action, EnsureError> {
+        let paths = self.pair(&wanted.file_stem);
+        let unusable = |path| unusable(path, REMEDY_LEAF);
+        let Some(text) = files::read(&paths.certificate)? else { return Ok(Action::Created) };
+        let facts = CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
+        let key = files::read(&paths.key)?
+            .map(|text| PrivateKey::from_pem(&text))
+            .transpose()
+            .map_err(unusable(&paths.key))?;
+        let found = Found {
+            key_matches: key.map(|key| facts.matches(&key)),
+            signed_by_authority: authority.signed(&text).map_err(unusable(&paths.certificate))?,
+            facts,
+        };
+        let reason = plan::judge(&wanted.spec, &found, authority.not_after(), spec.renew_before, now);
+        Ok(reason.map_or(Action::Kept, |because| Action::Renewed { because }))
+    }
+
     fn ensure_certificate(
         &self,
         wanted: &Wanted,
@@ -340,29 +427,11 @@ impl ClusterPki {
         now: Timestamp,
     ) -> Result<(ReportItem, bool), EnsureError> {
         let paths = self.pair(&wanted.file_stem);
-        let unusable = |path| unusable(path, REMEDY_LEAF);
-        let action = match files::read(&paths.certificate)? {
-            None => Action::Created,
-            Some(text) => {
-                let facts = CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
-                let key = files::read(&paths.key)?
-                    .map(|text| PrivateKey::from_pem(&text))
-                    .transpose()
-                    .map_err(unusable(&paths.key))?;
-                let found = Found {
-                    key_matches: key.map(|key| facts.matches(&key)),
-                    signed_by_authority: authority.signed(&text).map_err(unusable(&paths.certificate))?,
-                    facts,
-                };
-                match plan::judge(&wanted.spec, &found, authority.not_after(), spec.renew_before, now) {
-                    None => {
-                        let tightened = files::tighten(&paths.key)?;
-                        return Ok((ReportItem { path: paths.certificate, action: Action::Kept }, tightened));
-                    }
-                    Some(because) => Action::Renewed { because },
-                }
-            }
-        };
+        let action = self.judge(wanted, authority, spec, now)?;
+        if action == Action::Kept {
+            let tightened = files::tighten(&paths.key)?;
+            return Ok((ReportItem { path: paths.certificate, action }, tightened));
+        }
         let issued = authority
             .issue(&wanted.spec, spec.algorithm, now)
             .map_err(|source| EnsureError::Make { what: wanted.file_stem.clone(), source })?;

@@ -84,6 +84,11 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, FileError> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Whether nobody but its owner has rights to a file.
+pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
+}
+
 /// Takes rights to a private file away from group and others, if they have any; says whether they had.
 pub(crate) fn tighten(path: &Path) -> Result<bool, FileError> {
     let mode = fs::metadata(path).map_err(at("read", path))?.permissions().mode();

@@ -22,7 +22,7 @@ mod kubeconfig;
 mod plan;
 
 pub use authority::{Authority, Issued};
-pub use cluster::{CertificatePaths, ClusterPki, EnsureError};
+pub use cluster::{CertificatePaths, ClusterPki, EnsureError, Inspected};
 pub use facts::{CertificateFacts, Expiry};
 pub use files::{FileError, write_private, write_public};
 pub use issue::{AlternativeName, CertificateSpec, Subject, Usage};

@@ -51,6 +51,14 @@ impl Fixture {
     }
 
     fn ensure(&self) -> Report {
+        let complete = self.pki.is_complete(&self.spec, self.now);
+        let report = self.repair();
+        assert_eq!(complete, !report.changed() && report.warnings.iter().all(|w| !w.contains("0600")));
+        assert!(self.pki.is_complete(&self.spec, self.now));
+        report
+    }
+
+    fn repair(&self) -> Report {
         self.pki.ensure(&self.spec, self.now).expect("a complete set")
     }
 

@@ -2,7 +2,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
 use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ComponentStatus, Node, Pod};
@@ -56,13 +55,12 @@ fn print(cluster: &Cluster, lines: &[Line], healthy: bool, as_json: bool) {
         println!("{}", json!({ "name": cluster.layout.name(), "healthy": healthy, "items": items }));
         return;
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["", "NAME", "HEALTHY", "DETAIL"]);
+    let width = lines.iter().map(|l| l.name.len()).max().unwrap_or(0).max(4);
+    println!("{:<12} {:<width$} {:<8} DETAIL", "", "NAME", "HEALTHY");
     for line in lines {
-        table.add_row([line.what, &line.name, if line.healthy { "yes" } else { "NO" }, &line.detail]);
+        let healthy = if line.healthy { "yes" } else { "NO" };
+        println!("{:<12} {:<width$} {healthy:<8} {}", line.what, line.name, line.detail);
     }
-    println!("{table}");
     if !healthy {
         println!("Not healthy. Try `cox up` to repair it; logs are in {}.", cluster.layout.logs().display());
     }

@@ -48,5 +48,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         controllers: flags.controllers,
         ..controllers::Config::default()
     };
-    super::ended(controllers::run(config, client, stop).await)
+    let shared = client.clone();
+    let clients: controllers::ClientFor = std::sync::Arc::new(move |_| shared.clone());
+    super::ended(controllers::run(config, client, clients, stop).await)
 }

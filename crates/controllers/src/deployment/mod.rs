@@ -25,6 +25,7 @@ use crate::framework::{Controller, Error, Next, Wakes, code, is_namespace_termin
 use crate::ownership::{claim_all, controller_of};
 use crate::pods;
 use rollout::{Plan, Seen, plan};
+pub use scale::resolve;
 
 /// See the module.
 pub struct DeploymentController {

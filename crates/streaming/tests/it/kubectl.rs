@@ -109,12 +109,11 @@ async fn api(kubelet: Arc<String>, request: Request<Incoming>) -> Response<Body>
         }
         "/api/v1/namespaces/default/pods/p/exec" | "/api/v1/namespaces/default/pods/p/attach" => {
             let streams = Streams::from_api_query(query).expect("streams");
-            let mut kubelet_query = form_urlencoded::Serializer::new(streams.to_kubelet_query());
-            for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "command") {
-                kubelet_query.append_pair(&name, &value);
-            }
+            let parameters = form_urlencoded::parse(query.as_bytes());
+            let command: Vec<_> =
+                parameters.filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
             let verb = path.rsplit('/').next().unwrap_or_default();
-            format!("{kubelet}/{verb}?{}", kubelet_query.finish())
+            format!("{kubelet}/{verb}?{}", streams.to_kubelet_query(&command))
         }
         "/api/v1/namespaces/default/pods/p/portforward" => format!("{kubelet}/portForward"),
         _ => return body::text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -149,7 +148,11 @@ async fn exec_has_output_and_exit_code() {
         let script = "echo out; echo err >&2; exit 7";
         let output = cluster.run(websockets, &["exec", "p", "--", "sh", "-c", script], b"").await;
         assert_eq!(text(&output.stdout), "out\n", "{output:?}");
-        assert_eq!(text(&output.stderr), "err\ncommand terminated with exit code 7\n", "websockets {websockets}");
+        assert_eq!(
+            text(&output.stderr),
+            "err\ncommand terminated with exit code 7\n",
+            "websockets {websockets}"
+        );
         assert_eq!(output.status.code(), Some(7));
     }
 }
@@ -191,7 +194,10 @@ async fn port_forward_serves_many_connections() {
     let cluster = Cluster::start().await;
     let port = port_forward::shouting().await;
     for websockets in WEBSOCKETS {
-        let mut kubectl = cluster.kubectl(websockets, &["port-forward", "p", &format!(":{port}")]).spawn().expect("kubectl");
+        let mut kubectl = cluster
+            .kubectl(websockets, &["port-forward", "p", &format!(":{port}")])
+            .spawn()
+            .expect("kubectl");
         let (local, _output) = forwarded_port(&mut kubectl).await;
         let connections = (0..10).map(|number| async move {
             let mut socket = TcpStream::connect(("127.0.0.1", local)).await.expect("connected");
@@ -210,9 +216,17 @@ async fn port_forward_serves_many_connections() {
 #[tokio::test]
 async fn port_forward_says_what_failed() {
     let cluster = Cluster::start().await;
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").port();
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port")
+        .local_addr()
+        .expect("an address")
+        .port();
     for websockets in WEBSOCKETS {
-        let mut kubectl = cluster.kubectl(websockets, &["port-forward", "p", &format!(":{closed}")]).spawn().expect("kubectl");
+        let mut kubectl = cluster
+            .kubectl(websockets, &["port-forward", "p", &format!(":{closed}")])
+            .spawn()
+            .expect("kubectl");
         let (local, _output) = forwarded_port(&mut kubectl).await;
         let mut socket = TcpStream::connect(("127.0.0.1", local)).await.expect("connected");
         let mut nothing = Vec::new();
@@ -222,7 +236,10 @@ async fn port_forward_says_what_failed() {
         while !said.contains("an error occurred forwarding") {
             said = within(errors.next_line()).await.expect("output").expect("a message about the failure");
         }
-        assert!(said.contains(&format!("dial {closed}: Connection refused")), "websockets {websockets}: {said}");
+        assert!(
+            said.contains(&format!("dial {closed}: Connection refused")),
+            "websockets {websockets}: {said}"
+        );
         kubectl.kill().await.expect("stopped");
     }
 }

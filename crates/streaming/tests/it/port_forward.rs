@@ -65,7 +65,9 @@ async fn many_connections_share_one() {
     let far = Server::plain(runtime).await;
     let uri = far.uri("/portForward");
     let near = Server::plain(move |request| bridging(uri.clone(), request)).await;
-    for (server, transport) in [&far, &near].into_iter().flat_map(|server| TRANSPORTS.map(|kind| (server, kind))) {
+    for (server, transport) in
+        [&far, &near].into_iter().flat_map(|server| TRANSPORTS.map(|kind| (server, kind)))
+    {
         let uri = server.uri("/portForward");
         let client = PortForwardClient::connect(&Dialer::plain(), &uri, transport, &Limits::default()).await;
         let client = client.expect("a client");
@@ -99,7 +101,9 @@ async fn a_closed_port_is_reported_and_the_rest_goes_on() {
     let far = Server::plain(runtime).await;
     let uri = far.uri("/portForward");
     let near = Server::plain(move |request| bridging(uri.clone(), request)).await;
-    for (server, transport) in [&far, &near].into_iter().flat_map(|server| TRANSPORTS.map(|kind| (server, kind))) {
+    for (server, transport) in
+        [&far, &near].into_iter().flat_map(|server| TRANSPORTS.map(|kind| (server, kind)))
+    {
         let uri = server.uri("/portForward");
         let client = PortForwardClient::connect(&Dialer::plain(), &uri, transport, &Limits::default()).await;
         let client = client.expect("a client");

@@ -28,7 +28,8 @@ async fn forwarding(target: http::Uri, request: Request<Incoming>) -> Response<B
 
 async fn get(server: &Server, path: &str) -> Response<Incoming> {
     let socket = TcpStream::connect(server.address).await.expect("connected");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("http");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("http");
     tokio::spawn(connection);
     let request = Request::get(path).header("host", "front").header("authorization", "Bearer secret");
     sender.send_request(request.body(Empty::<Bytes>::new()).expect("a request")).await.expect("a response")
@@ -42,15 +43,22 @@ async fn upgrades_pass_through_and_refusals_come_back() {
     let streams = Streams { stdin: false, stdout: true, stderr: true, tty: false };
     for protocol in [ExecProtocol::Spdy, ExecProtocol::WebSocketV5] {
         let uri = near.uri("/exec?output=1&error=1&command=echo&command=hi");
-        let session = client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default()).await;
+        let session =
+            client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default()).await;
         let session = session.expect("a session");
         let mut out = String::new();
-        let (read, status) = tokio::join!(async { session.stdout.expect("out").read_to_string(&mut out).await }, session.status);
+        let (read, status) = tokio::join!(
+            async { session.stdout.expect("out").read_to_string(&mut out).await },
+            session.status
+        );
         read.expect("output");
         assert_eq!((out.as_str(), status.exit_code()), ("hi\n", Some(0)));
         let uri = near.uri("/exec?command=true");
-        let refused = client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default()).await;
-        assert!(matches!(refused, Err(client::ClientError::Refused { status, .. }) if status == StatusCode::BAD_REQUEST));
+        let refused =
+            client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default()).await;
+        assert!(
+            matches!(refused, Err(client::ClientError::Refused { status, .. }) if status == StatusCode::BAD_REQUEST)
+        );
     }
 }
 
@@ -89,7 +97,8 @@ async fn redirects_get_the_prefix_and_request_bodies_arrive() {
     let uri = far.uri("");
     let near = Server::plain(move |request| forwarding(uri.clone(), request)).await;
     let socket = TcpStream::connect(near.address).await.expect("connected");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("http");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("http");
     tokio::spawn(connection);
     let chunks = futures::stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"posted")))]);
     let request = Request::post("/prefix/a/b").body(StreamBody::new(chunks)).expect("a request");
@@ -102,12 +111,14 @@ async fn redirects_get_the_prefix_and_request_bodies_arrive() {
 
 #[tokio::test]
 async fn an_unreachable_target_is_a_status() {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let closed =
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
     let request = Request::get("/exec").header("connection", "Upgrade").header("upgrade", "SPDY/3.1");
     let request = request.body(Full::new(Bytes::new())).expect("a request");
     let target = format!("http://{closed}/exec").parse().expect("a uri");
     let failed =
-        proxy::forward(request, &target, &Dialer::plain(), &ProxyOptions::default(), &Limits::default()).await;
+        proxy::forward(request, &target, &Dialer::plain(), &ProxyOptions::default(), &Limits::default())
+            .await;
     let response = failed.expect_err("nothing listens").into_response();
     assert_eq!(response.status(), 500);
     let bytes = response.into_body().collect().await.expect("a body").to_bytes();

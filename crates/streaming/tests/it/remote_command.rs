@@ -16,19 +16,14 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use crate::{process::runtime, server::Server};
 
 const ALL: Streams = Streams { stdin: true, stdout: true, stderr: true, tty: false };
-const PROTOCOLS: [ExecProtocol; 3] = [ExecProtocol::Spdy, ExecProtocol::WebSocketV5, ExecProtocol::WebSocketV4];
-
-fn query(streams: Streams, command: &[&str]) -> String {
-    let mut query = form_urlencoded::Serializer::new(streams.to_kubelet_query());
-    for word in command {
-        query.append_pair("command", word);
-    }
-    query.finish()
-}
+const PROTOCOLS: [ExecProtocol; 3] =
+    [ExecProtocol::Spdy, ExecProtocol::WebSocketV5, ExecProtocol::WebSocketV4];
 
 async fn exec(server: &Server, streams: Streams, protocol: ExecProtocol, command: &[&str]) -> ClientSession {
-    let uri = server.uri(&format!("/exec?{}", query(streams, command)));
-    client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default()).await.expect("a session")
+    let uri = server.uri(&format!("/exec?{}", streams.to_kubelet_query(command)));
+    client::remote_command(&Dialer::plain(), &uri, streams, protocol, &Limits::default())
+        .await
+        .expect("a session")
 }
 
 async fn collect(session: ClientSession) -> (Vec<u8>, Vec<u8>, ExecStatus) {
@@ -79,7 +74,8 @@ async fn input_passes_whole_and_its_end_is_seen() {
 async fn a_slow_reader_gets_all_output() {
     let server = Server::plain(runtime).await;
     for protocol in PROTOCOLS {
-        let session = exec(&server, ALL, protocol, &["sh", "-c", "head -c 4000000 /dev/zero; echo end >&2"]).await;
+        let session =
+            exec(&server, ALL, protocol, &["sh", "-c", "head -c 4000000 /dev/zero; echo end >&2"]).await;
         // The command has long ended when reading starts: nothing may be lost then.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let (out, err, status) = collect(session).await;
@@ -158,7 +154,9 @@ async fn a_client_that_leaves_ends_the_command() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), appeared).await.expect("the command saw the end of its input");
+        tokio::time::timeout(Duration::from_secs(20), appeared)
+            .await
+            .expect("the command saw the end of its input");
         std::fs::remove_file(&mark).expect("removed");
     }
 }
@@ -167,15 +165,21 @@ async fn a_client_that_leaves_ends_the_command() {
 async fn refusals_have_a_reason() {
     let server = Server::plain(runtime).await;
     let uri = server.uri("/exec?command=true");
-    let refused =
-        client::remote_command(&Dialer::plain(), &uri, ALL, ExecProtocol::Spdy, &Limits::default()).await.err();
+    let refused = client::remote_command(&Dialer::plain(), &uri, ALL, ExecProtocol::Spdy, &Limits::default())
+        .await
+        .err();
     let Some(ClientError::Refused { status, message }) = refused else { panic!("not refused") };
     assert_eq!(status, 400);
     assert_eq!(message, "you must specify at least 1 of stdin, stdout, stderr");
 }
 
 /// All messages a plain WebSocket client of some subprotocol gets.
-async fn messages(server: &Server, subprotocol: Option<&str>, query: &str, input: &[Message]) -> Vec<Message> {
+async fn messages(
+    server: &Server,
+    subprotocol: Option<&str>,
+    query: &str,
+    input: &[Message],
+) -> Vec<Message> {
     let address = server.address;
     let mut request = format!("ws://{address}/exec?{query}").into_client_request().expect("a request");
     if let Some(subprotocol) = subprotocol {
@@ -196,11 +200,13 @@ async fn messages(server: &Server, subprotocol: Option<&str>, query: &str, input
 #[tokio::test]
 async fn legacy_clients_get_what_they_know() {
     let server = Server::plain(runtime).await;
-    let close = |message: &Message| matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1000);
+    let close =
+        |message: &Message| matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1000);
     // Without a subprotocol, or with the oldest: an empty first frame, output, nothing about success, a clean end.
     for subprotocol in [None, Some("channel.k8s.io")] {
         let all = messages(&server, subprotocol, "output=1&error=1&command=echo&command=hi", &[]).await;
-        let data: Vec<&[u8]> = all.iter().filter(|m| m.is_binary()).map(|m| m.to_text().expect("text").as_bytes()).collect();
+        let data: Vec<&[u8]> =
+            all.iter().filter(|m| m.is_binary()).map(|m| m.to_text().expect("text").as_bytes()).collect();
         assert_eq!(data, [&b"\x01"[..], b"\x01hi\n"], "{subprotocol:?}");
         assert!(close(all.last().expect("a last message")), "{all:?}");
     }
