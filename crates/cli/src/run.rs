@@ -210,8 +210,8 @@ async fn node_parts(
         let (kept, runtime) = (kept.clone(), runtime.clone());
         async move {
             tokio::select! {
-                () = token.cancelled() => Ok(()),
-                () = provision::Containerd::keep(&kept, &runtime) => Err(std::io::Error::other("nobody watches containerd")),
+                () = token.cancelled() => Ok::<_, std::io::Error>(()),
+                never = provision::Containerd::keep(&kept, &runtime) => match never {},
             }
         }
     });
