@@ -1,9 +1,10 @@
-//! Checks and code generation for this workspace: `cargo xtask generate SPEC`.
+//! Checks and code generation for this workspace: `cargo xtask generate SPEC`, `cargo xtask layers`.
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 mod generate;
+mod layers;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +17,10 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        _ => bail!("usage: cargo xtask generate PATH/openapi-v2.json"),
+        ["layers"] => match layers::check(root)?.as_slice() {
+            [] => Ok(()),
+            wrong => bail!("{}", wrong.join("\n")),
+        },
+        _ => bail!("usage: cargo xtask generate PATH/openapi-v2.json | cargo xtask layers"),
     }
 }

@@ -105,9 +105,7 @@ impl Kind {
 /// Finds a built-in row by group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     KINDS
-        .binary_search_by(|k| {
-            (&*k.group, &*k.version, &*k.plural).cmp(&(group, version, plural))
-        })
+        .binary_search_by(|k| (&*k.group, &*k.version, &*k.plural).cmp(&(group, version, plural)))
         .ok()
         .map(|i| &KINDS[i])
 }

@@ -2,6 +2,9 @@
 //!
 //! Types come from `k8s-openapi`. Read [`kinds::Kind`] first, then [`schema::TypeDef`].
 //! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
+pub mod decode;
 mod generated;
 pub mod kinds;
+pub mod merge;
+pub mod openapi;
 pub mod schema;

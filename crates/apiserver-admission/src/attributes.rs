@@ -1,7 +1,7 @@
 //! What a plugin may look at and change.
-use machinery::Object;
 use machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
 use machinery::request::UserInfo;
+use machinery::{Object, StatusError};
 
 /// What is done to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,5 +76,21 @@ impl Attributes<'_> {
     /// Whether the request is about this subresource.
     pub fn is_sub(&self, group: &str, resource: &str, subresource: &str) -> bool {
         self.gvr.group == group && self.gvr.resource == resource && self.subresource == subresource
+    }
+
+    /// The object as it will be, for plugins that change it.
+    pub fn object_mut(&mut self) -> Option<&mut Object> {
+        self.object.as_deref_mut()
+    }
+
+    /// The 403 with which a plugin refuses the request.
+    pub fn forbidden(&self, why: impl AsRef<str>) -> StatusError {
+        let object = |field: fn(&Object) -> &str| self.object().map(field).filter(|s| !s.is_empty());
+        let name = Some(self.name)
+            .filter(|s| !s.is_empty())
+            .or_else(|| object(Object::name))
+            .or_else(|| object(Object::generate_name))
+            .unwrap_or("Unknown");
+        StatusError::forbidden(&self.group_resource(), name, why.as_ref())
     }
 }

@@ -2,10 +2,46 @@
 //!
 //! Read [`Plugin`] and [`Attributes`] first; [`Chain`] runs plugins in upstream's order. Plugins see the cluster only
 //! through [`ClusterView`]; they never write.
+mod always_pull_images;
 mod attributes;
+mod certificates;
 mod chain;
-mod cluster;
+pub mod cluster;
+mod default_chain;
+mod default_class;
+mod default_toleration_seconds;
+mod in_use_protection;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+pub mod pod_refs;
+mod pod_resources;
+mod pod_security;
+pub mod priority;
+mod resource_quota;
+mod runtime_class;
+mod service_account;
+mod taint_nodes;
+#[cfg(test)]
+mod testing;
+mod volume_resize;
 
+pub use always_pull_images::AlwaysPullImages;
 pub use attributes::{Attributes, Operation};
+pub use certificates::{Authorize, CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
 pub use chain::{Chain, Plugin};
 pub use cluster::{ClusterView, Resource};
+pub use default_chain::{default_chain, full_chain};
+pub use default_class::{DefaultIngressClass, DefaultStorageClass};
+pub use default_toleration_seconds::DefaultTolerationSeconds;
+pub use in_use_protection::StorageObjectInUseProtection;
+pub use limit_ranger::LimitRanger;
+pub use namespace_lifecycle::NamespaceLifecycle;
+pub use node_restriction::NodeRestriction;
+pub use pod_security::PodSecurity;
+pub use priority::Priority;
+pub use resource_quota::{QuotaWriter, ResourceQuota};
+pub use runtime_class::RuntimeClass;
+pub use service_account::ServiceAccount;
+pub use taint_nodes::TaintNodesByCondition;
+pub use volume_resize::PersistentVolumeClaimResize;

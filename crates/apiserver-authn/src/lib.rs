@@ -1,15 +1,34 @@
 //! Who is asking: client certificates, service-account tokens, token files, bootstrap tokens, front proxy, anonymous.
 //!
-//! Read [`Authenticator`] first. Bearer tokens go through [`TokenAuthenticator`],
+//! Read [`Authenticator`] first; [`Union`] tries several in turn. Bearer tokens go through [`TokenAuthenticator`],
 //! which the TokenReview API asks too. Everything here is a decision over bytes: no sockets, no storage. What the
 //! service-account method must know of the cluster comes through [`service_account::ServiceAccountGetter`].
+mod anonymous;
+mod bearer;
+mod bootstrap_token;
+mod client_certificate;
+mod request_header;
+pub mod review;
 pub mod service_account;
+mod token_cache;
+mod token_file;
+mod union;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use machinery::request::UserInfo;
 use rustls_pki_types::CertificateDer;
+
+pub use anonymous::Anonymous;
+pub use bearer::BearerToken;
+pub use bootstrap_token::BootstrapTokens;
+pub use client_certificate::{ClientCertificate, ClientCertificateError};
+pub use request_header::{RequestHeader, RequestHeaderNames};
+pub use token_cache::TokenCache;
+pub use token_file::{TokenFile, TokenFileError};
+pub use union::{TokenUnion, Union};
 
 /// What an authenticator may look at.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +40,7 @@ pub struct AuthRequest<'a> {
 }
 
 /// Credentials that were shown and are no good: the answer is 401. The text is for the server's log.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AuthnError(pub String);
 
@@ -50,4 +69,41 @@ pub trait TokenAuthenticator: Send + Sync {
         token: &str,
         audiences: &[String],
     ) -> Result<Option<TokenUser>, AuthnError>;
+}
+
+/// Tells the time; tests tell another.
+pub type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// The machine's clock.
+pub fn system_time() -> Now {
+    Arc::new(SystemTime::now)
+}
+
+/// Seconds since 1970; a clock before that reads as 0.
+fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The group of everyone who is somebody.
+pub const ALL_AUTHENTICATED: &str = "system:authenticated";
+
+/// The key of `extra` that tells which credential was shown.
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
+/// Adds `system:authenticated`, unless the user says to be nobody.
+fn with_authenticated_group(mut user: UserInfo) -> UserInfo {
+    if !user.in_group(ALL_AUTHENTICATED) && !user.in_group("system:unauthenticated") {
+        user.groups.push(ALL_AUTHENTICATED.to_owned());
+    }
+    user
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    use sha2::{Digest as _, Sha256};
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
 }

@@ -1,9 +1,26 @@
 //! What one may: RBAC, Node, AlwaysAllow, AlwaysDeny; and the bootstrap policy.
 //!
-//! Read [`Authorizer`] first. RBAC and the Node authorizer own their
-//! indexes: whoever watches the cluster feeds them objects. No I/O here.
+//! Read [`Authorizer`] first; [`Union`] asks several in turn. [`rbac::Rbac`] and
+//! [`node::NodeAuthorizer`] own their indexes: whoever watches the cluster feeds them objects. No I/O here.
+pub mod aggregation;
+pub mod always;
+pub mod bootstrap_policy;
+pub mod escalation;
+mod forbidden;
+pub mod node;
+mod node_graph;
+pub mod rbac;
+pub mod review;
+pub mod rule;
+mod union;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use machinery::request::{Attributes, UserInfo};
+
+pub use forbidden::{forbidden, forbidden_message};
+pub use union::Union;
 
 /// What an authorizer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +39,29 @@ pub struct Answer {
     /// What was decided.
     pub decision: Decision,
     /// Why, as the audit log and `SubjectAccessReview` show it.
-    pub reason: String,
+    pub reason: Option<Arc<str>>,
+}
+
+impl Answer {
+    /// No opinion, and no reason for it.
+    pub const NO_OPINION: Self = Self { decision: Decision::NoOpinion, reason: None };
+    /// Yes, and no reason for it.
+    pub const ALLOW: Self = Self { decision: Decision::Allow, reason: None };
+
+    /// No opinion because of something.
+    pub fn no_opinion(reason: impl Into<Arc<str>>) -> Self {
+        Self { decision: Decision::NoOpinion, reason: Some(reason.into()) }
+    }
+
+    /// Whether this is a yes.
+    pub fn is_allowed(&self) -> bool {
+        self.decision == Decision::Allow
+    }
+
+    /// Why; empty where nothing is known.
+    pub fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or("")
+    }
 }
 
 /// One way to decide what a user may do.
@@ -33,6 +72,17 @@ pub trait Authorizer: Send + Sync {
 
     /// What a user may do in a namespace, as `SelfSubjectRulesReview` shows it.
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules;
+}
+
+#[async_trait]
+impl<T: Authorizer + ?Sized> Authorizer for Arc<T> {
+    async fn authorize(&self, attributes: &Attributes<'_>) -> Answer {
+        (**self).authorize(attributes).await
+    }
+
+    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        (**self).rules_for(user, namespace)
+    }
 }
 
 /// What a user may do in a namespace.

@@ -1,7 +1,9 @@
 //! What a handler knows of its request.
 use std::sync::Arc;
 
+use api::decode::Target;
 use api::kinds::Kind;
+use apiserver_registry::Warnings;
 use async_trait::async_trait;
 use http::{HeaderMap, Request, Response};
 use machinery::request::{RequestInfo, UserInfo};
@@ -64,14 +66,9 @@ impl Context {
         Ok(dry)
     }
 
-    /// Decodes a body into an object of a kind.
-    pub fn decode(
-        &self,
-        body: &[u8],
-        kind: &Kind,
-        warnings: &apiserver_registry::Warnings,
-    ) -> StatusResult<Object> {
-        crate::write::decode(self, body, kind, warnings)
+    /// Decodes a body into what a path takes.
+    pub fn decode(&self, body: &[u8], target: &Target<'_>, warnings: &Warnings) -> StatusResult<Object> {
+        crate::write::decode(self, body, target, warnings)
     }
 }
 

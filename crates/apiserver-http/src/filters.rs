@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver_authn::AuthRequest;
-use apiserver_authz::{Decision, forbidden_message};
+use apiserver_authz::{Decision, forbidden};
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response};
-use machinery::gvk::GroupResource;
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
 use tokio::sync::Semaphore;
@@ -53,7 +53,13 @@ fn is_long_running(info: &RequestInfo, query: &Query<'_>) -> bool {
 
 impl Server {
     /// Answers one request. Never fails: what goes wrong becomes a `Status`.
-    pub async fn handle(self: Arc<Self>, peer: Peer, request: Request<Body>) -> Response<Body> {
+    ///
+    /// Boxed, since this is the seam where everything below is one type for those above.
+    pub fn handle(self: Arc<Self>, peer: Peer, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(self.answer(peer, request))
+    }
+
+    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Body>) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
@@ -97,7 +103,7 @@ impl Server {
                 }
             }
         };
-        let user = self.authenticate(peer, &request).await?;
+        let user = self.authenticate(peer, request.headers()).await?;
         let user = self.impersonate(user, request.headers()).await?;
         self.authorize(&user, &info).await?;
         let work = async {
@@ -119,11 +125,11 @@ impl Server {
         }
     }
 
-    async fn authenticate(&self, peer: &Peer, request: &Request<Body>) -> StatusResult<Arc<UserInfo>> {
+    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> StatusResult<Arc<UserInfo>> {
         if let Some(user) = &peer.local {
             return Ok(user.clone());
         }
-        let asked = AuthRequest { client_certs: &peer.certificates, headers: request.headers() };
+        let asked = AuthRequest { client_certs: &peer.certificates, headers };
         match self.authenticator.authenticate(&asked).await {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(StatusError::unauthorized()),
@@ -140,12 +146,7 @@ impl Server {
         if answer.decision == Decision::Allow {
             return Ok(());
         }
-        let mut why = forbidden_message(&attributes);
-        if !answer.reason.is_empty() {
-            why = format!("{why}: {}", answer.reason);
-        }
-        let gr = GroupResource::new(&info.api_group, &info.resource);
-        Err(StatusError::forbidden(&gr, &info.name, &why))
+        Err(forbidden(&attributes, answer.reason()))
     }
 
     /// Upstream: apiserver/pkg/endpoints/filters/impersonation.go.

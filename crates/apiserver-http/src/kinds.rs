@@ -28,6 +28,14 @@ impl Kinds {
         self.0.values()
     }
 
+    /// Every group and version that is served.
+    pub fn group_versions(&self) -> Vec<(String, String)> {
+        let mut all: Vec<(String, String)> =
+            self.0.keys().map(|(group, version, _)| (group.clone(), version.clone())).collect();
+        all.dedup();
+        all
+    }
+
     /// Groups but core, each with its versions, best first.
     pub fn groups(&self) -> Vec<(String, Vec<String>)> {
         let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();

@@ -17,6 +17,7 @@ use crate::context::{Context, Endpoint};
 use crate::filters::Limits;
 use crate::health::Health;
 use crate::kinds::Kinds;
+use crate::openapi::OpenApi;
 use crate::query::Query;
 use crate::{read, respond, watch, write};
 
@@ -49,6 +50,8 @@ pub struct Server {
     pub documents: BTreeMap<String, serde_json::Value>,
     /// Health checks.
     pub health: Health,
+    /// `/openapi/v3`.
+    pub openapi: OpenApi,
     /// Requests at a time.
     pub limits: Limits,
 }
@@ -116,6 +119,9 @@ impl Server {
             return Ok(answer);
         }
         if let Some(answer) = crate::discovery::answer(self, trimmed, request.headers())? {
+            return Ok(answer);
+        }
+        if let Some(answer) = self.openapi.answer(&self.kinds, trimmed, request.headers())? {
             return Ok(answer);
         }
         if let Some(document) = self.documents.get(trimmed) {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver_registry::list::{Match, Selection};
+use apiserver_registry::list::Selection;
 use apiserver_registry::{Store, encode, too_large_revision};
-use apiserver_watch_cache::{CacheEvent, CachedObject, EventKind, Start, Watched, Watcher};
+use apiserver_watch_cache::{CacheEvent, CachedObject, Error as CacheError, EventKind, Scope, Snapshot, Watch};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
@@ -14,7 +14,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use machinery::{FieldError, FieldPath, StatusError, StatusResult};
 use rand::Rng as _;
 use serde_json::{Value, json};
-use storage::Revision;
+use storage::{Revision, prefix_end};
 use tokio::time::Instant;
 
 use crate::body::{Body, BoxError};
@@ -73,7 +73,6 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
             return Err(invalid_list_options(&[FieldError::forbidden(&match_path, why)]));
         }
     }
-    let _ = Match::NotOlderThan;
     let seconds = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
     let timeout = seconds.map_or_else(
         || MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
@@ -85,33 +84,38 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
         initial_events_end: initial == Some(true) && bookmarks,
         deadline: Instant::now() + timeout,
     };
-    let start = match (initial, revision) {
-        (Some(true), None) => {
-            store.fresh().await?;
-            Start::Initial
+    let scope = scope(&context, store, &options.selection);
+    let from = match (initial, revision) {
+        (Some(true), None) | (None, None) => {
+            let now = store.storage().now().await.map_err(apiserver_registry::storage_error)?;
+            store.reach(now).await?;
+            None
         }
-        (Some(true) | None, Some(Revision::ZERO)) => Start::Initial,
+        (Some(true) | None, Some(Revision::ZERO)) => None,
         (Some(true), Some(revision)) => {
-            store.at_least(revision).await?;
-            Start::Initial
+            store.reach(revision).await?;
+            None
         }
-        (None, None) => {
-            store.fresh().await?;
-            Start::Initial
-        }
-        (Some(false), None | Some(Revision::ZERO)) => Start::After(store.fresh().await?.revision()),
+        (Some(false), None | Some(Revision::ZERO)) => Some(store.fresh().await?.revision),
         (Some(false) | None, Some(revision)) => {
             let current = store.storage().now().await.map_err(apiserver_registry::storage_error)?;
             if revision > current {
                 return Err(too_large_revision(revision, current));
             }
-            Start::After(revision)
+            Some(revision)
         }
     };
-    let watcher = store.cache.watch(start, &store.key_prefix(&context.info.namespace));
+    let (initial, watch) = match from {
+        None => {
+            let (snapshot, watch) = store.cache.watch_initial(scope);
+            (Some(Initial { snapshot, next: store.key_prefix(&context.info.namespace) }), Some(watch))
+        }
+        Some(revision) => (None, store.cache.watch_after(revision, scope).ok()),
+    };
+    let end = prefix_end(&store.key_prefix(&context.info.namespace));
     let converts = !context.is_storage_version(store);
     let encoder = Encoder { context, agreed, converts, columns_sent: false };
-    let stream = Stream { watcher: watcher.ok(), encoder, options, next_bookmark: None, stage: Stage::Live };
+    let stream = Stream { initial, end, watch, encoder, options, next_bookmark: None, ended: false };
     let frames = futures::stream::unfold(stream, |mut stream| async move {
         let piece = stream.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(piece)), stream))
@@ -124,77 +128,125 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
     Ok(response)
 }
 
-#[derive(PartialEq)]
-enum Stage {
-    Live,
-    Ended,
+/// The events a watcher can care about, so that others do not wake it.
+fn scope(context: &Context, store: &Store, selection: &Selection) -> Scope {
+    let namespace = &context.info.namespace;
+    if let Some(name) = selection.fields.exact("metadata.name")
+        && (!namespace.is_empty() || !context.kind.namespaced)
+    {
+        return Scope::prefix(store.key(namespace, name));
+    }
+    let scope = Scope::prefix(store.key_prefix(namespace));
+    match selection.fields.exact("spec.nodeName") {
+        Some(node) => scope.field("spec.nodeName", node),
+        None => scope,
+    }
+}
+
+/// What is there when the watch begins, sent piece by piece.
+struct Initial {
+    snapshot: Snapshot,
+    /// Key of the first object that was not sent.
+    next: String,
 }
 
 struct Stream {
-    watcher: Option<Watcher>,
+    initial: Option<Initial>,
+    /// End of the key range.
+    end: String,
+    /// `None`: the revision asked for is gone.
+    watch: Option<Watch>,
     encoder: Encoder,
     options: Options,
     next_bookmark: Option<Instant>,
-    stage: Stage,
+    ended: bool,
 }
 
 impl Stream {
     /// The next frame; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
-        if self.stage == Stage::Ended {
+        if self.ended {
             return None;
         }
-        let Some(watcher) = &mut self.watcher else {
-            self.stage = Stage::Ended;
+        if let Some(piece) = self.initial_piece() {
+            return Some(piece);
+        }
+        let Some(watch) = &mut self.watch else {
+            self.ended = true;
             return Some(expired());
         };
-        let mut out = Vec::new();
         loop {
-            let bookmark_at = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
-            let until = if self.options.bookmarks { bookmark_at.min(self.options.deadline) } else { self.options.deadline };
-            // What is ready already goes into the same frame; an empty frame waits.
-            let item = if out.is_empty() {
-                tokio::select! {
-                    biased;
-                    item = watcher.next() => item,
-                    () = tokio::time::sleep_until(until) => {
-                        if Instant::now() >= self.options.deadline {
-                            self.stage = Stage::Ended;
-                            return None;
-                        }
-                        self.next_bookmark = Some(bookmark_time(self.options.deadline));
-                        let revision = watcher.progress().await;
+            let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
+            let until =
+                if self.options.bookmarks { bookmark.min(self.options.deadline) } else { self.options.deadline };
+            let batch = tokio::select! {
+                biased;
+                batch = watch.next_batch() => batch,
+                () = tokio::time::sleep_until(until) => {
+                    if Instant::now() >= self.options.deadline {
+                        self.ended = true;
+                        return None;
+                    }
+                    self.next_bookmark = Some(bookmark_time(self.options.deadline));
+                    let mut out = Vec::new();
+                    if let Some(revision) = watch.bookmark() {
                         self.encoder.bookmark(revision, false, &mut out);
+                    }
+                    if out.is_empty() {
+                        continue;
+                    }
+                    return Some(out.into());
+                }
+            };
+            match batch {
+                Ok(events) => {
+                    // A lone event that concerns everybody goes out as it was encoded for everybody.
+                    if let [event] = events.as_slice()
+                        && self.encoder.is_plain()
+                        && self.options.selection.is_everything()
+                    {
+                        return Some(event.frame().clone());
+                    }
+                    let mut out = Vec::new();
+                    for event in &events {
+                        self.encoder.event(event, &self.options.selection, &mut out);
+                    }
+                    if !out.is_empty() {
                         return Some(out.into());
                     }
                 }
-            } else {
-                match watcher.try_next() {
-                    Some(item) => item,
-                    None => return Some(out.into()),
+                Err(CacheError::Expired { .. }) => {
+                    self.ended = true;
+                    return Some(expired());
                 }
-            };
-            match item {
-                Watched::Event(event) => self.encoder.event(&event, &self.options.selection, &mut out),
-                Watched::InitialEnd(revision) => {
-                    if self.options.initial_events_end {
-                        self.encoder.bookmark(revision, true, &mut out);
-                    }
-                }
-                Watched::Ended => {
-                    self.stage = Stage::Ended;
-                    return (!out.is_empty()).then(|| out.into());
-                }
-                Watched::Expired => {
-                    self.stage = Stage::Ended;
-                    out.extend_from_slice(&expired());
-                    return Some(out.into());
+                Err(e) => {
+                    tracing::debug!(error = %e, "a watch ended");
+                    self.ended = true;
+                    return None;
                 }
             }
+        }
+    }
+
+    fn initial_piece(&mut self) -> Option<Bytes> {
+        let initial = self.initial.as_mut()?;
+        let mut out = Vec::new();
+        let mut objects = initial.snapshot.objects.range(&initial.next, &self.end);
+        for object in objects.by_ref() {
+            if self.options.selection.matches(object) {
+                self.encoder.frame("ADDED", object, &mut out);
+            }
             if out.len() >= FRAME {
+                initial.next = format!("{}\0", object.key);
                 return Some(out.into());
             }
         }
+        let revision = initial.snapshot.revision;
+        self.initial = None;
+        if self.options.initial_events_end {
+            self.encoder.bookmark(revision, true, &mut out);
+        }
+        (!out.is_empty()).then(|| out.into())
     }
 }
 
@@ -222,12 +274,17 @@ struct Encoder {
 }
 
 impl Encoder {
+    /// Whether the stored bytes are what the client wants.
+    fn is_plain(&self) -> bool {
+        self.agreed.form == Form::Object && !self.converts
+    }
+
     /// Appends what this watcher sees of an event; an object that begins or ceases to match is added or deleted.
     fn event(&mut self, event: &CacheEvent, selection: &Selection, out: &mut Vec<u8>) {
-        let plain = self.agreed.form == Form::Object && !self.converts;
+        let plain = self.is_plain();
         if selection.is_everything() {
             if plain {
-                out.extend_from_slice(event.json_frame());
+                out.extend_from_slice(event.frame());
             } else {
                 self.frame(event.kind.as_str(), &event.object, out);
             }
@@ -240,14 +297,14 @@ impl Encoder {
             EventKind::Deleted => selection.matches(&event.object),
         };
         match (was, is) {
-            (true, true) if plain => out.extend_from_slice(event.json_frame()),
-            (false, true) if plain && event.kind == EventKind::Added => out.extend_from_slice(event.json_frame()),
+            (true, true) if plain => out.extend_from_slice(event.frame()),
+            (false, true) if plain && event.kind == EventKind::Added => out.extend_from_slice(event.frame()),
             (true, true) => self.frame("MODIFIED", &event.object, out),
             (false, true) => self.frame("ADDED", &event.object, out),
             (true, false) => {
                 // The last form that matched, at the revision of the change.
                 let last = match (&event.previous, event.kind) {
-                    (Some(previous), EventKind::Modified) => Arc::new(previous.at_revision(event.revision)),
+                    (Some(previous), EventKind::Modified) => Arc::new(previous.at(event.revision)),
                     _ => event.object.clone(),
                 };
                 self.frame("DELETED", &last, out);
@@ -257,7 +314,7 @@ impl Encoder {
     }
 
     fn frame(&mut self, kind: &str, object: &CachedObject, out: &mut Vec<u8>) {
-        if self.agreed.form == Form::Object && !self.converts {
+        if self.is_plain() {
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.as_bytes());
             out.extend_from_slice(b"\",\"object\":");

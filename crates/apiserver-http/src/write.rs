@@ -1,8 +1,10 @@
 //! Create, update, patch, delete.
-use api::decode::{FieldValidation, Media as BodyMedia};
-use api::kinds::Kind;
+use api::decode::{FieldValidation, Media as BodyMedia, Target};
+use api::merge::TypeMerge;
+use api::schema::TypeId;
 use apiserver_registry::{DeleteOptions, Deleted, Propagation, Store, Stored, Warnings, Write};
-use futures::StreamExt as _;
+use apiserver_watch_cache::CachedObject;
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
 use machinery::gvk::GroupVersionKind;
@@ -37,45 +39,28 @@ fn body_media(headers: &HeaderMap) -> StatusResult<BodyMedia> {
 }
 
 fn field_validation(context: &Context) -> StatusResult<FieldValidation> {
-    Ok(match context.query().get("fieldValidation") {
-        "" | "Warn" => FieldValidation::Warn,
-        "Ignore" => FieldValidation::Ignore,
-        "Strict" => FieldValidation::Strict,
-        other => {
-            let path = machinery::FieldPath::new("fieldValidation");
-            let e = machinery::FieldError::not_supported(&path, other, &["", "Ignore", "Strict", "Warn"]);
-            let options = match context.info.verb.as_str() {
-                "create" => "CreateOptions",
-                "update" => "UpdateOptions",
-                _ => "PatchOptions",
-            };
-            let gvk = GroupVersionKind::new("meta.k8s.io", "v1", options);
-            return Err(StatusError::invalid(&gvk, "", &[e]));
-        }
+    let query = context.query();
+    let asked = query.get("fieldValidation");
+    FieldValidation::parse(asked).ok_or_else(|| {
+        let path = machinery::FieldPath::new("fieldValidation");
+        let e = machinery::FieldError::not_supported(&path, asked, &["", "Ignore", "Strict", "Warn"]);
+        let options = match context.info.verb.as_str() {
+            "create" => "CreateOptions",
+            "update" => "UpdateOptions",
+            _ => "PatchOptions",
+        };
+        StatusError::invalid(&GroupVersionKind::new("meta.k8s.io", "v1", options), "", &[e])
     })
 }
 
 /// Decodes a body into an object of a kind and checks its fields.
-pub fn decode(context: &Context, bytes: &[u8], kind: &Kind, warnings: &Warnings) -> StatusResult<Object> {
+pub fn decode(context: &Context, bytes: &[u8], target: &Target<'_>, warnings: &Warnings) -> StatusResult<Object> {
     let decoded =
-        api::decode::decode(bytes, body_media(&context.headers)?, kind, field_validation(context)?)?;
+        api::decode::decode(bytes, body_media(&context.headers)?, target, field_validation(context)?)?;
     for warning in decoded.warnings {
         warnings.add(warning);
     }
-    let object = decoded.object;
-    if object.kind() != kind.kind || object.api_version() != kind.api_version() {
-        return Err(StatusError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: expected {}, Kind={}, found {}, Kind={}",
-            object.kind(),
-            object.api_version(),
-            kind.kind,
-            kind.api_version(),
-            kind.kind,
-            object.api_version(),
-            object.kind(),
-        )));
-    }
-    Ok(object)
+    Ok(decoded.object)
 }
 
 /// The facts of a write for the store.
@@ -110,7 +95,7 @@ pub async fn create(context: &Context, store: &Store, request: Request<Body>) ->
     context.negotiate()?;
     let warnings = Warnings::default();
     let bytes = body::read(request.into_body()).await?;
-    let object = decode(context, &bytes, &context.kind, &warnings)?;
+    let object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
     answer(context, StatusCode::CREATED, stored, &warnings)
 }
@@ -120,7 +105,7 @@ pub async fn update(context: &Context, store: &Store, request: Request<Body>) ->
     context.negotiate()?;
     let warnings = Warnings::default();
     let bytes = body::read(request.into_body()).await?;
-    let mut object = decode(context, &bytes, &context.kind, &warnings)?;
+    let mut object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     if object.name().is_empty() {
         object.set(&["metadata", "name"], context.info.name.as_str());
     }
@@ -143,40 +128,44 @@ pub async fn update(context: &Context, store: &Store, request: Request<Body>) ->
 pub const PATCH_TYPES: &[&str] =
     &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
-/// A patch, parsed once and applied as often as it takes.
-pub enum Patch {
-    /// RFC 6902.
-    Json(Value),
-    /// RFC 7386.
-    Merge(Value),
-    /// Strategic merge.
-    Strategic(Value),
+/// How a patch is written.
+enum PatchType {
+    Json,
+    Merge,
+    Strategic,
+}
+
+/// A patch, applied as often as it takes.
+pub struct Patch {
+    ty: PatchType,
+    bytes: Bytes,
 }
 
 impl Patch {
-    /// Reads a patch by its content type.
-    pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> StatusResult<Self> {
-        let make = match content_type(headers) {
-            "application/json-patch+json" => Self::Json,
-            "application/merge-patch+json" => Self::Merge,
-            "application/strategic-merge-patch+json" => Self::Strategic,
+    /// Takes a patch by its content type.
+    pub fn new(headers: &HeaderMap, bytes: Bytes) -> StatusResult<Self> {
+        let ty = match content_type(headers) {
+            "application/json-patch+json" => PatchType::Json,
+            "application/merge-patch+json" => PatchType::Merge,
+            "application/strategic-merge-patch+json" => PatchType::Strategic,
             _ => return Err(StatusError::unsupported_media_type(PATCH_TYPES)),
         };
-        let value = serde_json::from_slice(bytes)
-            .map_err(|e| StatusError::bad_request(format!("error decoding patch: {e}")))?;
-        Ok(make(value))
+        Ok(Self { ty, bytes })
     }
 
     /// Applies it to an object in the version of the request.
-    pub fn apply(&self, original: &Object, kind: &Kind) -> StatusResult<Object> {
-        let original = original.clone().into_value();
-        let patched = match self {
-            Self::Json(p) => patch::json_patch(&original, p)?,
-            Self::Merge(p) => patch::merge_patch(&original, p)?,
-            Self::Strategic(p) => match kind.schema {
-                Some(schema) => patch::strategic_merge_patch(&original, p, &api::merge::schema(schema))?,
-                None => return Err(StatusError::unsupported_media_type(&PATCH_TYPES[..2])),
-            },
+    pub fn apply(&self, original: Object, schema: Option<TypeId>) -> StatusResult<Object> {
+        let original = original.into_value();
+        let patched = match (&self.ty, schema) {
+            (PatchType::Json, _) => patch::json_patch(&original, &self.bytes)?,
+            (PatchType::Merge, _) => patch::merge_patch(&original, &self.bytes)?,
+            (PatchType::Strategic, Some(schema)) => {
+                patch::strategic_merge_patch(&original, &self.bytes, &TypeMerge::new(schema))?
+            }
+            // The type of a custom resource says nothing about merging.
+            (PatchType::Strategic, None) => {
+                return Err(StatusError::unsupported_media_type(&PATCH_TYPES[..2]));
+            }
         };
         Object::from_value(patched)
             .ok_or_else(|| StatusError::bad_request("the patch does not leave an object"))
@@ -189,11 +178,11 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
     let warnings = Warnings::default();
     let headers = request.headers().clone();
     let bytes = body::read(request.into_body()).await?;
-    let patch = Patch::parse(&headers, &bytes)?;
+    let patch = Patch::new(&headers, bytes)?;
     let validation = field_validation(context)?;
     let change = |old: &Object| {
         let current = context.from_storage(old.clone());
-        let mut patched = patch.apply(&current, &context.kind)?;
+        let mut patched = patch.apply(current, context.kind.schema)?;
         // A revision that the patch left alone is not one that the client asked for.
         if patched.resource_version() == old.resource_version() {
             patched.remove(&["metadata", "resourceVersion"]);
@@ -205,10 +194,13 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
                 old.name()
             )));
         }
-        for warning in api::decode::check_object(&mut patched, &context.kind, validation)? {
+        let checked = api::decode::check_patched(patched, context.kind.schema, validation)?;
+        for warning in checked.warnings {
             warnings.add(warning);
         }
-        Ok(context.to_storage(patched))
+        let mut object = checked.object;
+        object.set_type(&context.kind.api_version(), &context.kind.kind);
+        Ok(context.to_storage(object))
     };
     let (stored, _) = store.update(&write(context, &warnings)?, change, None).await?;
     answer(context, StatusCode::OK, stored, &warnings)
@@ -319,31 +311,32 @@ pub async fn delete_collection(
     let warnings = Warnings::default();
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
-    let template = write(context, &warnings)?;
-    let results: Vec<StatusResult<()>> = futures::stream::iter(&page.items)
-        .map(|item| {
-            let write = Write {
-                kind: template.kind,
-                namespace: &item.facts.namespace,
-                name: &item.facts.name,
-                subresource: "",
-                user: template.user,
-                dry_run,
-                warnings: &warnings,
-            };
-            let options = options.clone();
-            async move {
-                match store.delete(&write, &options).await {
-                    Ok(_) => Ok(()),
-                    // Somebody else deleted it first.
-                    Err(e) if e.code() == 404 => Ok(()),
-                    Err(e) => Err(e),
-                }
+    for some in page.items.chunks(DELETE_WORKERS) {
+        let deletions = some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
+        for result in futures::future::join_all(deletions).await {
+            match result {
+                // Somebody else deleted it first.
+                Err(e) if e.code() != 404 => return Err(e),
+                _ => {}
             }
-        })
-        .buffer_unordered(DELETE_WORKERS)
-        .collect()
-        .await;
-    results.into_iter().collect::<StatusResult<Vec<()>>>()?;
+        }
+    }
     Ok(respond::deleted(agreed.media, &context.kind.group, &context.kind.plural, "", ""))
+}
+
+async fn delete_one(
+    context: &Context,
+    store: &Store,
+    item: &CachedObject,
+    options: &DeleteOptions,
+    dry_run: bool,
+    warnings: &Warnings,
+) -> StatusResult<Deleted> {
+    let write = Write {
+        namespace: &item.facts.namespace,
+        name: &item.facts.name,
+        dry_run,
+        ..write(context, warnings)?
+    };
+    store.delete(&write, options).await
 }

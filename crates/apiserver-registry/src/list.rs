@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver_watch_cache::{CachedObject, Snapshot};
+use apiserver_watch_cache::{CachedObject, Error as CacheError, Snapshot};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use machinery::field_selector::FieldSelector;
 use machinery::label_selector::LabelSelector;
 use machinery::{StatusError, StatusResult};
 use serde::{Deserialize, Serialize};
-use storage::{RangeRequest, Revision};
+use storage::{Revision, prefix_end};
 
 use crate::store::{Store, storage_error, too_large_revision};
 
@@ -121,6 +121,15 @@ impl Token {
     }
 }
 
+/// An error of the cache as a client sees it.
+pub fn cache_error(e: CacheError) -> StatusError {
+    match e {
+        CacheError::Expired { .. } => StatusError::expired("The provided resource version is too old to be listed."),
+        CacheError::Closed => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
+        CacheError::Storage(e) => storage_error(e),
+    }
+}
+
 impl Store {
     /// A snapshot that reflects every write acknowledged before the call.
     pub async fn fresh(&self) -> StatusResult<Snapshot> {
@@ -128,11 +137,10 @@ impl Store {
         self.at_least(now).await
     }
 
-    /// A snapshot not older than a revision.
-    pub async fn at_least(&self, revision: Revision) -> StatusResult<Snapshot> {
+    /// Waits until the cache has come to a revision.
+    pub async fn reach(&self, revision: Revision) -> StatusResult<()> {
         match tokio::time::timeout(WAIT, self.cache.wait_until(revision)).await {
-            Ok(Ok(())) => Ok(self.cache.snapshot()),
-            Ok(Err(e)) => Err(StatusError::service_unavailable(e.to_string()).with_retry_after(1)),
+            Ok(result) => result.map_err(cache_error),
             Err(_) => {
                 let current = self.storage().now().await.map_err(storage_error)?;
                 Err(too_large_revision(revision, current))
@@ -140,14 +148,27 @@ impl Store {
         }
     }
 
-    /// Reads one object as it is now.
-    pub async fn get(&self, namespace: &str, name: &str, not_older: Option<Revision>) -> StatusResult<Arc<CachedObject>> {
-        let snapshot = match not_older {
-            Some(Revision::ZERO) => self.cache.snapshot(),
-            Some(revision) => self.at_least(revision).await?,
-            None => self.fresh().await?,
+    /// A snapshot not older than a revision.
+    pub async fn at_least(&self, revision: Revision) -> StatusResult<Snapshot> {
+        self.reach(revision).await?;
+        Ok(self.cache.snapshot())
+    }
+
+    /// Reads one object as it is now, or not older than a revision.
+    pub async fn get(
+        &self,
+        namespace: &str,
+        name: &str,
+        not_older: Option<Revision>,
+    ) -> StatusResult<Arc<CachedObject>> {
+        let revision = match not_older {
+            Some(revision) => revision,
+            None => self.storage().now().await.map_err(storage_error)?,
         };
-        snapshot
+        if revision > Revision::ZERO {
+            self.reach(revision).await?;
+        }
+        self.cache
             .get(&self.key(namespace, name))
             .ok_or_else(|| StatusError::not_found(self.group_resource(), name))
     }
@@ -159,64 +180,57 @@ impl Store {
             return self.next_page(&prefix, options).await;
         }
         let snapshot = match (options.resource_version, options.version_match) {
-            (Some(revision), Some(Match::Exact)) => return self.exact(&prefix, &prefix, revision, options).await,
+            (Some(revision), Some(Match::Exact)) => self.exact(revision).await?,
             (None, _) => self.fresh().await?,
             (Some(Revision::ZERO), _) => self.cache.snapshot(),
             (Some(revision), _) => self.at_least(revision).await?,
         };
-        Ok(page(&snapshot, &prefix, &prefix, options))
+        let page = page(&snapshot, &prefix, &prefix, options);
+        if !page.continue_token.is_empty() {
+            // The next page is read at this revision.
+            self.cache.pin(snapshot);
+        }
+        Ok(page)
+    }
+
+    async fn exact(&self, revision: Revision) -> StatusResult<Snapshot> {
+        self.reach(revision).await?;
+        self.cache.snapshot_at(revision).await.map_err(cache_error)
     }
 
     async fn next_page(&self, prefix: &str, options: &ListOptions) -> StatusResult<Page> {
         let token = Token::decode(&options.continue_token)?;
         let start = format!("{prefix}{}", token.start);
         // A negative revision asks for the rest at the present one: what the answer to an expired token offers.
-        let Ok(revision) = u64::try_from(token.rv).map(Revision) else {
-            let snapshot = self.fresh().await?;
-            return Ok(page(&snapshot, prefix, &start, options));
+        let snapshot = match u64::try_from(token.rv) {
+            Ok(revision) => self.exact(Revision(revision)).await.map_err(|e| offer_rest(e, &token.start))?,
+            Err(_) => self.fresh().await?,
         };
-        self.exact(prefix, &start, revision, options).await.map_err(|mut e| {
-            if e.code() == 410 {
-                let token = Token { v: "meta.k8s.io/v1".into(), rv: -1, start: token.start.clone() };
-                e.0.message = Some(
-                    "The provided continue parameter is too old to display a consistent list result. You can start a \
-                     new list without the continue parameter, or use the continue token in this response to retrieve \
-                     the remainder of the results. Continuing with the provided token results in an inconsistent list \
-                     - objects that were created, modified, or deleted between the time the first chunk was returned \
-                     and now may show up in the list."
-                        .into(),
-                );
-                e.0.metadata.continue_ =
-                    Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default()));
-            }
-            e
-        })
-    }
-
-    async fn exact(
-        &self,
-        prefix: &str,
-        start: &str,
-        revision: Revision,
-        options: &ListOptions,
-    ) -> StatusResult<Page> {
-        if let Some(snapshot) = self.cache.snapshot_at(revision) {
-            return Ok(page(&snapshot, prefix, start, options));
-        }
-        let request = RangeRequest { start: start.to_owned(), ..RangeRequest::prefix(prefix) }.at(revision);
-        let found = self.storage().range(request).await.map_err(|e| match e {
-            storage::Error::Compacted { .. } => {
-                StatusError::expired("The provided resource version is too old to be listed.")
-            }
-            e => storage_error(e),
-        })?;
-        let objects = found.kvs.iter().filter_map(|kv| self.cache.decode(kv));
-        Ok(cut(objects, prefix, revision, options))
+        Ok(page(&snapshot, prefix, &start, options))
     }
 }
 
+/// Puts a token for the rest of the list into the answer to an expired one (etcd3/errors.go).
+fn offer_rest(mut e: StatusError, start: &str) -> StatusError {
+    if e.code() == 410 {
+        let token = Token { v: "meta.k8s.io/v1".into(), rv: -1, start: start.to_owned() };
+        let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default());
+        e.0.metadata.continue_ = Some(text);
+        e.0.message = Some(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new \
+             list without the continue parameter, or use the continue token in this response to retrieve the \
+             remainder of the results. Continuing with the provided token results in an inconsistent list - objects \
+             that were created, modified, or deleted between the time the first chunk was returned and now may show \
+             up in the list."
+                .into(),
+        );
+    }
+    e
+}
+
 fn page(snapshot: &Snapshot, prefix: &str, start: &str, options: &ListOptions) -> Page {
-    cut(snapshot.range(start, prefix), prefix, snapshot.revision(), options)
+    let end = prefix_end(prefix);
+    cut(snapshot.objects.range(start, &end).cloned(), prefix, snapshot.revision, options)
 }
 
 /// Takes a page of what matches.

@@ -1,11 +1,12 @@
 //! All stores of a server.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
-use apiserver_watch_cache::{Cache, Decode, Facts};
+use apiserver_watch_cache::{Cache, Decode, DecodeError, Decoded, Facts, Limits, Owner};
 use machinery::Object;
 use storage::{KeyValue, SharedLeases, Storage};
 
@@ -48,10 +49,18 @@ impl RegistryBuilder {
         let mut caches = BTreeMap::new();
         for kind in kinds {
             let decoder = Arc::new(Decoder::new(&kind));
-            let cache = Cache::start(storage.clone(), &prefix(&kind), decoder);
+            let cache = Cache::start(storage.clone(), prefix(&kind), decoder, Limits::default());
             caches.insert((kind.group.to_string(), kind.plural.to_string()), (kind, Arc::new(cache)));
         }
         Self { storage, caches }
+    }
+
+    /// Waits until every cache has its first list.
+    pub async fn ready(&self) -> Result<(), apiserver_watch_cache::Error> {
+        for (_, cache) in self.caches.values() {
+            cache.ready().await?;
+        }
+        Ok(())
     }
 
     /// Puts admission and hooks in.
@@ -85,25 +94,32 @@ impl Decoder {
 }
 
 impl Decode for Decoder {
-    fn decode(&self, kv: &KeyValue) -> Option<(bytes::Bytes, u32, Facts)> {
-        let object: Object = serde_json::from_slice(&kv.value)
-            .inspect_err(|e| tracing::error!(key = &*kv.key, error = %e, "a stored object does not decode"))
-            .ok()?;
+    fn decode(&self, kv: &KeyValue) -> Result<Decoded, DecodeError> {
+        let object: Object = serde_json::from_slice(&kv.value).map_err(|e| DecodeError(e.to_string()))?;
         let value = if self.header.fits(&kv.value) {
             kv.value.clone()
         } else {
-            self.header
-                .encode(&object)
-                .inspect_err(|e| tracing::error!(key = &*kv.key, error = %e, "a stored object does not encode"))
-                .ok()?
+            self.header.encode(&object).map_err(|e| DecodeError(e.to_string()))?
         };
+        let mut labels: Vec<(Arc<str>, Arc<str>)> =
+            object.labels().map(|(k, v)| (k.into(), v.into())).collect();
+        labels.sort_unstable();
         let strategy = apiserver_resources::strategy_for(&self.group, &self.plural, "");
-        let facts = Facts::new(
-            object.namespace(),
-            object.name(),
-            object.labels(),
-            strategy.selectable_fields(&object),
-        );
-        Some((value, self.header.splice(), facts))
+        let fields =
+            strategy.selectable_fields(&object).into_iter().map(|(k, v)| (Cow::Borrowed(k), v)).collect();
+        let owners = object
+            .list_at(&["metadata", "ownerReferences"])
+            .iter()
+            .filter_map(|o| Some(Owner { uid: o["uid"].as_str()?.into(), controller: o["controller"] == true }))
+            .collect();
+        let facts = Facts {
+            namespace: object.namespace().into(),
+            name: object.name().into(),
+            uid: object.uid().into(),
+            labels,
+            fields,
+            owners,
+        };
+        Ok(Decoded { value, splice: self.header.splice(), facts })
     }
 }

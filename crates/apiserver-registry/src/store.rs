@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
-use machinery::{Object, StatusError, StatusResult, names};
+use machinery::{FieldErrors, Object, StatusError, StatusResult, names};
 use storage::{DeleteOutcome, Expect, KeyValue, Revision, SharedLeases, Storage, WriteOutcome};
 
 use crate::delete::{self, Plan};
@@ -130,7 +130,13 @@ impl Store {
     }
 
     fn strategy(&self, subresource: &str) -> &'static dyn Strategy {
-        apiserver_resources::strategy_for(&self.kind.group, &self.kind.plural, subresource)
+        match subresource {
+            // What the server itself assembles from the stored object and a checked request.
+            "binding" => &AsGiven,
+            // A scale is a change of the object's own `spec.replicas`.
+            "scale" => apiserver_resources::strategy_for(&self.kind.group, &self.kind.plural, ""),
+            _ => apiserver_resources::strategy_for(&self.kind.group, &self.kind.plural, subresource),
+        }
     }
 
     fn stored(&self, kv: &KeyValue) -> StatusResult<Stored> {
@@ -217,7 +223,8 @@ impl Store {
         self.mutate(write, Operation::Create, &mut object, None).await?;
         strategy.fill_defaults(&mut object);
         let mut errors = strategy.admit_create(&mut object);
-        errors.splice(0..0, apiserver_resources::meta::validate(&self.kind, &object));
+        let name_rule = apiserver_resources::name_rule(&self.kind.group, &self.kind.plural);
+        errors.splice(0..0, apiserver_resources::validate_object_meta(&object, self.kind.namespaced, name_rule));
         if !errors.is_empty() {
             return Err(StatusError::invalid(&self.gvk, object.name(), &errors));
         }
@@ -342,7 +349,7 @@ impl Store {
             self.mutate(write, Operation::Update, &mut new, Some(&old.object)).await?;
             strategy.fill_defaults(&mut new);
             let mut errors = strategy.admit_update(&mut new, &old.object);
-            errors.splice(0..0, apiserver_resources::meta::validate_update(&self.kind, &new, &old.object));
+            errors.splice(0..0, apiserver_resources::validate_object_meta_update(&new, &old.object));
             if !errors.is_empty() {
                 return Err(StatusError::invalid(&self.gvk, write.name, &errors));
             }
@@ -473,6 +480,21 @@ impl Store {
             }
         }
         Err(StatusError::stale(&self.gr, write.name))
+    }
+}
+
+/// Takes the object as it is.
+struct AsGiven;
+
+impl Strategy for AsGiven {
+    fn fill_defaults(&self, _object: &mut Object) {}
+
+    fn admit_create(&self, _object: &mut Object) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    fn admit_update(&self, _new: &mut Object, _old: &Object) -> FieldErrors {
+        FieldErrors::new()
     }
 }
 

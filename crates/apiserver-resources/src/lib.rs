@@ -1,16 +1,32 @@
 //! Pure rules of each resource on its way in, and its printed columns. One file for each resource.
 //!
 //! Read [`Strategy`] first: the generic store calls it in the order that the trait documents; [`strategy_for`] finds the
-//! rules of a resource. No async, no storage, no HTTP.
+//! rules of a resource, [`meta`] has those that all kinds share. No async, no storage, no HTTP.
+mod admissionregistration;
+mod apiextensions;
 mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod checks;
 mod convert;
+mod coordination;
 mod core;
+mod discovery;
 mod lookup;
-mod meta;
+pub mod meta;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
 mod rules;
+mod scheduling;
+mod storage;
 mod strategy;
+pub mod table;
 mod tree;
 
 pub use convert::convert;
-pub use lookup::strategy_for;
+pub use lookup::{strategy_for, supported_field};
+pub use meta::{NameRule, name_rule, validate_object_meta, validate_object_meta_update};
 pub use strategy::{Generic, Grace, Propagation, Strategy, Typed, TypedStrategy};

@@ -1,5 +1,6 @@
 //! How a resource's rules over its tree become a [`Strategy`].
 use machinery::{FieldErrors, Object};
+use serde_json::{Map, Value};
 
 use crate::strategy::{Grace, Propagation, Strategy};
 use crate::tree::{At, same};
@@ -33,6 +34,11 @@ pub(crate) trait Rules: Send + Sync + 'static {
 
     /// Fills what the writer left out.
     fn fill_defaults(&self, _object: &mut Object) {}
+
+    /// The `status` of a new object, whatever the writer sent.
+    fn status_at_birth(&self, _object: &Object) -> Option<Value> {
+        Some(Value::Object(Map::new()))
+    }
 
     /// Runs after `status` was cleared and `generation` set.
     fn prepare_for_create(&self, _object: &mut Object) {}
@@ -114,7 +120,12 @@ impl<R: Rules> Strategy for Main<R> {
 
     fn admit_create(&self, object: &mut Object) -> FieldErrors {
         if R::FACTS.status {
-            object.remove(&["status"]);
+            match self.0.status_at_birth(object) {
+                Some(status) => object.set(&["status"], status),
+                None => {
+                    object.remove(&["status"]);
+                }
+            }
         }
         if R::FACTS.generation {
             object.set(&["metadata", "generation"], 1);

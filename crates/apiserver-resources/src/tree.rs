@@ -271,11 +271,7 @@ pub(crate) fn below<'t>(tree: &'t mut Tree, path: &[&str]) -> Option<&'t mut Tre
 
 /// The structs of the list in a field.
 pub(crate) fn each<'t>(tree: &'t mut Tree, key: &str) -> impl Iterator<Item = &'t mut Tree> + use<'t> {
-    tree.get_mut(key)
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
+    tree.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
 /// Fills a text that is absent or empty.
@@ -312,6 +308,27 @@ pub(crate) fn has(tree: &Tree, key: &str) -> bool {
 /// The text in a field; empty where there is none.
 pub(crate) fn text_of<'t>(tree: &'t Tree, key: &str) -> &'t str {
     tree.get(key).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Where an old field holds the first item of a newer list, fills the one from the other; the list wins.
+pub(crate) fn sync_first(
+    tree: &mut Tree,
+    one: &str,
+    list: &str,
+    to_item: impl Fn(&Value) -> Value,
+    from_item: impl Fn(&Value) -> Option<Value>,
+) {
+    let first = tree.get(list).and_then(Value::as_array).and_then(|items| items.first()).and_then(from_item);
+    match (first, tree.get(one)) {
+        (Some(first), _) => {
+            tree.insert(one.to_owned(), first);
+        }
+        (None, Some(value)) if !is_blank(Some(value)) => {
+            let item = to_item(value);
+            tree.insert(list.to_owned(), vec![item].into());
+        }
+        _ => {}
+    }
 }
 
 /// Drops flags that Go leaves out when `false`.

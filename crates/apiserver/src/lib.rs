@@ -1,1 +1,15 @@
-//! Wiring of the API server: the resource table and the filter chain.
+//! The API server: the resource table and the filter chain, put together.
+//!
+//! Read [`Config`], then [`ApiServer::start`]. Only wiring: what is decided here is which implementation goes where.
+mod bootstrap;
+mod config;
+mod endpoints;
+mod feed;
+mod server;
+mod service_allocator;
+mod view;
+
+pub use apiserver_http::endpoints::Component;
+pub use apiserver_http::{Body, TlsFiles};
+pub use config::{AuthorizationMode, Config, KubeletClient, ServiceAccounts};
+pub use server::{ApiServer, StartError};

@@ -1,1 +1,9 @@
-//! Clock, back-off, drain, supervised tasks, error chains, telemetry: what every part needs and Kubernetes does not name.
+//! What every part needs and Kubernetes does not name: error chains, supervised tasks, telemetry.
+//!
+//! Read [`supervise`] first. Nothing here knows an object, a kind or an API.
+mod chain;
+mod supervise;
+pub mod telemetry;
+
+pub use chain::Chain;
+pub use supervise::{State, Supervised, supervise};

@@ -1,2 +1,71 @@
-//! The cox binary.
-fn main() {}
+//! The `cox` binary: parses, builds configuration, starts parts, maps exit codes. No rule of any part lives here.
+#![forbid(unsafe_code)]
+
+mod args;
+mod cluster;
+mod commands;
+mod output;
+mod parts;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+use crate::output::Failure;
+
+fn main() -> ExitCode {
+    let mut argv: Vec<String> = std::env::args().collect();
+    // The pause container is this binary: nothing may be allocated for it that is not needed.
+    if argv.get(1).is_some_and(|a| a == "pause") && argv.len() == 2 {
+        images::pause();
+    }
+    // A link named after a part behaves as that part.
+    let name = argv.first().and_then(|a| a.rsplit('/').next()).unwrap_or("cox").to_owned();
+    if args::is_part(&name) {
+        argv.splice(0..1, ["cox".to_owned(), name]);
+    } else if name == "hyperkube" {
+        argv[0] = "cox".to_owned();
+    }
+    let cli = Cli::parse_from(argv);
+    let json = cli.output == args::Output::Json;
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::print_failure(&failure, json);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let json = cli.output == args::Output::Json;
+    base::telemetry::start(
+        base::telemetry::Verbosity(cli.verbosity()),
+        std::env::var("RUST_LOG").ok().as_deref(),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().min(8)))
+        .build()
+        .map_err(|e| Failure::new(format!("cannot start: {e}"), "are threads or memory used up?"))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up(options) => commands::up::up(options, json).await,
+            Command::Down(options) => commands::down::down(options, json).await,
+            Command::Status(options) => commands::status::status(options, json).await,
+            Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
+            Command::Run(which) => commands::up::run_kept(which).await,
+            Command::Completion { shell } => {
+                args::complete(shell);
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Hello { port } => commands::hello::hello(port).await,
+            Command::Pause => images::pause(),
+            Command::KubeApiserver(flags) => parts::api_server::run(flags).await,
+            Command::KubeControllerManager(flags) => parts::controller_manager::run(flags).await,
+            Command::KubeScheduler(flags) => parts::scheduler::run(flags).await,
+        }
+    })
+}

@@ -4,7 +4,6 @@ use std::path::Path;
 use bytes::Bytes;
 use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
-use http_body_util::combinators::BoxBody;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -15,12 +14,12 @@ use tower::{BoxError, Service, ServiceExt as _};
 /// `user_agent` names the actor, as upstream's components do (its part before `/` becomes the field manager).
 /// Who the actor is, the service knows: give it one that already carries the identity. Must be called inside a
 /// tokio runtime.
-pub fn in_process<S>(service: S, user_agent: &str) -> Client
+pub fn in_process<S, B>(service: S, user_agent: &str) -> Client
 where
-    S: Service<Request<Body>, Response = Response<BoxBody<Bytes, BoxError>>, Error = BoxError>
-        + Send
-        + 'static,
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Send + 'static,
     S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     let agent = HeaderValue::from_str(user_agent).unwrap_or(HeaderValue::from_static("cox"));
     let service = service.map_request(move |mut request: Request<Body>| {

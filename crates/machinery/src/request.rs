@@ -17,11 +17,7 @@ pub struct UserInfo {
 impl UserInfo {
     /// A user with these groups and no more.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self {
-            name: name.into(),
-            groups: groups.iter().map(|&g| g.into()).collect(),
-            ..Self::default()
-        }
+        Self { name: name.into(), groups: groups.iter().map(|&g| g.into()).collect(), ..Self::default() }
     }
 
     /// `system:anonymous`, who belongs to `system:unauthenticated`.
@@ -55,8 +51,10 @@ pub struct RequestInfo {
     pub resource: String,
     /// Empty where none.
     pub subresource: String,
-    /// Empty for requests about a collection.
+    /// Empty for requests about a collection, unless a field selector `metadata.name=x` names one object.
     pub name: String,
+    /// The query's `fieldSelector` of a list, watch or deletecollection as it came; the Node authorizer reads it.
+    pub field_selector: String,
     /// What follows the subresource, for `proxy`.
     pub rest: String,
 }

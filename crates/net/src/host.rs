@@ -58,9 +58,7 @@ pub fn parse_routes_v6(text: &str) -> Vec<Route> {
 /// The host's routes of both families; a family that the kernel lacks has none.
 pub fn routes() -> Vec<Route> {
     let mut all = parse_routes_v4(&fs::read_to_string("/proc/net/route").unwrap_or_default());
-    all.extend(parse_routes_v6(
-        &fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default(),
-    ));
+    all.extend(parse_routes_v6(&fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default()));
     all
 }
 
@@ -93,10 +91,7 @@ pub async fn addresses() -> io::Result<Vec<HostAddress>> {
         let mut out = Vec::new();
         let mut found = handle.address().get().execute();
         while let Some(message) = found.try_next().await.map_err(io::Error::other)? {
-            let link = names
-                .get(&message.header.index)
-                .cloned()
-                .unwrap_or_default();
+            let link = names.get(&message.header.index).cloned().unwrap_or_default();
             // A point-to-point link has its own address in Local and the other end's in Address.
             let pick = |local: bool| {
                 message.attributes.iter().find_map(move |a| match a {
@@ -132,15 +127,9 @@ fn is_reachable(address: &IpAddr, link: &str) -> bool {
 /// `None` on a host without a network.
 pub fn primary_address(addresses: &[HostAddress], routes: &[Route]) -> Option<IpAddr> {
     let by_default = |v4: bool| {
-        routes
-            .iter()
-            .filter(|r| r.is_default() && r.destination.addr().is_ipv4() == v4)
-            .find_map(|r| {
-                addresses
-                    .iter()
-                    .find(|a| a.link == r.link && a.address.is_ipv4() == v4)
-                    .map(|a| a.address)
-            })
+        routes.iter().filter(|r| r.is_default() && r.destination.addr().is_ipv4() == v4).find_map(|r| {
+            addresses.iter().find(|a| a.link == r.link && a.address.is_ipv4() == v4).map(|a| a.address)
+        })
     };
     by_default(true)
         .or_else(|| addresses.iter().map(|a| a.address).find(IpAddr::is_ipv4))
@@ -192,14 +181,8 @@ eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 
     #[test]
     fn reads_the_kernel_tables() {
-        let route = |d: &str, l: &str| Route {
-            destination: d.parse().expect("a cidr"),
-            link: l.into(),
-        };
-        assert_eq!(
-            parse_routes_v4(ROUTES),
-            [route("0.0.0.0/0", "eth0"), route("192.0.2.0/24", "eth0")]
-        );
+        let route = |d: &str, l: &str| Route { destination: d.parse().expect("a cidr"), link: l.into() };
+        assert_eq!(parse_routes_v4(ROUTES), [route("0.0.0.0/0", "eth0"), route("192.0.2.0/24", "eth0")]);
         let v6 = "fd000000000000000000000000000000 40 00000000000000000000000000000000 00 \
                   00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n\
                   00000000000000000000000000000001 80 00000000000000000000000000000000 00 \
@@ -210,25 +193,12 @@ eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 
     #[test]
     fn the_primary_address_follows_the_default_route() {
-        let at = |a: &str, l: &str| HostAddress {
-            address: a.parse().expect("an address"),
-            link: l.into(),
-        };
-        let addresses = [
-            at("fd00::2", "eth0"),
-            at("10.0.0.4", "wg0"),
-            at("192.0.2.2", "eth0"),
-        ];
+        let at = |a: &str, l: &str| HostAddress { address: a.parse().expect("an address"), link: l.into() };
+        let addresses = [at("fd00::2", "eth0"), at("10.0.0.4", "wg0"), at("192.0.2.2", "eth0")];
         let routes = parse_routes_v4(ROUTES);
-        assert_eq!(
-            primary_address(&addresses, &routes),
-            Some([192, 0, 2, 2].into())
-        );
+        assert_eq!(primary_address(&addresses, &routes), Some([192, 0, 2, 2].into()));
         assert_eq!(primary_address(&addresses, &[]), Some([10, 0, 0, 4].into()));
-        assert_eq!(
-            primary_address(&addresses[..1], &[]),
-            "fd00::2".parse().ok()
-        );
+        assert_eq!(primary_address(&addresses[..1], &[]), "fd00::2".parse().ok());
         assert_eq!(primary_address(&[], &routes), None);
     }
 

@@ -74,9 +74,8 @@ impl Authority {
     /// Takes an authority from its PEM certificate and its key, whoever made it.
     pub fn load(certificate_pem: &str, key: PrivateKey) -> Result<Self, Error> {
         let der = certificate_der(certificate_pem)?;
-        let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| Error::Unreadable {
-            what: "certificate",
-        })?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|_| Error::Unreadable { what: "certificate" })?;
         if !certificate.is_ca() {
             return Err(Error::NotAnAuthority);
         }
@@ -86,16 +85,12 @@ impl Authority {
         let key_id = certificate
             .iter_extensions()
             .find_map(|e| match e.parsed_extension() {
-                x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => {
-                    Some(id.0.to_vec())
-                }
+                x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
                 _ => None,
             })
             .unwrap_or_else(|| key_identifier(&certificate.public_key().subject_public_key.data));
         let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp())
-            .map_err(|_| Error::Unreadable {
-                what: "certificate",
-            })?;
+            .map_err(|_| Error::Unreadable { what: "certificate" })?;
         Ok(Self {
             subject: certificate.subject().as_raw().to_vec(),
             key_id,
@@ -114,19 +109,11 @@ impl Authority {
     ) -> Result<Issued, Error> {
         let key = PrivateKey::generate(algorithm)?;
         let certificate_pem = self.certify(spec, &key, now)?;
-        Ok(Issued {
-            certificate_pem,
-            key,
-        })
+        Ok(Issued { certificate_pem, key })
     }
 
     /// Makes a certificate for a key that exists, as PEM.
-    pub fn certify(
-        &self,
-        spec: &CertificateSpec,
-        key: &PrivateKey,
-        now: Timestamp,
-    ) -> Result<String, Error> {
+    pub fn certify(&self, spec: &CertificateSpec, key: &PrivateKey, now: Timestamp) -> Result<String, Error> {
         check_common_name(&spec.subject.common_name)?;
         if self.not_after <= now {
             return Err(Error::AuthorityExpired { at: self.not_after });
@@ -140,11 +127,7 @@ impl Authority {
             not_after: after(now, spec.validity)?.min(self.not_after),
             public_key: key.public_der(),
             authority_key_id: &self.key_id,
-            kind: Kind::Leaf {
-                usages: &spec.usages,
-                names: &spec.names,
-                rsa: key.is_rsa(),
-            },
+            kind: Kind::Leaf { usages: &spec.usages, names: &spec.names, rsa: key.is_rsa() },
         }
         .to_der()?;
         sign(&self.key, &tbs)
@@ -153,14 +136,10 @@ impl Authority {
     /// Whether the PEM certificate was signed by this authority.
     pub fn signed(&self, certificate_pem: &str) -> Result<bool, Error> {
         let der = certificate_der(certificate_pem)?;
-        let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| Error::Unreadable {
-            what: "certificate",
-        })?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|_| Error::Unreadable { what: "certificate" })?;
         Ok(certificate.issuer().as_raw() == self.subject.as_slice()
-            && self.key.made(
-                certificate.tbs_certificate.as_ref(),
-                &certificate.signature_value.data,
-            ))
+            && self.key.made(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data))
     }
 
     /// The authority's certificate, for those who have to trust it.
@@ -181,11 +160,7 @@ impl Authority {
 
 fn check_common_name(name: &str) -> Result<(), Error> {
     // RFC 5280 says 64, but `system:node:` before a host name of 253 characters is a user upstream accepts.
-    if name.is_empty() || name.chars().count() > 256 {
-        Err(Error::BadCommonName)
-    } else {
-        Ok(())
-    }
+    if name.is_empty() || name.chars().count() > 256 { Err(Error::BadCommonName) } else { Ok(()) }
 }
 
 fn sign(key: &PrivateKey, tbs: &[u8]) -> Result<String, Error> {
@@ -196,9 +171,7 @@ fn sign(key: &PrivateKey, tbs: &[u8]) -> Result<String, Error> {
 
 fn serial() -> Result<[u8; 16], Error> {
     let mut serial = [0; 16];
-    rand::fill(&mut serial).map_err(|_| Error::Crypto {
-        step: "draw a serial number",
-    })?;
+    rand::fill(&mut serial).map_err(|_| Error::Crypto { step: "draw a serial number" })?;
     serial[0] = serial[0] & 0x7f | 0x40; // positive, and of full length
     Ok(serial)
 }

@@ -9,8 +9,8 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    Action, Authority, CertificateFacts, Credentials, Error, Expiry, FileError, KeyAlgorithm,
-    Kubeconfig, PkiSpec, PrivateKey, Report, ReportItem, files,
+    Action, Authority, CertificateFacts, Credentials, Error, Expiry, FileError, KeyAlgorithm, Kubeconfig,
+    PkiSpec, PrivateKey, Report, ReportItem, files,
     plan::{self, Found, Reason, Signer, Wanted},
 };
 
@@ -68,6 +68,9 @@ pub struct CertificatePaths {
     pub key: PathBuf,
 }
 
+/// A certificate file and what it says, or why it says nothing.
+pub type Inspected = (PathBuf, Result<CertificateFacts, Error>);
+
 /// The trust of one cluster: a directory of mode 0700 with `ca.crt`, `ca.key`, a pair for each part, and
 /// `service-account.key` with its `.pub`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,18 +89,13 @@ impl ClusterPki {
     /// Authorities and the service-account key are never replaced: if they are broken, that is an error, for only a
     /// person can know whether a backup exists.
     pub fn ensure(&self, spec: &PkiSpec, now: Timestamp) -> Result<Report, EnsureError> {
-        let wanted = plan::wanted(spec).map_err(|source| EnsureError::Make {
-            what: "the list of certificates".into(),
-            source,
-        })?;
+        let wanted = plan::wanted(spec)
+            .map_err(|source| EnsureError::Make { what: "the list of certificates".into(), source })?;
         files::private_directory(&self.dir)?;
         let mut report = Report::default();
         let mut authorities = BTreeMap::new();
         for signer in Signer::ALL {
-            authorities.insert(
-                signer,
-                self.ensure_authority(signer, spec, now, &mut report)?,
-            );
+            authorities.insert(signer, self.ensure_authority(signer, spec, now, &mut report)?);
         }
         // Side by side, because an RSA key takes a tenth of a second.
         let outcomes: Vec<Result<(ReportItem, bool), EnsureError>> = thread::scope(|scope| {
@@ -106,21 +104,13 @@ impl ClusterPki {
                 .map(|w| {
                     let authority = &authorities[&w.signer];
                     let work = move || self.ensure_certificate(w, authority, spec, now);
-                    if spec.algorithm == KeyAlgorithm::Rsa2048 {
-                        Err(scope.spawn(work))
-                    } else {
-                        Ok(work())
-                    }
+                    if spec.algorithm == KeyAlgorithm::Rsa2048 { Err(scope.spawn(work)) } else { Ok(work()) }
                 })
                 .collect();
             running
                 .into_iter()
                 .map(|r| {
-                    r.unwrap_or_else(|thread| {
-                        thread
-                            .join()
-                            .unwrap_or_else(|p| std::panic::resume_unwind(p))
-                    })
+                    r.unwrap_or_else(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
                 })
                 .collect()
         });
@@ -136,6 +126,31 @@ impl ClusterPki {
         Ok(report)
     }
 
+    /// Whether [`Self::ensure`] would find nothing to do. Writes nothing; what is broken is not complete.
+    pub fn is_complete(&self, spec: &PkiSpec, now: Timestamp) -> bool {
+        let Ok(wanted) = plan::wanted(spec) else { return false };
+        let mut authorities = BTreeMap::new();
+        for signer in Signer::ALL {
+            match self.load_authority(signer) {
+                Ok(Some(authority)) if authority.not_after() > now => authorities.insert(signer, authority),
+                _ => return false,
+            };
+        }
+        let private = |path: &Path| files::is_private(path).unwrap_or(false);
+        let certificates = wanted.iter().all(|w| {
+            matches!(self.judge(w, &authorities[&w.signer], spec, now), Ok(Action::Kept))
+                && private(&self.pair(&w.file_stem).key)
+        });
+        let tokens = || {
+            let key = PrivateKey::from_pem(&files::read(&self.service_account_key()).ok()??).ok()?;
+            let public = files::read(&self.service_account_public_key()).ok()??;
+            Some(contains_public_key(&public, &key) && private(&self.service_account_key()))
+        };
+        certificates
+            && tokens() == Some(true)
+            && Signer::ALL.iter().all(|s| private(&self.pair(s.file_stem()).key))
+    }
+
     /// Writes the kubeconfigs of admin, controller manager, scheduler, proxy and the nodes to `dir`.
     ///
     /// They are made from the certificates here, so one that differs is written again.
@@ -147,24 +162,53 @@ impl ClusterPki {
         spec: &PkiSpec,
     ) -> Result<Report, EnsureError> {
         files::private_directory(dir)?;
-        let authority_pem = self.read(&self.authority().certificate)?;
         let mut report = Report::default();
-        let parts = [
-            plan::ADMIN,
-            plan::CONTROLLER_MANAGER,
-            plan::SCHEDULER,
-            plan::PROXY,
-        ];
+        for (path, text) in self.kubeconfig_texts(dir, cluster, server, spec)? {
+            let action = match files::read(&path)? {
+                Some(found) if found == text => {
+                    let tightened = files::tighten(&path)?;
+                    self.note_tightened(tightened, &path, &mut report);
+                    Action::Kept
+                }
+                found => {
+                    files::write_private(&path, text.as_bytes())?;
+                    found.map_or(Action::Created, |_| Action::Renewed { because: Reason::Outdated })
+                }
+            };
+            report.items.push(ReportItem { path, action });
+        }
+        if report.changed() {
+            files::sync_directory(dir)?;
+        }
+        Ok(report)
+    }
+
+    /// Whether [`Self::ensure_kubeconfigs`] would find nothing to do. Writes nothing.
+    pub fn kubeconfigs_are_complete(&self, dir: &Path, cluster: &str, server: &str, spec: &PkiSpec) -> bool {
+        self.kubeconfig_texts(dir, cluster, server, spec).is_ok_and(|all| {
+            all.iter().all(|(path, text)| {
+                matches!(files::read(path), Ok(Some(found)) if found == *text)
+                    && files::is_private(path).unwrap_or(false)
+            })
+        })
+    }
+
+    fn kubeconfig_texts(
+        &self,
+        dir: &Path,
+        cluster: &str,
+        server: &str,
+        spec: &PkiSpec,
+    ) -> Result<Vec<(PathBuf, String)>, EnsureError> {
+        let authority_pem = self.read(&self.authority().certificate)?;
+        let parts = [plan::ADMIN, plan::CONTROLLER_MANAGER, plan::SCHEDULER, plan::PROXY];
         let nodes = spec.nodes.iter().map(|n| plan::kubelet_client(&n.name));
+        let mut all = Vec::new();
         for stem in parts.iter().map(|s| (*s).to_owned()).chain(nodes) {
             let pair = self.pair(&stem);
             let certificate_pem = self.read(&pair.certificate)?;
             let facts = CertificateFacts::from_pem(&certificate_pem).map_err(|source| {
-                EnsureError::Unusable {
-                    path: pair.certificate.clone(),
-                    remedy: REMEDY_LEAF,
-                    source,
-                }
+                EnsureError::Unusable { path: pair.certificate.clone(), remedy: REMEDY_LEAF, source }
             })?;
             let text = Kubeconfig {
                 cluster: cluster.to_owned(),
@@ -178,26 +222,9 @@ impl ClusterPki {
                 namespace: None,
             }
             .to_yaml();
-            let path = Self::kubeconfig(dir, &stem);
-            let action = match files::read(&path)? {
-                Some(found) if found == text => {
-                    let tightened = files::tighten(&path)?;
-                    self.note_tightened(tightened, &path, &mut report);
-                    Action::Kept
-                }
-                found => {
-                    files::write_private(&path, text.as_bytes())?;
-                    found.map_or(Action::Created, |_| Action::Renewed {
-                        because: Reason::Outdated,
-                    })
-                }
-            };
-            report.items.push(ReportItem { path, action });
+            all.push((Self::kubeconfig(dir, &stem), text));
         }
-        if report.changed() {
-            files::sync_directory(dir)?;
-        }
-        Ok(report)
+        Ok(all)
     }
 
     /// The cluster's authority.
@@ -257,12 +284,8 @@ impl ClusterPki {
     }
 
     /// Every certificate in the directory with what it says, for those who show expiry; sorted by path.
-    pub fn inspect(&self) -> Result<Vec<(PathBuf, Result<CertificateFacts, Error>)>, FileError> {
-        let failed = |source| FileError {
-            step: "list",
-            path: self.dir.clone(),
-            source,
-        };
+    pub fn inspect(&self) -> Result<Vec<Inspected>, FileError> {
+        let failed = |source| FileError { step: "list", path: self.dir.clone(), source };
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -286,21 +309,15 @@ impl ClusterPki {
     fn read(&self, path: &Path) -> Result<String, EnsureError> {
         files::read(path)?.ok_or_else(|| {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            FileError {
-                step: "read",
-                path: path.to_owned(),
-                source,
-            }
-            .into()
+            FileError { step: "read", path: path.to_owned(), source }.into()
         })
     }
 
     fn note_tightened(&self, tightened: bool, path: &Path, report: &mut Report) {
         if tightened {
-            report.warnings.push(format!(
-                "the key of {} could be read by others; its mode is now 0600",
-                path.display()
-            ));
+            report
+                .warnings
+                .push(format!("the key of {} could be read by others; its mode is now 0600", path.display()));
         }
     }
 
@@ -313,18 +330,14 @@ impl ClusterPki {
     ) -> Result<Authority, EnsureError> {
         let paths = self.pair(signer.file_stem());
         let unusable = |path| unusable(path, REMEDY_AUTHORITY);
-        let make = |source| EnsureError::Make {
-            what: signer.file_stem().to_owned(),
-            source,
-        };
+        let make = |source| EnsureError::Make { what: signer.file_stem().to_owned(), source };
         let key = files::read(&paths.key)?
             .map(|text| PrivateKey::from_pem(&text))
             .transpose()
             .map_err(unusable(&paths.key))?;
         let (authority, action) = match (files::read(&paths.certificate)?, key) {
             (Some(certificate), Some(key)) => {
-                let authority =
-                    Authority::load(&certificate, key).map_err(unusable(&paths.certificate))?;
+                let authority = Authority::load(&certificate, key).map_err(unusable(&paths.certificate))?;
                 let tightened = files::tighten(&paths.key)?;
                 self.note_tightened(tightened, &paths.certificate, report);
                 (authority, Action::Kept)
@@ -346,24 +359,18 @@ impl ClusterPki {
                         key
                     }
                 };
-                let authority = Authority::create_with_key(
-                    &signer.subject(),
-                    key,
-                    spec.authority_validity,
-                    now,
-                )
-                .map_err(make)?;
+                let authority =
+                    Authority::create_with_key(&signer.subject(), key, spec.authority_validity, now)
+                        .map_err(make)?;
                 files::write_public(&paths.certificate, authority.certificate_pem().as_bytes())?;
                 (authority, Action::Created)
             }
         };
-        let facts = CertificateFacts::from_pem(authority.certificate_pem())
-            .map_err(unusable(&paths.certificate))?;
+        let facts =
+            CertificateFacts::from_pem(authority.certificate_pem()).map_err(unusable(&paths.certificate))?;
         match facts.expiry(now, spec.renew_before) {
             Expiry::Expired => {
-                return Err(unusable(&paths.certificate)(Error::AuthorityExpired {
-                    at: facts.not_after,
-                }));
+                return Err(unusable(&paths.certificate)(Error::AuthorityExpired { at: facts.not_after }));
             }
             Expiry::Soon => report.warnings.push(format!(
                 "the authority {} expires at {}; nothing it signed outlives it",
@@ -372,11 +379,44 @@ impl ClusterPki {
             )),
             Expiry::Fine => {}
         }
-        report.items.push(ReportItem {
-            path: paths.certificate,
-            action,
-        });
+        report.items.push(ReportItem { path: paths.certificate, action });
         Ok(authority)
+    }
+
+    /// The authority, if both its files are there and good.
+    fn load_authority(&self, signer: Signer) -> Result<Option<Authority>, EnsureError> {
+        let paths = self.pair(signer.file_stem());
+        let (Some(certificate), Some(key)) = (files::read(&paths.certificate)?, files::read(&paths.key)?)
+        else {
+            return Ok(None);
+        };
+        let key = PrivateKey::from_pem(&key).map_err(unusable(&paths.key, REMEDY_AUTHORITY))?;
+        Authority::load(&certificate, key).map(Some).map_err(unusable(&paths.certificate, REMEDY_AUTHORITY))
+    }
+
+    /// What has to be done about a certificate.
+    fn judge(
+        &self,
+        wanted: &Wanted,
+        authority: &Authority,
+        spec: &PkiSpec,
+        now: Timestamp,
+    ) -> Result<Action, EnsureError> {
+        let paths = self.pair(&wanted.file_stem);
+        let unusable = |path| unusable(path, REMEDY_LEAF);
+        let Some(text) = files::read(&paths.certificate)? else { return Ok(Action::Created) };
+        let facts = CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
+        let key = files::read(&paths.key)?
+            .map(|text| PrivateKey::from_pem(&text))
+            .transpose()
+            .map_err(unusable(&paths.key))?;
+        let found = Found {
+            key_matches: key.map(|key| facts.matches(&key)),
+            signed_by_authority: authority.signed(&text).map_err(unusable(&paths.certificate))?,
+            facts,
+        };
+        let reason = plan::judge(&wanted.spec, &found, authority.not_after(), spec.renew_before, now);
+        Ok(reason.map_or(Action::Kept, |because| Action::Renewed { because }))
     }
 
     fn ensure_certificate(
@@ -387,70 +427,21 @@ impl ClusterPki {
         now: Timestamp,
     ) -> Result<(ReportItem, bool), EnsureError> {
         let paths = self.pair(&wanted.file_stem);
-        let unusable = |path| unusable(path, REMEDY_LEAF);
-        let action = match files::read(&paths.certificate)? {
-            None => Action::Created,
-            Some(text) => {
-                let facts =
-                    CertificateFacts::from_pem(&text).map_err(unusable(&paths.certificate))?;
-                let key = files::read(&paths.key)?
-                    .map(|text| PrivateKey::from_pem(&text))
-                    .transpose()
-                    .map_err(unusable(&paths.key))?;
-                let found = Found {
-                    key_matches: key.map(|key| facts.matches(&key)),
-                    signed_by_authority: authority
-                        .signed(&text)
-                        .map_err(unusable(&paths.certificate))?,
-                    facts,
-                };
-                match plan::judge(
-                    &wanted.spec,
-                    &found,
-                    authority.not_after(),
-                    spec.renew_before,
-                    now,
-                ) {
-                    None => {
-                        let tightened = files::tighten(&paths.key)?;
-                        return Ok((
-                            ReportItem {
-                                path: paths.certificate,
-                                action: Action::Kept,
-                            },
-                            tightened,
-                        ));
-                    }
-                    Some(because) => Action::Renewed { because },
-                }
-            }
-        };
+        let action = self.judge(wanted, authority, spec, now)?;
+        if action == Action::Kept {
+            let tightened = files::tighten(&paths.key)?;
+            return Ok((ReportItem { path: paths.certificate, action }, tightened));
+        }
         let issued = authority
             .issue(&wanted.spec, spec.algorithm, now)
-            .map_err(|source| EnsureError::Make {
-                what: wanted.file_stem.clone(),
-                source,
-            })?;
+            .map_err(|source| EnsureError::Make { what: wanted.file_stem.clone(), source })?;
         files::write_private(&paths.key, issued.key.to_pem().as_bytes())?;
         files::write_public(&paths.certificate, issued.certificate_pem.as_bytes())?;
-        Ok((
-            ReportItem {
-                path: paths.certificate,
-                action,
-            },
-            false,
-        ))
+        Ok((ReportItem { path: paths.certificate, action }, false))
     }
 
-    fn ensure_service_account(
-        &self,
-        spec: &PkiSpec,
-        report: &mut Report,
-    ) -> Result<(), EnsureError> {
-        let (path, public_path) = (
-            self.service_account_key(),
-            self.service_account_public_key(),
-        );
+    fn ensure_service_account(&self, spec: &PkiSpec, report: &mut Report) -> Result<(), EnsureError> {
+        let (path, public_path) = (self.service_account_key(), self.service_account_public_key());
         let public = files::read(&public_path)?;
         let (key, made) = match (files::read(&path)?, &public) {
             (Some(text), _) => {
@@ -471,13 +462,8 @@ impl ClusterPki {
                 });
             }
             (None, None) => {
-                let key =
-                    PrivateKey::generate(spec.service_account_algorithm).map_err(|source| {
-                        EnsureError::Make {
-                            what: "service-account.key".into(),
-                            source,
-                        }
-                    })?;
+                let key = PrivateKey::generate(spec.service_account_algorithm)
+                    .map_err(|source| EnsureError::Make { what: "service-account.key".into(), source })?;
                 files::write_private(&path, key.to_pem().as_bytes())?;
                 (key, true)
             }
@@ -495,35 +481,18 @@ impl ClusterPki {
             }
             None => {
                 files::write_public(&public_path, text.as_bytes())?;
-                if made {
-                    Action::Created
-                } else {
-                    Action::Renewed {
-                        because: Reason::KeyMissing,
-                    }
-                }
+                if made { Action::Created } else { Action::Renewed { because: Reason::KeyMissing } }
             }
         };
-        report.items.push(ReportItem {
-            path: public_path,
-            action,
-        });
+        report.items.push(ReportItem { path: public_path, action });
         Ok(())
     }
 }
 
-fn unusable<'a>(
-    path: &'a Path,
-    remedy: &'static str,
-) -> impl FnOnce(Error) -> EnsureError + use<'a> {
-    move |source| EnsureError::Unusable {
-        path: path.to_owned(),
-        remedy,
-        source,
-    }
+fn unusable<'a>(path: &'a Path, remedy: &'static str) -> impl FnOnce(Error) -> EnsureError + use<'a> {
+    move |source| EnsureError::Unusable { path: path.to_owned(), remedy, source }
 }
 
 fn contains_public_key(text: &str, key: &PrivateKey) -> bool {
-    pem::parse_many(text)
-        .is_ok_and(|blocks| blocks.iter().any(|b| b.contents() == key.public_der()))
+    pem::parse_many(text).is_ok_and(|blocks| blocks.iter().any(|b| b.contents() == key.public_der()))
 }

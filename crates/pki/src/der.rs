@@ -72,9 +72,7 @@ pub(crate) fn bits(unused: u8, content: &[u8]) -> Vec<u8> {
 
 /// PrintableString where the characters allow it, as Go writes names, else UTF8String.
 pub(crate) fn string(text: &str) -> Vec<u8> {
-    let printable = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&b));
+    let printable = text.bytes().all(|b| b.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&b));
     tlv(if printable { 0x13 } else { 0x0c }, text.as_bytes())
 }
 
@@ -92,14 +90,8 @@ pub(crate) fn named_bits(set: &[u8]) -> Vec<u8> {
 pub(crate) fn time(at: Timestamp) -> Option<Vec<u8>> {
     let at = at.to_zoned(TimeZone::UTC);
     match at.year() {
-        1950..=2049 => Some(tlv(
-            0x17,
-            at.strftime("%y%m%d%H%M%SZ").to_string().as_bytes(),
-        )),
-        2050..=9999 => Some(tlv(
-            0x18,
-            at.strftime("%Y%m%d%H%M%SZ").to_string().as_bytes(),
-        )),
+        1950..=2049 => Some(tlv(0x17, at.strftime("%y%m%d%H%M%SZ").to_string().as_bytes())),
+        2050..=9999 => Some(tlv(0x18, at.strftime("%Y%m%d%H%M%SZ").to_string().as_bytes())),
         _ => None,
     }
 }
@@ -132,10 +124,7 @@ mod tests {
     fn times_change_their_form_in_2050() {
         let at = |s: &str| time(s.parse().expect("a timestamp"));
         assert_eq!(at("2049-12-31T23:59:59Z").expect("in range")[0], 0x17);
-        assert_eq!(
-            &at("2050-01-01T00:00:00Z").expect("in range")[2..],
-            b"20500101000000Z"
-        );
+        assert_eq!(&at("2050-01-01T00:00:00Z").expect("in range")[2..], b"20500101000000Z");
         assert_eq!(at("1900-01-01T00:00:00Z"), None);
     }
 }

@@ -52,9 +52,7 @@ impl CertificateFacts {
 
     /// Reads a certificate from DER.
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
-        let broken = Error::Unreadable {
-            what: "certificate",
-        };
+        let broken = Error::Unreadable { what: "certificate" };
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {
             return Err(broken);
         };
@@ -79,20 +77,11 @@ impl CertificateFacts {
                 _ => {}
             }
         }
-        let text =
-            |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
+        let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
         Ok(Self {
             subject: Subject {
-                common_name: certificate
-                    .subject()
-                    .iter_common_name()
-                    .find_map(text)
-                    .unwrap_or_default(),
-                organizations: certificate
-                    .subject()
-                    .iter_organization()
-                    .filter_map(text)
-                    .collect(),
+                common_name: certificate.subject().iter_common_name().find_map(text).unwrap_or_default(),
+                organizations: certificate.subject().iter_organization().filter_map(text).collect(),
             },
             issuer: certificate.issuer().to_string(),
             names,
@@ -114,10 +103,7 @@ impl CertificateFacts {
     pub fn expiry(&self, now: Timestamp, margin: std::time::Duration) -> Expiry {
         if self.not_after <= now {
             Expiry::Expired
-        } else if now
-            .checked_add(margin)
-            .is_ok_and(|edge| self.not_after <= edge)
-        {
+        } else if now.checked_add(margin).is_ok_and(|edge| self.not_after <= edge) {
             Expiry::Soon
         } else {
             Expiry::Fine
@@ -132,9 +118,7 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<AlternativeName> {
             if let Ok(v4) = <[u8; 4]>::try_from(*bytes) {
                 Some(AlternativeName::Ip(IpAddr::from(v4)))
             } else {
-                <[u8; 16]>::try_from(*bytes)
-                    .ok()
-                    .map(|v6| AlternativeName::Ip(IpAddr::from(v6)))
+                <[u8; 16]>::try_from(*bytes).ok().map(|v6| AlternativeName::Ip(IpAddr::from(v6)))
             }
         }
         _ => None,
@@ -154,7 +138,7 @@ pub(crate) fn certificate_der(text: &str) -> Result<Vec<u8>, Error> {
 
 /// The bits of the key inside a SubjectPublicKeyInfo.
 pub(crate) fn public_key_bits(spki: &[u8]) -> Result<Vec<u8>, Error> {
-    let (_, info) = SubjectPublicKeyInfo::from_der(spki)
-        .map_err(|_| Error::Unreadable { what: "public key" })?;
+    let (_, info) =
+        SubjectPublicKeyInfo::from_der(spki).map_err(|_| Error::Unreadable { what: "public key" })?;
     Ok(info.subject_public_key.data.to_vec())
 }

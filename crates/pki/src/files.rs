@@ -24,11 +24,7 @@ pub struct FileError {
 }
 
 fn at<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
-    move |source| FileError {
-        step,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| FileError { step, path: path.to_owned(), source }
 }
 
 /// Writes a file of mode 0600 in one step: readers see the old content or the new.
@@ -48,11 +44,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     // A leftover of a crashed process with our id may have other rights: start afresh.
     let _ = fs::remove_file(&temporary);
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         // The mode above is cut by the umask; say it again.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
@@ -67,20 +59,13 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
 
 /// Makes the renames in a directory last over a power cut.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
-    File::open(path)
-        .and_then(|d| d.sync_all())
-        .map_err(at("sync", path))
+    File::open(path).and_then(|d| d.sync_all()).map_err(at("sync", path))
 }
 
 /// Makes a directory that only its owner can enter.
 pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(at("create", path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .map_err(at("set the mode of", path))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("create", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(at("set the mode of", path))
 }
 
 /// Reads a text file; `None` if there is none.
@@ -91,29 +76,25 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, FileError> {
         Err(error) => return Err(at("read", path)(error)),
     };
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1)
-        .read_to_end(&mut bytes)
-        .map_err(at("read", path))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(at("read", path))?;
     if bytes.len() as u64 > LARGEST {
-        return Err(at("read", path)(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "larger than 4 MiB",
-        )));
+        return Err(at("read", path)(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB")));
     }
     // Bytes that are not text are not PEM either, and the PEM reader says so in better words.
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Whether nobody but its owner has rights to a file.
+pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
+}
+
 /// Takes rights to a private file away from group and others, if they have any; says whether they had.
 pub(crate) fn tighten(path: &Path) -> Result<bool, FileError> {
-    let mode = fs::metadata(path)
-        .map_err(at("read", path))?
-        .permissions()
-        .mode();
+    let mode = fs::metadata(path).map_err(at("read", path))?.permissions().mode();
     if mode & 0o077 == 0 {
         return Ok(false);
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .map_err(at("set the mode of", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(at("set the mode of", path))?;
     Ok(true)
 }

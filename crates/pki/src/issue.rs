@@ -18,10 +18,7 @@ pub struct Subject {
 impl Subject {
     /// A subject with no group.
     pub fn new(common_name: impl Into<String>) -> Self {
-        Self {
-            common_name: common_name.into(),
-            organizations: Vec::new(),
-        }
+        Self { common_name: common_name.into(), organizations: Vec::new() }
     }
 
     /// The same subject, in one more group.
@@ -32,17 +29,11 @@ impl Subject {
 
     /// Organizations first, in one set, then the common name: the shape Go's library writes and upstream reads.
     pub(crate) fn to_der(&self) -> Vec<u8> {
-        let attribute = |kind: u8, value: &str| {
-            der::sequence(&[&der::oid(&[0x55, 0x04, kind]), &der::string(value)])
-        };
+        let attribute =
+            |kind: u8, value: &str| der::sequence(&[&der::oid(&[0x55, 0x04, kind]), &der::string(value)]);
         let mut names = Vec::new();
         if !self.organizations.is_empty() {
-            names.extend(der::set(
-                self.organizations
-                    .iter()
-                    .map(|o| attribute(10, o))
-                    .collect(),
-            ));
+            names.extend(der::set(self.organizations.iter().map(|o| attribute(10, o)).collect()));
         }
         names.extend(der::set(vec![attribute(3, &self.common_name)]));
         der::tlv(der::SEQUENCE, &names)
@@ -77,15 +68,12 @@ impl AlternativeName {
         let label = |l: &str| {
             !l.is_empty()
                 && l.len() <= 63
-                && l.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
                 && !l.starts_with('-')
                 && !l.ends_with('-')
         };
         if text.len() > 253 || !bare.split('.').all(label) {
-            return Err(Error::BadName {
-                name: text.to_owned(),
-            });
+            return Err(Error::BadName { name: text.to_owned() });
         }
         Ok(Self::Dns(text.to_ascii_lowercase()))
     }
@@ -168,11 +156,7 @@ impl ToBeSigned<'_> {
             Kind::Authority(key_id) => {
                 // digitalSignature, keyEncipherment, keyCertSign: kubeadm's set.
                 out.push(extension(15, CRITICAL, &der::named_bits(&[0, 2, 5])));
-                out.push(extension(
-                    19,
-                    CRITICAL,
-                    &der::sequence(&[&der::boolean(true)]),
-                ));
+                out.push(extension(19, CRITICAL, &der::sequence(&[&der::boolean(true)])));
                 out.push(extension(14, false, &der::octets(key_id)));
             }
             Kind::Leaf { usages, names, rsa } => {
@@ -183,26 +167,13 @@ impl ToBeSigned<'_> {
                     let purposes: Vec<u8> = usages
                         .iter()
                         .flat_map(|u| {
-                            der::oid(&[
-                                0x2b,
-                                6,
-                                1,
-                                5,
-                                5,
-                                7,
-                                3,
-                                if *u == Usage::Server { 1 } else { 2 },
-                            ])
+                            der::oid(&[0x2b, 6, 1, 5, 5, 7, 3, if *u == Usage::Server { 1 } else { 2 }])
                         })
                         .collect();
                     out.push(extension(37, false, &der::tlv(der::SEQUENCE, &purposes)));
                 }
                 out.push(extension(19, CRITICAL, &der::sequence(&[])));
-                out.push(extension(
-                    35,
-                    false,
-                    &der::sequence(&[&der::tlv(0x80, self.authority_key_id)]),
-                ));
+                out.push(extension(35, false, &der::sequence(&[&der::tlv(0x80, self.authority_key_id)])));
                 if !names.is_empty() {
                     let names: Vec<u8> = names.iter().flat_map(AlternativeName::to_der).collect();
                     out.push(extension(17, false, &der::tlv(der::SEQUENCE, &names)));
@@ -215,11 +186,7 @@ impl ToBeSigned<'_> {
 
 /// One extension of the arc 2.5.29.
 fn extension(id: u8, critical: bool, value: &[u8]) -> Vec<u8> {
-    let critical = if critical {
-        der::boolean(true)
-    } else {
-        Vec::new()
-    };
+    let critical = if critical { der::boolean(true) } else { Vec::new() };
     der::sequence(&[&der::oid(&[0x55, 0x1d, id]), &critical, &der::octets(value)])
 }
 
@@ -233,16 +200,8 @@ mod tests {
             assert_eq!(AlternativeName::parse(text).ok(), want, "{text}");
         };
         let dns = |s: &str| Some(AlternativeName::Dns(s.into()));
-        check(
-            "10.96.0.1",
-            Some(AlternativeName::Ip([10, 96, 0, 1].into())),
-        );
-        check(
-            "::1",
-            Some(AlternativeName::Ip(IpAddr::V6(
-                std::net::Ipv6Addr::LOCALHOST,
-            ))),
-        );
+        check("10.96.0.1", Some(AlternativeName::Ip([10, 96, 0, 1].into())));
+        check("::1", Some(AlternativeName::Ip(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST))));
         check("Node-1.Example.org", dns("node-1.example.org"));
         check("*.example.org", dns("*.example.org"));
         for bad in ["", "a..b", "-a", "a b", "bücher.de", "https://a", "a/24"] {

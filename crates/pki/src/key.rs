@@ -30,9 +30,7 @@ impl std::str::FromStr for KeyAlgorithm {
         match text.to_ascii_lowercase().as_str() {
             "ecdsa-p256" => Ok(Self::EcdsaP256),
             "rsa-2048" => Ok(Self::Rsa2048),
-            _ => Err(format!(
-                "unknown key algorithm {text:?}; use ECDSA-P256 or RSA-2048"
-            )),
+            _ => Err(format!("unknown key algorithm {text:?}; use ECDSA-P256 or RSA-2048")),
         }
     }
 }
@@ -70,32 +68,22 @@ impl fmt::Debug for PrivateKey {
 impl PrivateKey {
     /// Makes a new random key.
     pub fn generate(algorithm: KeyAlgorithm) -> Result<Self, Error> {
-        let failed = |_| Error::Crypto {
-            step: "generate a key",
-        };
+        let failed = |_| Error::Crypto { step: "generate a key" };
         let inner = match algorithm {
             KeyAlgorithm::EcdsaP256 => Inner::Ecdsa(
-                EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_ASN1_SIGNING)
-                    .map_err(failed)?,
+                EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?,
             ),
-            KeyAlgorithm::Rsa2048 => {
-                Inner::Rsa(RsaKeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?)
-            }
+            KeyAlgorithm::Rsa2048 => Inner::Rsa(RsaKeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?),
         };
         Self::new(inner)
     }
 
     fn new(inner: Inner) -> Result<Self, Error> {
-        let failed = |_| Error::Crypto {
-            step: "encode a key",
-        };
+        let failed = |_| Error::Crypto { step: "encode a key" };
         let (pkcs8, spki) = match &inner {
             Inner::Ecdsa(key) => {
                 let spki: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(failed)?;
-                (
-                    key.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
-                    spki.as_ref().to_vec(),
-                )
+                (key.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(), spki.as_ref().to_vec())
             }
             Inner::Rsa(key) => {
                 let pkcs8: Pkcs8V1Der<'_> = key.as_der().map_err(failed)?;
@@ -108,24 +96,19 @@ impl PrivateKey {
 
     /// Reads a PEM of PKCS#8 (`PRIVATE KEY`), PKCS#1 (`RSA PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`).
     pub fn from_pem(text: &str) -> Result<Self, Error> {
-        let blocks = pem::parse_many(text).map_err(|_| Error::NotPem {
-            wanted: "private key",
-        })?;
+        let blocks = pem::parse_many(text).map_err(|_| Error::NotPem { wanted: "private key" })?;
         let block = blocks
             .iter()
             .find(|b| b.tag().ends_with("PRIVATE KEY"))
-            .ok_or(Error::NotPem {
-                wanted: "private key",
-            })?;
+            .ok_or(Error::NotPem { wanted: "private key" })?;
         let der = block.contents();
-        let ecdsa =
-            || EcdsaKeyPair::from_private_key_der(&signature::ECDSA_P256_SHA256_ASN1_SIGNING, der);
+        let ecdsa = || EcdsaKeyPair::from_private_key_der(&signature::ECDSA_P256_SHA256_ASN1_SIGNING, der);
         let inner = match block.tag() {
             "EC PRIVATE KEY" => ecdsa().map(Inner::Ecdsa),
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(der).map(Inner::Rsa),
-            "PRIVATE KEY" => RsaKeyPair::from_pkcs8(der)
-                .map(Inner::Rsa)
-                .or_else(|_| ecdsa().map(Inner::Ecdsa)),
+            "PRIVATE KEY" => {
+                RsaKeyPair::from_pkcs8(der).map(Inner::Rsa).or_else(|_| ecdsa().map(Inner::Ecdsa))
+            }
             _ => return Err(Error::UnsupportedKey),
         };
         Self::new(inner.map_err(|_| Error::UnsupportedKey)?)
@@ -154,9 +137,7 @@ impl PrivateKey {
     pub(crate) fn signature_algorithm(&self) -> Vec<u8> {
         match self.inner {
             // ecdsa-with-SHA256, 1.2.840.10045.4.3.2: no parameters.
-            Inner::Ecdsa(_) => {
-                der::sequence(&[&der::oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02])])
-            }
+            Inner::Ecdsa(_) => der::sequence(&[&der::oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02])]),
             // sha256WithRSAEncryption, 1.2.840.113549.1.1.11: a NULL.
             Inner::Rsa(_) => der::sequence(&[
                 &der::oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b]),
@@ -169,15 +150,10 @@ impl PrivateKey {
         let failed = |_| Error::Crypto { step: "sign" };
         let random = SystemRandom::new();
         match &self.inner {
-            Inner::Ecdsa(key) => Ok(key
-                .sign(&random, message)
-                .map_err(failed)?
-                .as_ref()
-                .to_vec()),
+            Inner::Ecdsa(key) => Ok(key.sign(&random, message).map_err(failed)?.as_ref().to_vec()),
             Inner::Rsa(key) => {
                 let mut out = vec![0; key.public_modulus_len()];
-                key.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut out)
-                    .map_err(failed)?;
+                key.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut out).map_err(failed)?;
                 Ok(out)
             }
         }
@@ -186,10 +162,8 @@ impl PrivateKey {
     /// Whether `signature` over `message` was made with this key.
     pub(crate) fn made(&self, message: &[u8], signed: &[u8]) -> bool {
         match &self.inner {
-            Inner::Ecdsa(key) => {
-                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, key.public_key())
-                    .verify(message, signed)
-            }
+            Inner::Ecdsa(key) => UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, key.public_key())
+                .verify(message, signed),
             Inner::Rsa(key) => {
                 UnparsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, key.public_key())
                     .verify(message, signed)
@@ -235,14 +209,8 @@ mod tests {
 
     #[test]
     fn rubbish_is_refused() {
-        assert!(matches!(
-            PrivateKey::from_pem("hello"),
-            Err(Error::NotPem { .. })
-        ));
+        assert!(matches!(PrivateKey::from_pem("hello"), Err(Error::NotPem { .. })));
         let cut = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n";
-        assert!(matches!(
-            PrivateKey::from_pem(cut),
-            Err(Error::UnsupportedKey)
-        ));
+        assert!(matches!(PrivateKey::from_pem(cut), Err(Error::UnsupportedKey)));
     }
 }

@@ -53,18 +53,12 @@ impl Kubeconfig {
     pub fn to_yaml(&self) -> String {
         let encode = |text: &str| STANDARD.encode(text);
         let user = match &self.credentials {
-            Credentials::ClientCertificate {
-                certificate_pem,
-                key_pem,
-            } => UserData {
+            Credentials::ClientCertificate { certificate_pem, key_pem } => UserData {
                 client_certificate_data: Some(encode(certificate_pem)),
                 client_key_data: Some(encode(key_pem)),
                 token: None,
             },
-            Credentials::Token(token) => UserData {
-                token: Some(token),
-                ..UserData::default()
-            },
+            Credentials::Token(token) => UserData { token: Some(token), ..UserData::default() },
         };
         let file = File {
             api_version: "v1",
@@ -85,10 +79,7 @@ impl Kubeconfig {
             }],
             current_context: self.context(),
             kind: "Config",
-            users: [UserEntry {
-                name: &self.user,
-                user,
-            }],
+            users: [UserEntry { name: &self.user, user }],
         };
         let mut options = serde_saphyr::SerializerOptions::default();
         options.prefer_block_scalars = false;

@@ -22,7 +22,7 @@ mod kubeconfig;
 mod plan;
 
 pub use authority::{Authority, Issued};
-pub use cluster::{CertificatePaths, ClusterPki, EnsureError};
+pub use cluster::{CertificatePaths, ClusterPki, EnsureError, Inspected};
 pub use facts::{CertificateFacts, Expiry};
 pub use files::{FileError, write_private, write_public};
 pub use issue::{AlternativeName, CertificateSpec, Subject, Usage};
@@ -56,9 +56,7 @@ pub enum Error {
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
     /// A name that cannot stand in a certificate.
-    #[error(
-        "{name:?} cannot be an alternative name of a certificate: not a DNS name or an IP address"
-    )]
+    #[error("{name:?} cannot be an alternative name of a certificate: not a DNS name or an IP address")]
     BadName {
         /// The name.
         name: String,

@@ -51,10 +51,7 @@ impl Default for PkiSpec {
         Self {
             api_server_names: Vec::new(),
             api_server_addresses: Vec::new(),
-            service_cidrs: vec![IpNet::from(ipnet::Ipv4Net::new_assert(
-                [10, 96, 0, 0].into(),
-                12,
-            ))],
+            service_cidrs: vec![IpNet::from(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12))],
             cluster_domain: "cluster.local".into(),
             nodes: Vec::new(),
             algorithm: KeyAlgorithm::default(),
@@ -211,15 +208,9 @@ pub(crate) fn wanted(spec: &PkiSpec) -> Result<Vec<Wanted>, Error> {
     let make = |file_stem: &str, signer, subject, usage, names| Wanted {
         file_stem: file_stem.to_owned(),
         signer,
-        spec: CertificateSpec {
-            subject,
-            names,
-            usages: vec![usage],
-            validity,
-        },
+        spec: CertificateSpec { subject, names, usages: vec![usage], validity },
     };
-    let client =
-        |stem: &str, subject| make(stem, Signer::Cluster, subject, Usage::Client, Vec::new());
+    let client = |stem: &str, subject| make(stem, Signer::Cluster, subject, Usage::Client, Vec::new());
     let masters = |name: &str| Subject::new(name).in_group("system:masters");
 
     let mut out = vec![
@@ -230,10 +221,7 @@ pub(crate) fn wanted(spec: &PkiSpec) -> Result<Vec<Wanted>, Error> {
             Usage::Server,
             api_server_names(spec)?,
         ),
-        client(
-            API_SERVER_KUBELET_CLIENT,
-            masters("kube-apiserver-kubelet-client"),
-        ),
+        client(API_SERVER_KUBELET_CLIENT, masters("kube-apiserver-kubelet-client")),
         make(
             FRONT_PROXY_CLIENT,
             Signer::FrontProxy,
@@ -242,31 +230,18 @@ pub(crate) fn wanted(spec: &PkiSpec) -> Result<Vec<Wanted>, Error> {
             Vec::new(),
         ),
         client(ADMIN, masters("kubernetes-admin")),
-        client(
-            CONTROLLER_MANAGER,
-            Subject::new("system:kube-controller-manager"),
-        ),
+        client(CONTROLLER_MANAGER, Subject::new("system:kube-controller-manager")),
         client(SCHEDULER, Subject::new("system:kube-scheduler")),
-        client(
-            PROXY,
-            Subject::new("system:kube-proxy").in_group("system:node-proxier"),
-        ),
+        client(PROXY, Subject::new("system:kube-proxy").in_group("system:node-proxier")),
     ];
     for node in &spec.nodes {
         // The name becomes part of a file name; what a DNS name may hold is safe there.
         let mut names = vec![AlternativeName::parse(&node.name)?];
         names.extend(node.addresses.iter().copied().map(AlternativeName::Ip));
         dedup(&mut names);
-        let subject =
-            || Subject::new(format!("system:node:{}", node.name)).in_group("system:nodes");
+        let subject = || Subject::new(format!("system:node:{}", node.name)).in_group("system:nodes");
         out.push(client(&kubelet_client(&node.name), subject()));
-        out.push(make(
-            &kubelet_serving(&node.name),
-            Signer::Cluster,
-            subject(),
-            Usage::Server,
-            names,
-        ));
+        out.push(make(&kubelet_serving(&node.name), Signer::Cluster, subject(), Usage::Server, names));
     }
     Ok(out)
 }
@@ -277,26 +252,15 @@ fn api_server_names(spec: &PkiSpec) -> Result<Vec<AlternativeName>, Error> {
     for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
         names.push(AlternativeName::parse(name)?);
     }
-    names.push(AlternativeName::parse(&format!(
-        "kubernetes.default.svc.{domain}"
-    ))?);
+    names.push(AlternativeName::parse(&format!("kubernetes.default.svc.{domain}"))?);
     names.push(AlternativeName::parse("localhost")?);
     for name in &spec.api_server_names {
         names.push(AlternativeName::parse(name)?);
     }
     names.push(AlternativeName::Ip([127, 0, 0, 1].into()));
     names.push(AlternativeName::Ip(std::net::Ipv6Addr::LOCALHOST.into()));
-    names.extend(
-        spec.service_cidrs
-            .iter()
-            .map(|c| AlternativeName::Ip(first_service_address(c))),
-    );
-    names.extend(
-        spec.api_server_addresses
-            .iter()
-            .copied()
-            .map(AlternativeName::Ip),
-    );
+    names.extend(spec.service_cidrs.iter().map(|c| AlternativeName::Ip(first_service_address(c))));
+    names.extend(spec.api_server_addresses.iter().copied().map(AlternativeName::Ip));
     dedup(&mut names);
     Ok(names)
 }
@@ -348,12 +312,7 @@ pub(crate) fn judge(
     if wanted.usages.iter().any(|u| !facts.usages.contains(u)) {
         return Some(Reason::Usages);
     }
-    let missing: Vec<_> = wanted
-        .names
-        .iter()
-        .filter(|n| !facts.names.contains(n))
-        .cloned()
-        .collect();
+    let missing: Vec<_> = wanted.names.iter().filter(|n| !facts.names.contains(n)).cloned().collect();
     if !missing.is_empty() {
         return Some(Reason::MissingNames(missing));
     }
@@ -367,10 +326,7 @@ mod tests {
     #[test]
     fn the_first_service_address_follows_the_network() {
         let check = |cidr: &str, want: &str| {
-            assert_eq!(
-                first_service_address(&cidr.parse().expect("a cidr")).to_string(),
-                want
-            );
+            assert_eq!(first_service_address(&cidr.parse().expect("a cidr")).to_string(), want);
         };
         check("10.96.0.0/12", "10.96.0.1");
         check("10.32.5.7/24", "10.32.5.1");
@@ -380,20 +336,14 @@ mod tests {
     #[test]
     fn every_part_has_its_user_and_groups() {
         let spec = PkiSpec {
-            nodes: vec![NodeIdentity {
-                name: "n1".into(),
-                addresses: vec![[192, 0, 2, 7].into()],
-            }],
+            nodes: vec![NodeIdentity { name: "n1".into(), addresses: vec![[192, 0, 2, 7].into()] }],
             ..PkiSpec::default()
         };
         let all: Vec<String> = wanted(&spec)
             .expect("a plan")
             .iter()
             .map(|w| {
-                format!(
-                    "{} {} {:?}",
-                    w.file_stem, w.spec.subject.common_name, w.spec.subject.organizations
-                )
+                format!("{} {} {:?}", w.file_stem, w.spec.subject.common_name, w.spec.subject.organizations)
             })
             .collect();
         assert_eq!(
@@ -415,10 +365,7 @@ mod tests {
     #[test]
     fn a_node_name_cannot_leave_the_directory() {
         let spec = PkiSpec {
-            nodes: vec![NodeIdentity {
-                name: "../../etc".into(),
-                addresses: Vec::new(),
-            }],
+            nodes: vec![NodeIdentity { name: "../../etc".into(), addresses: Vec::new() }],
             ..PkiSpec::default()
         };
         assert!(matches!(wanted(&spec), Err(Error::BadName { .. })));

@@ -22,10 +22,7 @@ fn spec(algorithm: KeyAlgorithm) -> PkiSpec {
         api_server_names: vec!["host-1".into(), "api.example.org".into()],
         api_server_addresses: vec![[192, 0, 2, 10].into()],
         service_cidrs: vec!["10.32.0.0/24".parse().expect("a cidr")],
-        nodes: vec![NodeIdentity {
-            name: "host-1".into(),
-            addresses: vec![[192, 0, 2, 10].into()],
-        }],
+        nodes: vec![NodeIdentity { name: "host-1".into(), addresses: vec![[192, 0, 2, 10].into()] }],
         algorithm,
         service_account_algorithm: algorithm,
         ..PkiSpec::default()
@@ -44,13 +41,7 @@ impl Fixture {
     fn empty(algorithm: KeyAlgorithm) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("pki");
-        Self {
-            pki: ClusterPki::at(&path),
-            path,
-            _dir: dir,
-            spec: spec(algorithm),
-            now: Timestamp::now(),
-        }
+        Self { pki: ClusterPki::at(&path), path, _dir: dir, spec: spec(algorithm), now: Timestamp::now() }
     }
 
     fn made() -> Self {
@@ -60,9 +51,15 @@ impl Fixture {
     }
 
     fn ensure(&self) -> Report {
-        self.pki
-            .ensure(&self.spec, self.now)
-            .expect("a complete set")
+        let complete = self.pki.is_complete(&self.spec, self.now);
+        let report = self.repair();
+        assert_eq!(complete, !report.changed() && report.warnings.iter().all(|w| !w.contains("0600")));
+        assert!(self.pki.is_complete(&self.spec, self.now));
+        report
+    }
+
+    fn repair(&self) -> Report {
+        self.pki.ensure(&self.spec, self.now).expect("a complete set")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -73,13 +70,7 @@ impl Fixture {
     fn action(&self, name: &str) -> Action {
         let report = self.ensure();
         let path = self.file(name);
-        report
-            .items
-            .iter()
-            .find(|i| i.path == path)
-            .expect("listed")
-            .action
-            .clone()
+        report.items.iter().find(|i| i.path == path).expect("listed").action.clone()
     }
 
     fn error(&self) -> EnsureError {
@@ -88,10 +79,7 @@ impl Fixture {
 }
 
 fn openssl(args: &[&str]) -> String {
-    let out = Command::new("openssl")
-        .args(args)
-        .output()
-        .expect("openssl is installed");
+    let out = Command::new("openssl").args(args).output().expect("openssl is installed");
     assert!(
         out.status.success(),
         "openssl {args:?}: {}{}",
@@ -115,22 +103,13 @@ fn openssl_agrees_with_every_certificate_of_both_algorithms() {
     for algorithm in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::Rsa2048] {
         let f = Fixture::empty(algorithm);
         let report = f.ensure();
-        assert!(
-            report.items.iter().all(|i| i.action == Action::Created),
-            "{report:?}"
-        );
+        assert!(report.items.iter().all(|i| i.action == Action::Created), "{report:?}");
         assert_eq!(report.warnings, [""; 0]);
 
         let server = "TLS Web Server Authentication";
         let client = "TLS Web Client Authentication";
         for (stem, authority, subject, usage, purpose) in [
-            (
-                "kube-apiserver",
-                "ca",
-                "CN = kube-apiserver",
-                server,
-                "sslserver",
-            ),
+            ("kube-apiserver", "ca", "CN = kube-apiserver", server, "sslserver"),
             (
                 "kube-apiserver-kubelet-client",
                 "ca",
@@ -138,48 +117,12 @@ fn openssl_agrees_with_every_certificate_of_both_algorithms() {
                 client,
                 "sslclient",
             ),
-            (
-                "front-proxy-client",
-                "front-proxy-ca",
-                "CN = front-proxy-client",
-                client,
-                "sslclient",
-            ),
-            (
-                "admin",
-                "ca",
-                "O = system:masters, CN = kubernetes-admin",
-                client,
-                "sslclient",
-            ),
-            (
-                "kube-controller-manager",
-                "ca",
-                "CN = system:kube-controller-manager",
-                client,
-                "sslclient",
-            ),
-            (
-                "kube-scheduler",
-                "ca",
-                "CN = system:kube-scheduler",
-                client,
-                "sslclient",
-            ),
-            (
-                "kube-proxy",
-                "ca",
-                "O = system:node-proxier, CN = system:kube-proxy",
-                client,
-                "sslclient",
-            ),
-            (
-                "kubelet-host-1",
-                "ca",
-                "O = system:nodes, CN = system:node:host-1",
-                client,
-                "sslclient",
-            ),
+            ("front-proxy-client", "front-proxy-ca", "CN = front-proxy-client", client, "sslclient"),
+            ("admin", "ca", "O = system:masters, CN = kubernetes-admin", client, "sslclient"),
+            ("kube-controller-manager", "ca", "CN = system:kube-controller-manager", client, "sslclient"),
+            ("kube-scheduler", "ca", "CN = system:kube-scheduler", client, "sslclient"),
+            ("kube-proxy", "ca", "O = system:node-proxier, CN = system:kube-proxy", client, "sslclient"),
+            ("kubelet-host-1", "ca", "O = system:nodes, CN = system:node:host-1", client, "sslclient"),
             (
                 "kubelet-host-1-serving",
                 "ca",
@@ -200,42 +143,23 @@ fn openssl_agrees_with_every_certificate_of_both_algorithms() {
                 path(&ca),
                 path(&certificate),
             ]);
-            assert_eq!(
-                x509(&certificate, &["-subject"]).trim(),
-                format!("subject={subject}")
-            );
+            assert_eq!(x509(&certificate, &["-subject"]).trim(), format!("subject={subject}"));
             let text = x509(&certificate, &["-text"]);
             assert!(text.contains(usage), "{stem}: {text}");
             assert!(text.contains("CA:FALSE"), "{stem}");
             let from_key = openssl(&["pkey", "-in", path(&key), "-pubout"]);
             assert_eq!(x509(&certificate, &["-pubkey"]), from_key, "{stem}");
             openssl(&["pkey", "-in", path(&key), "-check", "-noout"]);
-            let want = if algorithm == KeyAlgorithm::Rsa2048 {
-                "2048 bit"
-            } else {
-                "prime256v1"
-            };
+            let want = if algorithm == KeyAlgorithm::Rsa2048 { "2048 bit" } else { "prime256v1" };
             assert!(text.contains(want), "{stem}: {text}");
         }
-        for (stem, subject) in [
-            ("ca", "CN = kubernetes-ca"),
-            ("front-proxy-ca", "CN = front-proxy-ca"),
-        ] {
+        for (stem, subject) in [("ca", "CN = kubernetes-ca"), ("front-proxy-ca", "CN = front-proxy-ca")] {
             let text = x509(&f.file(&format!("{stem}.crt")), &["-text"]);
-            assert!(
-                text.contains("CA:TRUE") && text.contains("Certificate Sign"),
-                "{text}"
-            );
+            assert!(text.contains("CA:TRUE") && text.contains("Certificate Sign"), "{text}");
             assert!(text.contains(&format!("Subject: {subject}")), "{text}");
         }
         let names = x509(&f.file("kube-apiserver.crt"), &["-ext", "subjectAltName"]);
-        let names: BTreeSet<&str> = names
-            .lines()
-            .nth(1)
-            .expect("names")
-            .split(',')
-            .map(str::trim)
-            .collect();
+        let names: BTreeSet<&str> = names.lines().nth(1).expect("names").split(',').map(str::trim).collect();
         let want = [
             "DNS:kubernetes",
             "DNS:kubernetes.default",
@@ -251,10 +175,7 @@ fn openssl_agrees_with_every_certificate_of_both_algorithms() {
         ];
         assert_eq!(names, BTreeSet::from(want));
         let public = openssl(&["pkey", "-in", path(&f.pki.service_account_key()), "-pubout"]);
-        assert_eq!(
-            public,
-            fs::read_to_string(f.pki.service_account_public_key()).expect("a public key")
-        );
+        assert_eq!(public, fs::read_to_string(f.pki.service_account_public_key()).expect("a public key"));
     }
 }
 
@@ -280,10 +201,7 @@ fn keys_are_private_and_leftovers_do_not_stay() {
     fs::set_permissions(f.file("admin.key"), fs::Permissions::from_mode(0o644)).expect("chmod");
     let report = f.ensure();
     assert_eq!(mode(&f.file("admin.key")), 0o600);
-    assert!(
-        report.warnings.iter().any(|w| w.contains("admin.crt")),
-        "{report:?}"
-    );
+    assert!(report.warnings.iter().any(|w| w.contains("admin.crt")), "{report:?}");
 }
 
 #[test]
@@ -314,11 +232,7 @@ fn a_missing_name_has_the_certificate_issued_again_and_only_that() {
     let mut f = Fixture::made();
     f.spec.api_server_addresses.push([198, 51, 100, 4].into());
     let report = f.ensure();
-    let changed: Vec<_> = report
-        .items
-        .iter()
-        .filter(|i| i.action != Action::Kept)
-        .collect();
+    let changed: Vec<_> = report.items.iter().filter(|i| i.action != Action::Kept).collect();
     assert_eq!(changed.len(), 1, "{changed:?}");
     assert_eq!(changed[0].path, f.file("kube-apiserver.crt"));
     assert!(x509(&f.file("kube-apiserver.crt"), &["-text"]).contains("198.51.100.4"));
@@ -333,20 +247,10 @@ fn what_expires_within_thirty_days_is_issued_again() {
     f.now = f.now.checked_add(2 * DAY).expect("a time");
     let report = f.ensure();
     for item in &report.items {
-        let stem = item
-            .path
-            .file_stem()
-            .expect("a stem")
-            .to_str()
-            .expect("text");
+        let stem = item.path.file_stem().expect("a stem").to_str().expect("text");
         match (&item.action, stem) {
             (Action::Kept, "ca" | "front-proxy-ca" | "service-account") => {}
-            (
-                Action::Renewed {
-                    because: Reason::Expires(_),
-                },
-                _,
-            ) => {}
+            (Action::Renewed { because: Reason::Expires(_) }, _) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -367,32 +271,16 @@ fn leaves_never_outlive_the_authority_and_are_then_left_alone() {
     assert_eq!(end("admin.crt"), end("ca.crt"));
     assert!(!f.ensure().changed());
     f.now = f.now.checked_add(21 * DAY).expect("a time");
-    assert!(matches!(
-        f.error(),
-        EnsureError::Unusable {
-            source: pki::Error::AuthorityExpired { .. },
-            ..
-        }
-    ));
+    assert!(matches!(f.error(), EnsureError::Unusable { source: pki::Error::AuthorityExpired { .. }, .. }));
 }
 
 #[test]
 fn a_leaf_whose_key_is_lost_or_wrong_heals() {
     let f = Fixture::made();
     fs::remove_file(f.file("admin.key")).expect("removed");
-    assert_eq!(
-        f.action("admin.crt"),
-        Action::Renewed {
-            because: Reason::KeyMissing
-        }
-    );
+    assert_eq!(f.action("admin.crt"), Action::Renewed { because: Reason::KeyMissing });
     fs::copy(f.file("kube-proxy.key"), f.file("admin.key")).expect("copied");
-    assert_eq!(
-        f.action("admin.crt"),
-        Action::Renewed {
-            because: Reason::KeyMismatch
-        }
-    );
+    assert_eq!(f.action("admin.crt"), Action::Renewed { because: Reason::KeyMismatch });
     assert_eq!(f.action("admin.crt"), Action::Kept);
 }
 
@@ -403,17 +291,8 @@ fn a_new_authority_signs_everything_again() {
     fs::remove_file(f.file("ca.key")).expect("removed");
     let report = f.ensure();
     assert!(report.changed());
-    openssl(&[
-        "verify",
-        "-CAfile",
-        path(&f.file("ca.crt")),
-        path(&f.file("admin.crt")),
-    ]);
-    let front = report
-        .items
-        .iter()
-        .find(|i| i.path == f.file("front-proxy-client.crt"))
-        .expect("listed");
+    openssl(&["verify", "-CAfile", path(&f.file("ca.crt")), path(&f.file("admin.crt"))]);
+    let front = report.items.iter().find(|i| i.path == f.file("front-proxy-client.crt")).expect("listed");
     assert_eq!(front.action, Action::Kept);
 }
 
@@ -426,27 +305,16 @@ fn an_authority_is_never_replaced_on_its_own() {
     assert!(
         matches!(&error, EnsureError::Unusable { path, source: pki::Error::KeyMismatch, .. } if *path == f.file("ca.crt"))
     );
-    assert!(
-        error.to_string().contains("ca.crt") && error.to_string().contains("backup"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("ca.crt") && error.to_string().contains("backup"), "{error}");
 
     let f = Fixture::made();
     fs::remove_file(f.file("ca.key")).expect("removed");
-    assert!(
-        matches!(f.error(), EnsureError::HalfGone { missing, .. } if missing == f.file("ca.key"))
-    );
+    assert!(matches!(f.error(), EnsureError::HalfGone { missing, .. } if missing == f.file("ca.key")));
 
     let f = Fixture::made();
     fs::copy(f.file("admin.crt"), f.file("ca.crt")).expect("copied");
     fs::copy(f.file("admin.key"), f.file("ca.key")).expect("copied");
-    assert!(matches!(
-        f.error(),
-        EnsureError::Unusable {
-            source: pki::Error::NotAnAuthority,
-            ..
-        }
-    ));
+    assert!(matches!(f.error(), EnsureError::Unusable { source: pki::Error::NotAnAuthority, .. }));
 
     // A crash between key and certificate: the key is used.
     let f = Fixture::made();
@@ -454,29 +322,14 @@ fn an_authority_is_never_replaced_on_its_own() {
     fs::remove_file(f.file("ca.crt")).expect("removed");
     f.ensure();
     assert_eq!(fs::read(f.file("ca.key")).expect("a key"), key);
-    openssl(&[
-        "verify",
-        "-CAfile",
-        path(&f.file("ca.crt")),
-        path(&f.file("admin.crt")),
-    ]);
+    openssl(&["verify", "-CAfile", path(&f.file("ca.crt")), path(&f.file("admin.crt"))]);
 }
 
 #[test]
 fn broken_files_are_named_and_left_as_they_are() {
-    for name in [
-        "ca.crt",
-        "ca.key",
-        "admin.crt",
-        "admin.key",
-        "service-account.key",
-    ] {
+    for name in ["ca.crt", "ca.key", "admin.crt", "admin.key", "service-account.key"] {
         let f = Fixture::made();
-        for rubbish in [
-            "",
-            "hello\n",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ] {
+        for rubbish in ["", "hello\n", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             fs::write(f.file(name), rubbish).expect("written");
             let error = f.error();
             assert!(error.to_string().contains(name), "{error}");
@@ -494,22 +347,13 @@ fn the_service_account_pair_stays_a_pair() {
     assert_eq!(fs::read(f.pki.service_account_key()).expect("a key"), key);
 
     // A former key beside ours: tokens it signed are still checked.
-    let former = PrivateKey::generate(KeyAlgorithm::EcdsaP256)
-        .expect("a key")
-        .public_pem();
-    let both =
-        former.clone() + &fs::read_to_string(f.pki.service_account_public_key()).expect("a key");
+    let former = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key").public_pem();
+    let both = former.clone() + &fs::read_to_string(f.pki.service_account_public_key()).expect("a key");
     fs::write(f.pki.service_account_public_key(), &both).expect("written");
     assert!(!f.ensure().changed());
 
     fs::write(f.pki.service_account_public_key(), former).expect("written");
-    assert!(matches!(
-        f.error(),
-        EnsureError::Unusable {
-            source: pki::Error::KeyMismatch,
-            ..
-        }
-    ));
+    assert!(matches!(f.error(), EnsureError::Unusable { source: pki::Error::KeyMismatch, .. }));
     fs::remove_file(f.pki.service_account_key()).expect("removed");
     assert!(matches!(f.error(), EnsureError::HalfGone { .. }));
 }
@@ -518,20 +362,8 @@ fn the_service_account_pair_stays_a_pair() {
 fn authorities_and_keys_made_by_openssl_are_taken() {
     let traditional: &[&str] = &["-traditional"];
     for (make, form) in [
-        (
-            vec!["ecparam", "-name", "prime256v1", "-genkey", "-noout"],
-            traditional,
-        ),
-        (
-            vec![
-                "genpkey",
-                "-algorithm",
-                "EC",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ],
-            &[],
-        ),
+        (vec!["ecparam", "-name", "prime256v1", "-genkey", "-noout"], traditional),
+        (vec!["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], &[]),
         (vec!["genrsa", "2048"], traditional),
         (vec!["genrsa", "3072"], &[]),
     ] {
@@ -558,13 +390,7 @@ fn authorities_and_keys_made_by_openssl_are_taken() {
         ]);
         fs::write(f.file("ca.crt"), out).expect("a certificate");
         f.ensure();
-        openssl(&[
-            "verify",
-            "-x509_strict",
-            "-CAfile",
-            path(&f.file("ca.crt")),
-            path(&f.file("admin.crt")),
-        ]);
+        openssl(&["verify", "-x509_strict", "-CAfile", path(&f.file("ca.crt")), path(&f.file("admin.crt"))]);
         assert!(!f.ensure().changed());
     }
 }
@@ -572,21 +398,16 @@ fn authorities_and_keys_made_by_openssl_are_taken() {
 #[test]
 fn a_user_can_be_in_many_groups() {
     let now = Timestamp::now();
-    let authority = Authority::create(&Subject::new("a"), KeyAlgorithm::EcdsaP256, DAY, now)
-        .expect("an authority");
-    let subject = Subject::new("ann")
-        .in_group("team:z")
-        .in_group("team:a")
-        .in_group("größe");
+    let authority =
+        Authority::create(&Subject::new("a"), KeyAlgorithm::EcdsaP256, DAY, now).expect("an authority");
+    let subject = Subject::new("ann").in_group("team:z").in_group("team:a").in_group("größe");
     let spec = CertificateSpec {
         subject: subject.clone(),
         names: Vec::new(),
         usages: vec![Usage::Client],
         validity: DAY,
     };
-    let issued = authority
-        .issue(&spec, KeyAlgorithm::EcdsaP256, now)
-        .expect("a certificate");
+    let issued = authority.issue(&spec, KeyAlgorithm::EcdsaP256, now).expect("a certificate");
     let facts = CertificateFacts::from_pem(&issued.certificate_pem).expect("readable");
     let groups = |s: &Subject| s.organizations.iter().cloned().collect::<BTreeSet<_>>();
     assert_eq!(facts.subject.common_name, "ann");
@@ -595,23 +416,14 @@ fn a_user_can_be_in_many_groups() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("c.crt");
     fs::write(&file, &issued.certificate_pem).expect("written");
-    assert_eq!(
-        x509(&file, &["-subject", "-nameopt", "RFC2253,-esc_msb"])
-            .matches("O=")
-            .count(),
-        3
-    );
+    assert_eq!(x509(&file, &["-subject", "-nameopt", "RFC2253,-esc_msb"]).matches("O=").count(), 3);
 }
 
 #[test]
 fn kubectl_reads_the_kubeconfigs() {
     let f = Fixture::made();
     let dir = f.path.with_file_name("kubeconfig");
-    let ensure = |server: &str| {
-        f.pki
-            .ensure_kubeconfigs(&dir, "home", server, &f.spec)
-            .expect("kubeconfigs")
-    };
+    let ensure = |server: &str| f.pki.ensure_kubeconfigs(&dir, "home", server, &f.spec).expect("kubeconfigs");
     assert_eq!(ensure("https://127.0.0.1:6443").items.len(), 5);
     assert!(!ensure("https://127.0.0.1:6443").changed());
     assert!(ensure("https://127.0.0.1:7443").changed());
@@ -623,41 +435,23 @@ fn kubectl_reads_the_kubeconfigs() {
         ("kubelet-host-1", "system:node:host-1"),
     ] {
         let file = ClusterPki::kubeconfig(&dir, part);
-        assert_eq!(
-            fs::metadata(&file).expect("there").permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
         let view = |template: &str| {
             let out = Command::new("kubectl")
-                .args([
-                    "config",
-                    "view",
-                    "--raw",
-                    "--minify",
-                    "--kubeconfig",
-                    path(&file),
-                    "-o",
-                ])
+                .args(["config", "view", "--raw", "--minify", "--kubeconfig", path(&file), "-o"])
                 .arg(format!("jsonpath={template}"))
                 .output()
                 .expect("kubectl is installed");
-            assert!(
-                out.status.success(),
-                "{}",
-                String::from_utf8_lossy(&out.stderr)
-            );
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             String::from_utf8(out.stdout).expect("text")
         };
         assert_eq!(view("{.current-context}"), format!("{user}@home"));
-        assert_eq!(
-            view("{.clusters[0].cluster.server}"),
-            "https://127.0.0.1:7443"
-        );
+        assert_eq!(view("{.clusters[0].cluster.server}"), "https://127.0.0.1:7443");
         assert_eq!(view("{.contexts[0].context.user}"), user);
         let pem = fs::read(f.file(&format!("{part}.crt"))).expect("there");
         let encoded = view("{.users[0].user.client-certificate-data}");
-        let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded)
-            .expect("base64");
+        let decoded =
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).expect("base64");
         assert_eq!(decoded, pem);
     }
 }

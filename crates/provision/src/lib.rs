@@ -1,1 +1,32 @@
-//! Install, upgrade, join and remove as idempotent steps on a host.
+//! What a host needs before the parts of a cluster can run on it, as steps that can be repeated, and how to take it
+//! all away again.
+//!
+//! Read [`HostConfig`] first: what a host shall become. [`preflight`] says what stands in the way; [`control_plane`]
+//! and [`node`] are the steps, [`run`] does those that are not done; [`down`] is the way back. [`Layout`] says where
+//! everything lies.
+//!
+//! What it is not: it starts no part of Kubernetes itself (that is the binary's business) and it speaks to no API
+//! server. State is on disk and in the kernel, never here: each call finds out anew what there is.
+
+mod binaries;
+mod containerd;
+mod down;
+mod facts;
+mod files;
+mod host;
+mod layout;
+mod preflight;
+mod process;
+mod step;
+mod system_images;
+
+pub use binaries::{find_cni_plugins, find_program};
+pub use containerd::{Containerd, ContainerdConfig, ContainerdError, containerd_config};
+pub use down::{DownOptions, Removed, down};
+pub use facts::{CgroupMode, Facts, Listener};
+pub use host::{HostConfig, control_plane, node, preflight};
+pub use layout::{Layout, LayoutError, LayoutLock};
+pub use preflight::{Finding, Severity, Wish, check};
+pub use process::{Process, ProcessRecord};
+pub use step::{Progress, Step, StepError, run};
+pub use system_images::ensure_system_images;

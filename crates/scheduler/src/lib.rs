@@ -1,1 +1,24 @@
-//! The scheduler: queue, snapshot, framework, plugins, binding.
+//! The scheduler: gives every pod without a node the best one, or says why there is none.
+//!
+//! One task owns queue and snapshot: it takes in changes, then runs cycles, each pure ([`cycle`]). What it decides is
+//! written by short tasks beside it ([`bind`]); meanwhile the pod counts as placed. Read [`run`] first, then
+//! [`framework`]. It knows the cluster through the API alone, and decides nothing about what runs on a node.
+pub mod bind;
+pub mod cycle;
+pub mod framework;
+mod node;
+mod plugins;
+mod pod;
+pub mod preemption;
+mod queue;
+mod resources;
+mod scheduler;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+
+pub use node::NodeInfo;
+pub use pod::PodInfo;
+pub use queue::{Delays, SchedulingQueue};
+pub use scheduler::{Config, Error, run};
+pub use snapshot::Snapshot;

@@ -51,7 +51,10 @@ fn key(at: usize) -> String {
     format!("/registry/pods/default/pod-{at:07}")
 }
 
-async fn writes(store: &Arc<Embedded>, clients: usize) -> Result<(f64, u128, u128), Box<dyn std::error::Error>> {
+async fn writes(
+    store: &Arc<Embedded>,
+    clients: usize,
+) -> Result<(f64, u128, u128), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let tasks: Vec<_> = (0..clients)
         .map(|client| {

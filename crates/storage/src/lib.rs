@@ -8,6 +8,7 @@
 
 pub mod embedded;
 mod error;
+mod prefix_map;
 mod shared_leases;
 mod store;
 #[cfg(feature = "test-suite")]
@@ -16,9 +17,10 @@ mod types;
 
 pub use embedded::{Embedded, OpenError, Options, Stats};
 pub use error::Error;
+pub use prefix_map::PrefixMap;
 pub use shared_leases::SharedLeases;
 pub use store::{Progress, Storage, WatchStream};
 pub use types::{
-    DeleteOutcome, Event, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch, WriteOutcome,
-    prefix_end,
+    DeleteOutcome, Event, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch,
+    WriteOutcome, prefix_end,
 };

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 
-use crate::{DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch, WriteOutcome};
+use crate::{
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch,
+    WriteOutcome,
+};
 
 /// A key-value store in etcd's model.
 ///
@@ -25,7 +28,15 @@ pub trait Storage: Send + Sync + 'static {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error>;
 
     /// Writes a key when the guard holds.
-    async fn put(&self, key: &str, value: Bytes, expect: Expect, lease: Option<LeaseId>) -> Result<WriteOutcome, Error>;
+    ///
+    /// A backend may keep `value` as it is: a slice of a larger buffer keeps all of the buffer.
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+        lease: Option<LeaseId>,
+    ) -> Result<WriteOutcome, Error>;
 
     /// Deletes a key when the guard holds.
     async fn delete(&self, key: &str, expect: Expect) -> Result<DeleteOutcome, Error>;

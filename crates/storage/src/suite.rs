@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    DeleteOutcome, Error, Event, Expect, KeyValue, RangeRequest, Revision, SharedLeases, Storage, WatchStream,
-    WriteOutcome,
+    DeleteOutcome, Error, Event, Expect, KeyValue, RangeRequest, Revision, SharedLeases, Storage,
+    WatchStream, WriteOutcome,
 };
 
 /// A store as the cases get it.
@@ -110,7 +110,9 @@ async fn versions_count_up(store: Store) {
 
 async fn guards_decide_in_order(store: Store) {
     let write = |expect| store.put("/a", Bytes::from_static(b"x"), expect, None);
-    let WriteOutcome::Done(made) = write(Expect::Absent).await.expect("put") else { panic!("the key was absent") };
+    let WriteOutcome::Done(made) = write(Expect::Absent).await.expect("put") else {
+        panic!("the key was absent")
+    };
     assert!(matches!(write(Expect::Absent).await, Ok(WriteOutcome::Mismatch { current: Some(_), .. })));
     let WriteOutcome::Done(next) = write(Expect::At(made.mod_revision)).await.expect("put") else {
         panic!("the revision was right")
@@ -124,8 +126,14 @@ async fn guards_decide_in_order(store: Store) {
         store.delete("/a", Expect::At(next.mod_revision)).await,
         Ok(DeleteOutcome::Deleted { prev, revision }) if prev == next && revision > next.mod_revision
     ));
-    assert!(matches!(write(Expect::At(next.mod_revision)).await, Ok(WriteOutcome::Mismatch { current: None, .. })));
-    assert!(matches!(store.delete("/a", Expect::Any).await, Ok(DeleteOutcome::Mismatch { current: None, .. })));
+    assert!(matches!(
+        write(Expect::At(next.mod_revision)).await,
+        Ok(WriteOutcome::Mismatch { current: None, .. })
+    ));
+    assert!(matches!(
+        store.delete("/a", Expect::Any).await,
+        Ok(DeleteOutcome::Mismatch { current: None, .. })
+    ));
 }
 
 async fn failed_writes_tell_the_present_state(store: Store) {
@@ -172,8 +180,12 @@ async fn ranges_continue_at_their_revision(store: Store) {
     assert_eq!((third.kvs.len(), third.more, third.count), (2, false, 2));
     let all: Vec<_> = [first.kvs, second.kvs, third.kvs].concat();
     assert!(all.iter().all(|kv| &kv.value[..] == b"old"));
-    assert_eq!(all.iter().map(|kv| kv.key.to_string()).collect::<Vec<_>>(), (0..10).map(|at| format!("/p/{at}")).collect::<Vec<_>>());
-    let counted = store.range(RangeRequest { count_only: true, ..RangeRequest::prefix("/p/") }).await.expect("count");
+    assert_eq!(
+        all.iter().map(|kv| kv.key.to_string()).collect::<Vec<_>>(),
+        (0..10).map(|at| format!("/p/{at}")).collect::<Vec<_>>()
+    );
+    let counted =
+        store.range(RangeRequest { count_only: true, ..RangeRequest::prefix("/p/") }).await.expect("count");
     assert_eq!((counted.kvs.len(), counted.count, counted.more), (0, 10, false));
     let everything = store.range(RangeRequest::default()).await.expect("range");
     assert_eq!(everything.count, 11, "a range without an end has all keys");
@@ -185,12 +197,18 @@ async fn the_future_cannot_be_read(store: Store) {
     let now = put(&store, "/a", "1").await.mod_revision;
     let future = Revision(now.0 + 1);
     assert!(matches!(store.get("/a", Some(future)).await, Err(Error::FutureRevision { .. })));
-    assert!(matches!(store.range(RangeRequest::prefix("/").at(future)).await, Err(Error::FutureRevision { .. })));
+    assert!(matches!(
+        store.range(RangeRequest::prefix("/").at(future)).await,
+        Err(Error::FutureRevision { .. })
+    ));
     assert!(matches!(store.compact(future).await, Err(Error::FutureRevision { .. })));
 }
 
 async fn bad_keys_are_refused(store: Store) {
-    assert!(matches!(store.put("", Bytes::new(), Expect::Any, None).await, Err(Error::KeySize { len: 0, .. })));
+    assert!(matches!(
+        store.put("", Bytes::new(), Expect::Any, None).await,
+        Err(Error::KeySize { len: 0, .. })
+    ));
     let huge = Bytes::from(vec![0; 32 << 20]);
     assert!(matches!(store.put("/a", huge, Expect::Any, None).await, Err(Error::ValueTooLarge { .. })));
     let empty = store.put("/a", Bytes::new(), Expect::Any, None).await;
@@ -277,7 +295,10 @@ async fn watches_tell_progress_without_a_write(store: Store) {
         tokio::task::yield_now().await;
         progress.request();
     });
-    assert!(watch.next_batch().await.expect("a batch").expect("healthy").events.is_empty(), "asked while waiting");
+    assert!(
+        watch.next_batch().await.expect("a batch").expect("healthy").events.is_empty(),
+        "asked while waiting"
+    );
     ask.await.expect("asked");
 }
 
@@ -294,7 +315,11 @@ async fn compacted_history_is_refused(store: Store) {
     assert_eq!(value(&store, "/a", Some(two)).await.as_deref(), Some("2"));
     let mut watch = store.watch("/", two).await.expect("watch at the oldest revision");
     let seen = events(&mut watch, 3).await;
-    assert_eq!(seen[1].prev_kv.as_ref().map(|kv| &kv.value[..]), Some(&b"1"[..]), "a delete tells what it deleted");
+    assert_eq!(
+        seen[1].prev_kv.as_ref().map(|kv| &kv.value[..]),
+        Some(&b"1"[..]),
+        "a delete tells what it deleted"
+    );
     store.compact(last).await.expect("compact");
     assert!(matches!(store.get("/b", Some(gone)).await, Err(Error::Compacted { .. })));
     assert_eq!(value(&store, "/a", None).await.as_deref(), Some("3"));

@@ -55,8 +55,8 @@ pub fn remote_command<B>(
     let limits = limits.clone();
     if ws::is_upgrade(request.headers()) {
         let offered = ws::offered_protocols(request.headers());
-        let (protocol, name) = WebSocketProtocol::choose(&offered)
-            .ok_or_else(|| refuse_websocket(&offered))?;
+        let (protocol, name) =
+            WebSocketProtocol::choose(&offered).ok_or_else(|| refuse_websocket(&offered))?;
         let response = ws::switching_protocols(request.headers(), name)?;
         let upgrade = hyper::upgrade::on(request);
         let session = async move {
@@ -132,7 +132,9 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 
 /// Whether a request asks for SPDY/3.1.
 pub fn is_spdy_upgrade(headers: &HeaderMap) -> bool {
-    let wanted = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("spdy/3.1"));
+    let wanted = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("spdy/3.1"))
+    };
     is_upgrade(headers) && headers.get(header::UPGRADE).is_some_and(wanted)
 }
 
@@ -141,7 +143,10 @@ fn refuse_websocket(offered: &[&str]) -> Response<Body> {
 }
 
 /// Waits for the HTTP connection to become a byte stream.
-async fn upgraded(upgrade: OnUpgrade, limits: &Limits) -> Result<TokioIo<hyper::upgrade::Upgraded>, SessionError> {
+async fn upgraded(
+    upgrade: OnUpgrade,
+    limits: &Limits,
+) -> Result<TokioIo<hyper::upgrade::Upgraded>, SessionError> {
     let io = within(limits.stream_creation, "waiting for the upgrade", upgrade).await?;
     io.map(TokioIo::new).map_err(SessionError::Upgrade)
 }
@@ -202,8 +207,9 @@ mod tests {
     #[test]
     fn takes_the_first_protocol_both_know() {
         let supported = spdy_protocol_names();
-        let (response, chosen) = accept_spdy(&spdy_headers(&["v5.channel.k8s.io", "v3.channel.k8s.io"]), &supported)
-            .expect("accepted");
+        let (response, chosen) =
+            accept_spdy(&spdy_headers(&["v5.channel.k8s.io", "v3.channel.k8s.io"]), &supported)
+                .expect("accepted");
         assert_eq!(chosen, Some("v3.channel.k8s.io"));
         assert_eq!(response.headers()[STREAM_PROTOCOL], "v3.channel.k8s.io");
         let (response, chosen) = accept_spdy(&spdy_headers(&[]), &supported).expect("accepted");

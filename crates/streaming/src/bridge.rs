@@ -19,7 +19,13 @@ const MAX_MESSAGE: u64 = 16 * 1024;
 /// Runs an exec or attach until the command has ended or the client is gone.
 pub async fn remote_command(session: Session, runtime: ClientSession) {
     let Session { stdin, stdout, stderr, resize, end } = session;
-    let ClientSession { stdin: to_stdin, stdout: from_stdout, stderr: from_stderr, resize: to_resize, status } = runtime;
+    let ClientSession {
+        stdin: to_stdin,
+        stdout: from_stdout,
+        stderr: from_stderr,
+        resize: to_resize,
+        status,
+    } = runtime;
     let input = async {
         let typed = copy_to_end(stdin, to_stdin);
         let resized = async {
@@ -36,7 +42,8 @@ pub async fn remote_command(session: Session, runtime: ClientSession) {
         pending::<()>().await
     };
     let output = async {
-        let ((), (), status) = tokio::join!(copy_to_end(from_stdout, stdout), copy_to_end(from_stderr, stderr), status);
+        let ((), (), status) =
+            tokio::join!(copy_to_end(from_stdout, stdout), copy_to_end(from_stderr, stderr), status);
         status
     };
     let status: Option<ExecStatus> = tokio::select! {
@@ -88,7 +95,11 @@ pub async fn port_forward(
 }
 
 /// Carries one connection until the runtime has ended both its data and its error stream.
-async fn carry(forward: Forward, runtime: &PortForwardClient, failure: &(impl Fn(u16, &str) -> String + ?Sized)) {
+async fn carry(
+    forward: Forward,
+    runtime: &PortForwardClient,
+    failure: &(impl Fn(u16, &str) -> String + ?Sized),
+) {
     let Forward { port, data, error } = forward;
     let (to_pod, mut pod_error) = match runtime.open(port).await {
         Ok(opened) => opened,

@@ -99,8 +99,11 @@ async fn upgrade(
 ) -> Result<(Response<()>, Upgraded), ClientError> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let host = uri.authority().map_or("", |authority| authority.as_str());
-    let request =
-        request.uri(path).header(header::HOST, host).header(header::CONNECTION, "Upgrade").body(Empty::<Bytes>::new())?;
+    let request = request
+        .uri(path)
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "Upgrade")
+        .body(Empty::<Bytes>::new())?;
     let io = dialer.dial(uri).await?;
     let exchange = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
@@ -195,8 +198,10 @@ async fn spdy_session(
     };
     let mut error = open(true, "error").await?.expect("the error stream is always opened");
     let stdin = open(streams.stdin, "stdin").await?.map(|stream| Box::new(stream.into_split().1) as BoxWrite);
-    let stdout = open(streams.stdout, "stdout").await?.map(|stream| Box::new(stream.into_split().0) as BoxRead);
-    let stderr = open(streams.stderr, "stderr").await?.map(|stream| Box::new(stream.into_split().0) as BoxRead);
+    let stdout =
+        open(streams.stdout, "stdout").await?.map(|stream| Box::new(stream.into_split().0) as BoxRead);
+    let stderr =
+        open(streams.stderr, "stderr").await?.map(|stream| Box::new(stream.into_split().0) as BoxRead);
     let resize = open(streams.tty, "resize").await?.map(|stream| ResizeSink(Box::new(stream.into_split().1)));
     let status = async move {
         let status = read_status(&mut error).await;

@@ -30,4 +30,6 @@ pub use body::{Body, BoxError};
 pub use io::{BoxRead, BoxWrite, Duplex, splice};
 pub use limits::Limits;
 pub use port_forward::{ErrorSink, Forward, PortForwardSession};
-pub use remote_command::{ExecStatus, InvalidStreams, ResizeStream, Session, SessionEnd, Streams, TerminalSize};
+pub use remote_command::{
+    ExecStatus, InvalidStreams, ResizeStream, Session, SessionEnd, Streams, TerminalSize,
+};

@@ -91,7 +91,8 @@ fn rewritten(location: &str, prefix: &str, target_authority: &str) -> Option<Str
     };
     let path = if path.is_empty() { "/" } else { path };
     let prefix = prefix.trim_end_matches('/');
-    let inside = path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+    let inside =
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
     (path.starts_with('/') && !path.starts_with("//") && !inside).then(|| format!("{prefix}{path}"))
 }
 

@@ -12,7 +12,9 @@ use crate::{
     body::{self, Body, BoxError},
     dial::{DialError, Dialer},
     io::{splice, within},
-    proxied_headers::{add_forwarded_for, remove_cors, remove_credentials, remove_hop_by_hop, rewrite_location},
+    proxied_headers::{
+        add_forwarded_for, remove_cors, remove_credentials, remove_hop_by_hop, rewrite_location,
+    },
 };
 
 /// What a proxy adds to a request and changes in an answer.
@@ -116,12 +118,15 @@ pub async fn upgrade_proxy<B>(
     let idle = limits.idle;
     let limit = limits.stream_creation;
     tokio::spawn(async move {
-        let upgraded = within(limit, "waiting for both upgrades", futures::future::try_join(client, backend)).await;
+        let upgraded =
+            within(limit, "waiting for both upgrades", futures::future::try_join(client, backend)).await;
         match upgraded {
-            Ok(Ok((client, backend))) => match splice(TokioIo::new(client), TokioIo::new(backend), idle).await {
-                Ok((sent, received)) => tracing::debug!(sent, received, "tunnel ended"),
-                Err(error) => tracing::debug!(%error, "tunnel broke"),
-            },
+            Ok(Ok((client, backend))) => {
+                match splice(TokioIo::new(client), TokioIo::new(backend), idle).await {
+                    Ok((sent, received)) => tracing::debug!(sent, received, "tunnel ended"),
+                    Err(error) => tracing::debug!(%error, "tunnel broke"),
+                }
+            }
             Ok(Err(error)) => tracing::debug!(%error, "tunnel could not start"),
             Err(error) => tracing::debug!(%error, "tunnel could not start"),
         }
@@ -161,8 +166,12 @@ where
 
 /// Points a request at the target.
 fn prepare(parts: &mut http::request::Parts, target: &Uri, options: &ProxyOptions) -> Result<(), ProxyError> {
-    let original_host = parts.headers.get(header::HOST).cloned();
-    parts.uri = target.path_and_query().map_or("/", |path| path.as_str()).parse().map_err(http::Error::from)?;
+    // HTTP/2 has the host in the URI.
+    let in_uri =
+        || parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let original_host = parts.headers.get(header::HOST).cloned().or_else(in_uri);
+    parts.uri =
+        target.path_and_query().map_or("/", |path| path.as_str()).parse().map_err(http::Error::from)?;
     parts.version = http::Version::HTTP_11;
     let authority = target.authority().map_or("", |authority| authority.as_str());
     let headers = &mut parts.headers;

@@ -1,4 +1,5 @@
 //! `pods/binding`: assigns a pod to a node. Upstream: pkg/registry/core/pod/storage/storage.go, `assignPod`, 1.36.
+use api::decode::Target;
 use apiserver_registry::{Warnings, Write};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
@@ -86,7 +87,7 @@ impl Endpoint for Binding {
         let kind = api::kinds::by_kind("", "v1", "Binding").ok_or_else(StatusError::no_such_path)?;
         let bytes = body::read(request.into_body()).await?;
         let warnings = Warnings::default();
-        let binding = context.decode(&bytes, kind, &warnings)?;
+        let binding = context.decode(&bytes, &Target::of(kind), &warnings)?;
         let name = if context.info.name.is_empty() { binding.name() } else { &context.info.name };
         if !binding.name().is_empty() && binding.name() != name {
             return Err(StatusError::bad_request("name in URL does not match name in Binding object"));

@@ -1,12 +1,13 @@
 //! `scale`: the replica count of a workload as `autoscaling/v1` `Scale`. Upstream:
 //! pkg/registry/apps/deployment/storage/storage.go, 1.36.
+use api::decode::Target;
 use apiserver_registry::{Warnings, encode};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
 use machinery::gvk::GroupVersionKind;
 use machinery::label_selector::LabelSelector;
 use machinery::{FieldError, FieldPath, Object, StatusError, StatusResult};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::body::{self, Body};
 use crate::context::{Context, Endpoint};
@@ -67,8 +68,7 @@ impl Endpoint for Scale {
         let store =
             context.server.registry.store(&kind.group, &kind.plural).ok_or_else(StatusError::no_such_path)?;
         let name = &context.info.name;
-        let scale_kind =
-            api::kinds::by_kind("autoscaling", "v1", "Scale").cloned().unwrap_or_else(|| scale_row(kind));
+        let speaks = kind.subresource("scale").ok_or_else(StatusError::no_such_path)?;
         if context.info.verb == "get" {
             let found = store.get(&context.info.namespace, name, None).await?;
             let object = encode::decode(&found.value, found.revision)?;
@@ -95,7 +95,7 @@ impl Endpoint for Scale {
         };
         let (stored, _) = match context.info.verb.as_str() {
             "update" => {
-                let wanted = context.decode(&bytes, &scale_kind, &warnings)?;
+                let wanted = context.decode(&bytes, &Target::of_subresource(speaks), &warnings)?;
                 if wanted.name() != name {
                     return Err(StatusError::bad_request(format!(
                         "the name of the object ({}) does not match the name on the URL ({name})",
@@ -105,9 +105,9 @@ impl Endpoint for Scale {
                 store.update(&write, |old| set(old, &wanted), None).await?
             }
             "patch" => {
-                let patch = Patch::parse(&headers, &bytes)?;
+                let patch = Patch::new(&headers, bytes)?;
                 let change = |old: &Object| {
-                    let mut wanted = patch.apply(&scale(old), &scale_kind)?;
+                    let mut wanted = patch.apply(scale(old), speaks.schema)?;
                     if wanted.resource_version() == old.resource_version() {
                         wanted.remove(&["metadata", "resourceVersion"]);
                     }
@@ -120,24 +120,6 @@ impl Endpoint for Scale {
         let mut response = respond::object(StatusCode::OK, media, &scale(&stored.object));
         respond::warn(&mut response, &warnings.take());
         Ok(response)
-    }
-}
-
-/// A row for `Scale`, which no path serves by itself.
-fn scale_row(of: &api::kinds::Kind) -> api::kinds::Kind {
-    api::kinds::Kind {
-        group: "autoscaling".into(),
-        version: "v1".into(),
-        kind: "Scale".into(),
-        plural: "scales".into(),
-        singular: "scale".into(),
-        short_names: Default::default(),
-        categories: Default::default(),
-        namespaced: of.namespaced,
-        verbs: Default::default(),
-        key: "scales".into(),
-        schema: api::schema::by_name("io.k8s.api.autoscaling.v1.Scale"),
-        subresources: Default::default(),
     }
 }
 

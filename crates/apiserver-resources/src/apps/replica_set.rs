@@ -1,9 +1,12 @@
 //! apps/v1 ReplicaSet: rules on the way in.
-use machinery::Object;
+use machinery::{FieldErrors, Object};
+use serde_json::{Value, json};
 
+use crate::apps::workload;
+use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::rules::{Facts, Rules};
-use crate::tree::{default_value, ensure};
+use crate::tree::{At, default_value, ensure};
 
 /// Rules of replica sets.
 pub(crate) struct ReplicaSet;
@@ -17,8 +20,39 @@ impl Rules for ReplicaSet {
         fill_template(spec);
     }
 
-    fn prepare_for_create(&self, object: &mut Object) {
-        object.set(&["status", "replicas"], 0);
+    fn status_at_birth(&self, _object: &Object) -> Option<Value> {
+        Some(json!({"replicas": 0}))
+    }
+
+    fn validate(&self, object: &At, errors: &mut FieldErrors) {
+        let spec = object.field("spec");
+        checks::non_negative(&spec.field("replicas"), errors);
+        checks::non_negative(&spec.field("minReadySeconds"), errors);
+        // Upstream says "deployment" here too.
+        workload::validate(&spec, "deployment", "ReplicaSet", errors);
+    }
+
+    fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        self.validate(new, errors);
+        checks::immutable(&new.fields(&["spec", "selector"]), &old.fields(&["spec", "selector"]), errors);
+    }
+
+    fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
+        let status = new.field("status");
+        let count = |field| status.field(field).int().unwrap_or(0);
+        for field in
+            ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+        {
+            checks::non_negative(&status.field(field), errors);
+        }
+        for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
+            if count(field) > count("replicas") {
+                errors.push(status.field(field).invalid("cannot be greater than status.replicas"));
+            }
+        }
+        if count("availableReplicas") > count("readyReplicas") {
+            errors.push(status.field("availableReplicas").invalid("cannot be greater than readyReplicas"));
+        }
     }
 
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {

@@ -1,6 +1,23 @@
 //! The core group.
+pub(crate) mod config_map;
+pub(crate) mod endpoints;
+pub(crate) mod event;
+pub(crate) mod key_value;
+pub(crate) mod limit_range;
 pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod persistent_volume;
+pub(crate) mod persistent_volume_claim;
 pub(crate) mod pod;
+pub(crate) mod pod_qos;
 pub(crate) mod pod_spec;
+pub(crate) mod pod_template;
+pub(crate) mod pod_update;
+pub(crate) mod replication_controller;
 pub(crate) mod resource_list;
+pub(crate) mod resource_quota;
+pub(crate) mod secret;
 pub(crate) mod service;
+pub(crate) mod service_account;
+pub(crate) mod service_validation;
+pub(crate) mod taint;

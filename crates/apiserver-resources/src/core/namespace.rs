@@ -29,8 +29,11 @@ impl Rules for Namespace {
         }
     }
 
+    fn status_at_birth(&self, _object: &Object) -> Option<Value> {
+        Some(json!({"phase": "Active"}))
+    }
+
     fn prepare_for_create(&self, object: &mut Object) {
-        object.set(&["status"], json!({"phase": "Active"}));
         if !finalizers(object).iter().any(|f| f == "kubernetes") {
             let mut all = finalizers(object).to_vec();
             all.push("kubernetes".into());
@@ -56,11 +59,12 @@ impl Rules for Namespace {
         let phase = new.fields(&["status", "phase"]);
         let deleting = new.fields(&["metadata", "deletionTimestamp"]).exists();
         match (deleting, phase.text()) {
-            (true, text) if text != "Terminating" => errors.push(
-                phase.invalid("may only be 'Terminating' if `deletionTimestamp` is not empty"),
-            ),
-            (false, text) if text != "Active" => errors
-                .push(phase.invalid("may only be 'Active' if `deletionTimestamp` is empty")),
+            (true, text) if text != "Terminating" => {
+                errors.push(phase.invalid("may only be 'Terminating' if `deletionTimestamp` is not empty"))
+            }
+            (false, text) if text != "Active" => {
+                errors.push(phase.invalid("may only be 'Active' if `deletionTimestamp` is empty"))
+            }
             _ => {}
         }
     }
@@ -127,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_new_namespace_is_active_and_has_its_finalizer_and_label() {
-        let mut ns = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "status": {}}));
+        let mut ns =
+            object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "status": {}}));
         let strategy = strategy_for("", "namespaces", "");
         strategy.fill_defaults(&mut ns);
         assert!(strategy.admit_create(&mut ns).is_empty());

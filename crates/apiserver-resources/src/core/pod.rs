@@ -1,11 +1,13 @@
-//! v1 Pod: rules on the way in.
-use machinery::Object;
+//! v1 Pod: rules on the way in. What an update may change is in [`crate::core::pod_update`].
+use machinery::{FieldErrors, Object};
 use serde_json::{Value, json};
 
-use crate::core::pod_spec::defaults;
+use crate::core::pod_qos::qos_class;
+use crate::core::pod_spec::{defaults, validation};
+use crate::core::pod_update;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Grace;
-use crate::tree::ensure;
+use crate::tree::{At, child, ensure, sync_first};
 
 /// Rules of pods.
 pub(crate) struct Pod;
@@ -17,18 +19,55 @@ impl Rules for Pod {
         let spec = ensure(&mut object.0, "spec");
         defaults::fill_pod_spec(spec);
         defaults::fill_standalone(spec);
+        if let Some(status) = child(&mut object.0, "status") {
+            sync_first(status, "podIP", "podIPs", |ip| json!({"ip": ip}), |item| item.get("ip").cloned());
+        }
     }
 
-    fn prepare_for_create(&self, object: &mut Object) {
-        object.set(&["status"], json!({"phase": "Pending", "qosClass": qos_class(object)}));
+    fn status_at_birth(&self, object: &Object) -> Option<Value> {
+        Some(json!({"phase": "Pending", "qosClass": qos_class(object)}))
+    }
+
+    fn validate(&self, object: &At, errors: &mut FieldErrors) {
+        let spec = object.field("spec");
+        validation::validate_pod_spec(&spec, errors);
+        if spec.field("ephemeralContainers").len() > 0 {
+            errors.push(spec.field("ephemeralContainers").forbidden("cannot be set on create"));
+        }
+        if spec.field("schedulingGates").len() > 0 && !spec.field("nodeName").is_empty() {
+            errors.push(
+                spec.field("nodeName").forbidden("cannot be set until all schedulingGates have been cleared"),
+            );
+        }
+    }
+
+    fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        validation::validate_pod_spec(&new.field("spec"), errors);
+        pod_update::validate(&new.field("spec"), &old.field("spec"), errors);
+    }
+
+    fn prepare_for_status(&self, new: &mut Object, old: &Object) {
+        new.copy_from(old, &["metadata", "ownerReferences"]);
+        new.copy_from(old, &["metadata", "deletionTimestamp"]);
+        if new.str_at(&["status", "qosClass"]).is_empty() {
+            let class = match old.str_at(&["status", "qosClass"]) {
+                "" => qos_class(new).to_owned(),
+                class => class.to_owned(),
+            };
+            new.set(&["status", "qosClass"], class);
+        }
+        pod_update::keep_observed_generations(new, old);
+    }
+
+    fn validate_status(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        pod_update::validate_status(new, old, errors);
     }
 
     fn grace(&self, object: &Object, requested: Option<i64>) -> Grace {
         let unassigned = object.str_at(&["spec", "nodeName"]).is_empty();
         let terminal = matches!(object.str_at(&["status", "phase"]), "Failed" | "Succeeded");
-        let seconds = requested
-            .or_else(|| object.i64_at(&["spec", "terminationGracePeriodSeconds"]))
-            .unwrap_or(0);
+        let seconds =
+            requested.or_else(|| object.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(0);
         if unassigned || terminal || seconds == 0 {
             return Grace::Immediate;
         }
@@ -54,66 +93,16 @@ impl Rules for Pod {
     }
 }
 
-/// Whether a quantity is zero; text that is no quantity counts as something.
-fn is_zero(quantity: &Value) -> bool {
-    match quantity {
-        Value::Number(n) => n.as_f64() == Some(0.0),
-        Value::String(s) => {
-            let digits = s.trim_end_matches(|c: char| !c.is_ascii_digit());
-            !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0' | b'.' | b'+' | b'-'))
-        }
-        _ => true,
-    }
-}
-
-/// The quality-of-service class that a pod's requests and limits make.
-pub(crate) fn qos_class(pod: &Object) -> &'static str {
-    let computed = ["cpu", "memory"];
-    let amounts = |resources: Option<&Value>, kind: &str| -> Vec<(String, Value)> {
-        resources
-            .and_then(|r| r.get(kind))
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .filter(|(name, q)| computed.contains(&name.as_str()) && !is_zero(q))
-            .map(|(name, q)| (name.clone(), q.clone()))
-            .collect()
-    };
-    let pod_level = pod.at(&["spec", "resources"]).filter(|r| {
-        !amounts(Some(r), "limits").is_empty() || !amounts(Some(r), "requests").is_empty()
-    });
-    let holders: Vec<Option<&Value>> = match pod_level {
-        Some(resources) => vec![Some(resources)],
-        None => ["containers", "initContainers"]
-            .iter()
-            .flat_map(|list| pod.list_at(&["spec", list]))
-            .map(|container| container.get("resources"))
-            .collect(),
-    };
-    let mut any = false;
-    let mut guaranteed = true;
-    for resources in holders {
-        let limits = amounts(resources, "limits");
-        let requests = amounts(resources, "requests");
-        any |= !limits.is_empty() || !requests.is_empty();
-        let limits_all = computed.iter().all(|name| limits.iter().any(|(n, _)| n == name));
-        let requests_are_limits = requests.iter().all(|(name, q)| limits.iter().any(|(n, l)| n == name && l == q));
-        guaranteed &= limits_all && requests_are_limits;
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::strategy_for;
 
     fn pod(spec: Value) -> Object {
-        Object::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})).unwrap()
+        Object::from_value(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -124,7 +113,10 @@ mod tests {
         assert_eq!(qos_class(&with(json!({"requests": {"cpu": "1"}}))), "Burstable");
         let both = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(qos_class(&with(json!({"requests": both, "limits": both}))), "Guaranteed");
-        assert_eq!(qos_class(&with(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": both}))), "Burstable");
+        assert_eq!(
+            qos_class(&with(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": both}))),
+            "Burstable"
+        );
     }
 
     #[test]

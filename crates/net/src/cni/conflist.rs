@@ -29,11 +29,8 @@ pub struct Network<'a> {
 ///
 /// Nothing here masquerades: that is one rule in the proxy's own nftables table, not one of iptables for each pod.
 pub fn conflist(network: &Network<'_>) -> String {
-    let ranges: Vec<Value> = network
-        .pod_cidrs
-        .iter()
-        .map(|c| json!([{ "subnet": c.trunc().to_string() }]))
-        .collect();
+    let ranges: Vec<Value> =
+        network.pod_cidrs.iter().map(|c| json!([{ "subnet": c.trunc().to_string() }])).collect();
     let routes: Vec<Value> = network
         .pod_cidrs
         .iter()
@@ -70,12 +67,8 @@ pub fn install(conf_dir: &Path, conflist: &str) -> io::Result<bool> {
     // The runtime reads every `.conf`, `.conflist` and `.json` there: the half-written file has another name.
     let temporary = conf_dir.join(format!(".{FILE}.{}", std::process::id()));
     let written = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&temporary)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
         file.write_all(conflist.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
@@ -142,14 +135,8 @@ mod tests {
         });
         let list: Value = serde_json::from_str(&text).expect("JSON");
         let ipam = &list["plugins"][0]["ipam"];
-        assert_eq!(
-            ipam["ranges"],
-            json!([[{ "subnet": "10.244.3.0/24" }], [{ "subnet": "fd00:3::/64" }]])
-        );
-        assert_eq!(
-            ipam["routes"],
-            json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }])
-        );
+        assert_eq!(ipam["ranges"], json!([[{ "subnet": "10.244.3.0/24" }], [{ "subnet": "fd00:3::/64" }]]));
+        assert_eq!(ipam["routes"], json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]));
         assert_eq!(list["plugins"].as_array().map(Vec::len), Some(1));
         assert_eq!(list["plugins"][0].get("mtu"), None);
     }
@@ -161,10 +148,8 @@ mod tests {
         assert!(install(&conf, "{}").expect("written"));
         assert!(!install(&conf, "{}").expect("kept"));
         assert!(install(&conf, "{ }").expect("replaced"));
-        let names: Vec<_> = fs::read_dir(&conf)
-            .expect("listed")
-            .map(|e| e.expect("an entry").file_name())
-            .collect();
+        let names: Vec<_> =
+            fs::read_dir(&conf).expect("listed").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(names, [FILE]);
         uninstall(&conf).expect("removed");
         uninstall(&conf).expect("nothing to do");

@@ -29,7 +29,12 @@ pub struct Attachment {
 pub struct Leftovers {
     /// Containers still attached, as far as the cache knows, with the file that says so.
     pub attachments: Vec<(PathBuf, Attachment)>,
+    /// Results of the runtime's own loopback network for the same containers: nothing but files.
+    pub loopbacks: Vec<PathBuf>,
 }
+
+/// The network that containerd attaches every container to by itself.
+const LOOPBACK: &str = "cni-loopback";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,12 +76,7 @@ pub fn parse_result(text: &[u8], network: &str) -> Option<Attachment> {
             .filter(|i| i.sandbox.is_empty() && !i.name.is_empty())
             .map(|i| i.name)
             .collect(),
-        addresses: cached
-            .result
-            .ips
-            .iter()
-            .filter_map(|a| a.address.parse().ok())
-            .collect(),
+        addresses: cached.result.ips.iter().filter_map(|a| a.address.parse().ok()).collect(),
     })
 }
 
@@ -87,6 +87,7 @@ pub fn find(network: &str) -> io::Result<Leftovers> {
 
 fn find_in(results: &Path, network: &str) -> io::Result<Leftovers> {
     let mut found = Leftovers::default();
+    let mut loopbacks = Vec::new();
     let entries = match fs::read_dir(results) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
@@ -98,9 +99,13 @@ fn find_in(results: &Path, network: &str) -> io::Result<Leftovers> {
         let Ok(text) = fs::read(&path) else { continue };
         if let Some(attachment) = parse_result(&text, network) {
             found.attachments.push((path, attachment));
+        } else if let Some(attachment) = parse_result(&text, LOOPBACK) {
+            loopbacks.push((path, attachment.container_id));
         }
     }
     found.attachments.sort_by(|a, b| a.0.cmp(&b.0));
+    loopbacks.retain(|(_, id)| found.attachments.iter().any(|(_, a)| a.container_id == *id));
+    found.loopbacks = loopbacks.into_iter().map(|(path, _)| path).collect();
     Ok(found)
 }
 
@@ -121,6 +126,9 @@ pub async fn remove(leftovers: &Leftovers, ipam_dir: &Path, network: &str) -> us
                 }
             }
         }
+        failed += usize::from(!gone(path, fs::remove_file(path)));
+    }
+    for path in &leftovers.loopbacks {
         failed += usize::from(!gone(path, fs::remove_file(path)));
     }
     let reservations = ipam_dir.join(network);
@@ -173,30 +181,22 @@ mod tests {
         // A link that cannot exist: names have at most 15 characters.
         let ours = RESULT.replace("veth12ab", "link-of-a-pod-that-is-gone");
         fs::write(results.join("cox-home-abc-eth0"), &ours).expect("written");
-        fs::write(
-            results.join("cox-other-abc-eth0"),
-            ours.replace("cox-home", "cox-other"),
-        )
-        .expect("written");
+        fs::write(results.join("cox-other-abc-eth0"), ours.replace("cox-home", "cox-other"))
+            .expect("written");
         fs::write(results.join("rubbish"), "rubbish").expect("written");
+        for id in ["abc", "of-someone-else"] {
+            let loopback = RESULT.replace("cox-home", LOOPBACK).replace("abc", id);
+            fs::write(results.join(format!("{LOOPBACK}-{id}-lo")), loopback).expect("written");
+        }
 
         let found = find_in(&results, "cox-home").expect("listed");
         assert_eq!(found.attachments.len(), 1);
         assert_eq!(remove(&found, &ipam, "cox-home").await, 0);
-        assert!(
-            find_in(&results, "cox-home")
-                .expect("listed")
-                .attachments
-                .is_empty()
-        );
+        assert_eq!(find_in(&results, "cox-home").expect("listed"), Leftovers::default());
+        assert!(!results.join("cni-loopback-abc-lo").exists());
+        assert!(results.join("cni-loopback-of-someone-else-lo").exists());
         assert!(!ipam.join("cox-home").exists());
         assert!(ipam.join("cox-other").exists());
-        assert_eq!(
-            find_in(&results, "cox-other")
-                .expect("listed")
-                .attachments
-                .len(),
-            1
-        );
+        assert_eq!(find_in(&results, "cox-other").expect("listed").attachments.len(), 1);
     }
 }

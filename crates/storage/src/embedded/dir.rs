@@ -20,8 +20,14 @@ const TEMPORARY: &str = ".tmp";
 #[derive(Debug)]
 pub(super) struct Dir {
     path: PathBuf,
-    /// Locked as long as it is open.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        // Closing alone would not do: a child that is just being started still has the file open for a moment.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 /// The numbers of the files in a data directory, in order.
@@ -38,7 +44,7 @@ impl Dir {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create"))?;
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io("set the mode of"))?;
         let lock = lock(path)?;
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self { path: path.to_owned(), lock };
         dir.check_format()?;
         Ok(dir)
     }

@@ -25,6 +25,10 @@ impl Faults {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        if self.sync_fails.swap(false, Ordering::Relaxed) { Err(io::Error::other("sync failed")) } else { Ok(()) }
+        if self.sync_fails.swap(false, Ordering::Relaxed) {
+            Err(io::Error::other("sync failed"))
+        } else {
+            Ok(())
+        }
     }
 }

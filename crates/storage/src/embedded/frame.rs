@@ -156,7 +156,9 @@ impl FrameReader {
                 return Err(OpenError::OtherVersion { path: path.to_owned(), found: found.to_string() });
             }
             Err(BadHeader::Damaged) if size == HEADER as u64 => return Ok(Opened::Torn),
-            Err(BadHeader::Damaged) => return Err(corrupt(path, 0, "the header does not match its checksum")),
+            Err(BadHeader::Damaged) => {
+                return Err(corrupt(path, 0, "the header does not match its checksum"));
+            }
         };
         Ok(Opened::Reader(Self {
             file,
@@ -237,8 +239,11 @@ impl FrameReader {
 
     /// Whether a whole frame begins anywhere behind the present offset.
     fn later_frame(&mut self) -> Result<bool, OpenError> {
-        let bytes =
-            std::fs::read(&self.path).map_err(|source| OpenError::Io { action: "read", path: self.path.clone(), source })?;
+        let bytes = std::fs::read(&self.path).map_err(|source| OpenError::Io {
+            action: "read",
+            path: self.path.clone(),
+            source,
+        })?;
         let from = usize::try_from(self.offset).unwrap_or(usize::MAX);
         let rest = bytes.get(from..).unwrap_or_default();
         Ok((1..rest.len()).any(|at| {

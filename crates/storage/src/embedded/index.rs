@@ -205,7 +205,8 @@ impl Index {
         bytes: usize,
     ) -> Chunk {
         let mut chunk = Chunk { kvs: Vec::new(), resume: None, count: 0 };
-        if !end.is_empty() && matches!(from, Bound::Included(start) | Bound::Excluded(start) if start >= end) {
+        if !end.is_empty() && matches!(from, Bound::Included(start) | Bound::Excluded(start) if start >= end)
+        {
             return chunk;
         }
         let to = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
@@ -230,7 +231,12 @@ impl Index {
 
     /// The events above a revision of keys with a prefix, from at most `steps` changes; and up to which revision the
     /// changes were looked at.
-    pub(super) fn events(&self, after: u64, prefix: &str, steps: usize) -> Result<(Vec<Arc<Event>>, u64), Error> {
+    pub(super) fn events(
+        &self,
+        after: u64,
+        prefix: &str,
+        steps: usize,
+    ) -> Result<(Vec<Arc<Event>>, u64), Error> {
         if after < self.compacted {
             return Err(Error::Compacted { requested: Revision(after), compacted: Revision(self.compacted) });
         }
@@ -413,7 +419,9 @@ mod tests {
         assert_eq!(seen, 6);
         let told: Vec<_> = events
             .iter()
-            .map(|event| (event.revision.0, event.kv.is_some(), event.prev_kv.as_ref().map(|kv| kv.mod_revision.0)))
+            .map(|event| {
+                (event.revision.0, event.kv.is_some(), event.prev_kv.as_ref().map(|kv| kv.mod_revision.0))
+            })
             .collect();
         assert_eq!(told, [(2, true, None), (4, true, Some(2)), (5, false, Some(4)), (6, true, None)]);
         let (events, seen) = index.events(1, "a", 2).expect("not compacted");

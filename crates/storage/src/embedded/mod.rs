@@ -46,8 +46,8 @@ use self::index::Index;
 use self::watch::{Batches, Watchers};
 use self::writer::{Command, Writer};
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, Storage, WatchStream,
-    WriteOutcome,
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, Storage,
+    WatchStream, WriteOutcome,
 };
 
 /// Bytes of values that wait for the writer, in kilobytes; who comes then has to wait before queueing.
@@ -241,10 +241,10 @@ impl Embedded {
             Writer::new(shared.clone(), dir, options.clone(), recovered, (commands.clone(), receiver));
         #[cfg(test)]
         let faults = writer.faults();
-        let writer = std::thread::Builder::new()
-            .name("storage-writer".into())
-            .spawn(move || writer.run())
-            .map_err(|source| OpenError::Io { action: "start a thread for", path: path.to_owned(), source })?;
+        let writer =
+            std::thread::Builder::new().name("storage-writer".into()).spawn(move || writer.run()).map_err(
+                |source| OpenError::Io { action: "start a thread for", path: path.to_owned(), source },
+            )?;
         Ok(Self {
             shared,
             commands,
@@ -280,7 +280,10 @@ impl Embedded {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command) -> Result<T, Error> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         self.commands.send(command(answer)).map_err(|_| Error::Closed)?;
         answered.await.map_err(|_| Error::Closed)?

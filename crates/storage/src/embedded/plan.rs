@@ -182,19 +182,28 @@ mod tests {
         let mut plan = Plan::new(&index, &leases, Vec::new(), 7, 0, 0);
         let key: Arc<str> = "k".into();
         let put = |plan: &mut Plan<'_>, expect| plan.put(&key, Bytes::from_static(b"v"), expect, None);
-        assert!(matches!(put(&mut plan, Expect::Absent), Ok(WriteOutcome::Done(kv)) if kv.mod_revision == Revision(2)));
+        assert!(
+            matches!(put(&mut plan, Expect::Absent), Ok(WriteOutcome::Done(kv)) if kv.mod_revision == Revision(2))
+        );
         assert!(matches!(
             put(&mut plan, Expect::Absent),
             Ok(WriteOutcome::Mismatch { current: Some(_), revision: Revision(2) })
         ));
-        assert!(matches!(put(&mut plan, Expect::At(Revision(2))), Ok(WriteOutcome::Done(kv)) if kv.version == 2));
-        assert!(matches!(plan.delete("k", Expect::At(Revision(2))), DeleteOutcome::Mismatch { current: Some(_), .. }));
+        assert!(
+            matches!(put(&mut plan, Expect::At(Revision(2))), Ok(WriteOutcome::Done(kv)) if kv.version == 2)
+        );
+        assert!(matches!(
+            plan.delete("k", Expect::At(Revision(2))),
+            DeleteOutcome::Mismatch { current: Some(_), .. }
+        ));
         assert!(matches!(
             plan.delete("k", Expect::At(Revision(3))),
             DeleteOutcome::Deleted { revision: Revision(4), .. }
         ));
         assert!(matches!(plan.delete("k", Expect::Any), DeleteOutcome::Mismatch { current: None, .. }));
-        assert!(matches!(put(&mut plan, Expect::Any), Ok(WriteOutcome::Done(kv)) if kv.create_revision == Revision(5)));
+        assert!(
+            matches!(put(&mut plan, Expect::Any), Ok(WriteOutcome::Done(kv)) if kv.create_revision == Revision(5))
+        );
         let (_, write, steps) = plan.finish();
         assert!(write);
         assert_eq!(steps.changes.len(), 4);

@@ -33,7 +33,10 @@ pub(super) fn recover(dir: &Dir, options: &Options) -> Result<Recovered, OpenErr
     let (first, mut state) = match files.snapshots.last() {
         Some(number) => {
             let loaded = snapshot::load(dir, *number, now)?;
-            (*number, State { index: loaded.index, leases: loaded.leases, next_frame: loaded.next_frame, now })
+            (
+                *number,
+                State { index: loaded.index, leases: loaded.leases, next_frame: loaded.next_frame, now },
+            )
         }
         None => (1, State { index: Index::new(1, 1), leases: LeaseTable::new(1), next_frame: 0, now }),
     };
@@ -95,14 +98,8 @@ pub(super) fn recover(dir: &Dir, options: &Options) -> Result<Recovered, OpenErr
 
 /// The first number missing from a run that begins with `first`.
 fn missing(first: u64, numbers: &[u64]) -> Option<u64> {
-    let mut expected = first;
-    for number in numbers {
-        if *number != expected {
-            return Some(expected);
-        }
-        expected += 1;
-    }
-    numbers.is_empty().then_some(first)
+    let gap = (first..).zip(numbers).find(|(expected, number)| expected != *number);
+    gap.map(|(expected, _)| expected).or(numbers.is_empty().then_some(first))
 }
 
 struct State {

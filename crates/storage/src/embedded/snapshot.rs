@@ -106,7 +106,8 @@ pub(super) struct Loaded {
 pub(super) fn load(dir: &Dir, number: u64, now: Instant) -> Result<Loaded, OpenError> {
     let path = dir.path(FileKind::Snapshot, number);
     // A snapshot gets its name when all of it is durable: whatever is missing from it was lost later.
-    let damaged = |offset| OpenError::Corrupt { path: path.clone(), offset, reason: "the snapshot is damaged" };
+    let damaged =
+        |offset| OpenError::Corrupt { path: path.clone(), offset, reason: "the snapshot is damaged" };
     let Opened::Reader(mut reader) = FrameReader::open(&path, FileKind::Snapshot, number)? else {
         return Err(damaged(0));
     };

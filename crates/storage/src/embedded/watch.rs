@@ -4,8 +4,7 @@
 //! since the last compaction, until it has caught up. So a slow reader costs nobody anything and misses nothing,
 //! unless compaction overtakes it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::task::{Context, Poll};
@@ -15,7 +14,7 @@ use futures::task::AtomicWaker;
 
 use super::Shared;
 use super::index::Index;
-use crate::{Error, Event, Progress, Revision, WatchBatch};
+use crate::{Error, Event, PrefixMap, Progress, Revision, WatchBatch};
 
 /// The events a watch buffers before it falls back to the index.
 const BUFFER: usize = 1024;
@@ -27,7 +26,7 @@ const STEPS: usize = 2048;
 /// Everybody who watches, by prefix.
 #[derive(Default)]
 pub(super) struct Watchers {
-    by_prefix: Mutex<BTreeMap<Arc<str>, Vec<Arc<Watcher>>>>,
+    by_prefix: Mutex<PrefixMap<Vec<Arc<Watcher>>>>,
 }
 
 /// One watch, as the writer sees it.
@@ -61,7 +60,7 @@ impl Progress for Watcher {
 }
 
 impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Arc<Watcher>>>> {
+    fn lock(&self) -> MutexGuard<'_, PrefixMap<Vec<Arc<Watcher>>>> {
         self.by_prefix.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,7 +73,7 @@ impl Watchers {
         }
         for event in events {
             let event = Arc::new(event);
-            each_prefix(&by_prefix, &event.key, |watchers| {
+            by_prefix.prefixes_of(&event.key, |watchers| {
                 for watcher in watchers {
                     let mut queue = watcher.queue();
                     if queue.behind || event.revision.0 <= queue.delivered {
@@ -101,31 +100,6 @@ impl Watchers {
             watcher.waker.wake();
         }
     }
-}
-
-/// Calls `found` with the value of every prefix of `key` in the map.
-fn each_prefix<V>(map: &BTreeMap<Arc<str>, V>, key: &str, mut found: impl FnMut(&V)) {
-    let mut probe = key;
-    // Any prefix of the key is also a prefix of the greatest entry not above the key, if that one shares it.
-    while let Some((entry, value)) = map.range::<str, _>((Bound::Unbounded, Bound::Included(probe))).next_back() {
-        let common = common_prefix(entry, key);
-        if common.len() == entry.len() {
-            found(value);
-            let Some((last, _)) = common.char_indices().next_back() else { return };
-            probe = &key[..last];
-        } else {
-            probe = common;
-        }
-    }
-}
-
-fn common_prefix<'a>(a: &str, b: &'a str) -> &'a str {
-    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
-    let mut end = same;
-    while !b.is_char_boundary(end) {
-        end -= 1;
-    }
-    &b[..end]
 }
 
 pub(super) fn wake(woken: Vec<Arc<Watcher>>) {
@@ -158,7 +132,7 @@ impl Batches {
         };
         let watcher =
             Arc::new(Watcher { prefix: prefix.clone(), queue: Mutex::new(queue), waker: AtomicWaker::new() });
-        shared.watchers.lock().entry(prefix).or_default().push(watcher.clone());
+        shared.watchers.lock().entry(prefix).push(watcher.clone());
         drop(index);
         Ok(Self { shared, watcher, ended: false })
     }
@@ -196,7 +170,11 @@ impl Batches {
             drop(index);
             return self.step();
         }
-        if queue.behind { Self::catch_up(&self.watcher.prefix, &index, &mut queue) } else { Self::answer(&index, &mut queue) }
+        if queue.behind {
+            Self::catch_up(&self.watcher.prefix, &index, &mut queue)
+        } else {
+            Self::answer(&index, &mut queue)
+        }
     }
 
     fn catch_up(
@@ -251,28 +229,6 @@ impl Drop for Batches {
             if watchers.is_empty() {
                 by_prefix.remove(&self.watcher.prefix);
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn exactly_the_prefixes_of_a_key_are_found(
-            prefixes in proptest::collection::btree_set("[abä]{0,4}", 0..12),
-            key in "[abä]{0,6}",
-        ) {
-            let map: BTreeMap<Arc<str>, String> =
-                prefixes.iter().map(|prefix| (prefix.as_str().into(), prefix.clone())).collect();
-            let mut found = Vec::new();
-            each_prefix(&map, &key, |prefix| found.push(prefix.clone()));
-            found.sort();
-            let expected: Vec<String> = prefixes.into_iter().filter(|prefix| key.starts_with(prefix.as_str())).collect();
-            prop_assert_eq!(found, expected);
         }
     }
 }

@@ -43,12 +43,28 @@ pub(super) enum Command {
         answer: Answer<WriteOutcome>,
         permit: OwnedSemaphorePermit,
     },
-    Delete { key: Arc<str>, expect: Expect, answer: Answer<DeleteOutcome> },
-    Grant { ttl: Duration, answer: Answer<LeaseId> },
-    Revoke { lease: LeaseId, answer: Answer<()> },
-    Compact { at: Revision, answer: Answer<()> },
+    Delete {
+        key: Arc<str>,
+        expect: Expect,
+        answer: Answer<DeleteOutcome>,
+    },
+    Grant {
+        ttl: Duration,
+        answer: Answer<LeaseId>,
+    },
+    Revoke {
+        lease: LeaseId,
+        answer: Answer<()>,
+    },
+    Compact {
+        at: Revision,
+        answer: Answer<()>,
+    },
     /// A snapshot is durable with this size, or could not be written.
-    SnapshotDone { number: u64, written: std::io::Result<u64> },
+    SnapshotDone {
+        number: u64,
+        written: std::io::Result<u64>,
+    },
     Close,
 }
 
@@ -144,6 +160,7 @@ impl Writer {
 
     /// Works until [`Command::Close`].
     pub(super) fn run(mut self) {
+        let _ending = Ending(self.shared.clone());
         loop {
             if let Some(lease) = self.due_lease() {
                 self.expire(lease);
@@ -163,8 +180,6 @@ impl Writer {
         if let Some(snapshot) = self.snapshot.take() {
             let _ = snapshot.join();
         }
-        self.shared.watchers.close();
-        self.shared.reached.send_modify(|_| {});
         debug!("storage closed");
     }
 
@@ -262,7 +277,11 @@ impl Writer {
 
     /// Ends a lease for a client.
     fn revoke(&mut self, lease: LeaseId, answer: Answer<()>) {
-        let result = if self.leases.contains(lease) { self.drop_lease(lease) } else { Err(Error::LeaseNotFound(lease)) };
+        let result = if self.leases.contains(lease) {
+            self.drop_lease(lease)
+        } else {
+            Err(Error::LeaseNotFound(lease))
+        };
         Reply::Done(answer, result).send(None);
     }
 
@@ -483,6 +502,17 @@ impl Writer {
             }
         }
         self.shared.log_bytes.store(self.log_bytes(), Ordering::Relaxed);
+    }
+}
+
+/// Tells everybody that nothing more is written, also when the writer panics.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.0.watchers.close();
+        self.0.reached.send_modify(|_| {});
     }
 }
 

@@ -34,12 +34,14 @@ async fn a_log_cut_anywhere_opens_with_what_came_before() {
     let whole = fs::read(&log).expect("read");
     for cut in 0..=whole.len() {
         fs::write(&log, &whole[..cut]).expect("write");
-        let store = Embedded::open(dir.path(), quick()).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        let store =
+            Embedded::open(dir.path(), quick()).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         let kept = lengths.iter().filter(|length| **length <= cut as u64).count().max(1) as u64;
         assert_eq!(store.stats().revision.0, kept, "cut at {cut}");
         assert_eq!(put(&store, "/after", "y").await, kept + 1, "cut at {cut}");
         drop(store);
-        let store = Embedded::open(dir.path(), quick()).unwrap_or_else(|error| panic!("after cut at {cut}: {error}"));
+        let store =
+            Embedded::open(dir.path(), quick()).unwrap_or_else(|error| panic!("after cut at {cut}: {error}"));
         assert_eq!(store.stats().revision.0, kept + 1, "after cut at {cut}");
         drop(store);
     }
@@ -64,7 +66,8 @@ async fn a_torn_last_group_is_cut_whatever_its_bytes_are() {
                 continue;
             }
             fs::write(&log, &bytes).expect("write");
-            let store = Embedded::open(dir.path(), quick()).unwrap_or_else(|error| panic!("{offset}: {error}"));
+            let store =
+                Embedded::open(dir.path(), quick()).unwrap_or_else(|error| panic!("{offset}: {error}"));
             assert_eq!(store.stats().revision.0, 2, "{offset}");
         }
     }
@@ -84,7 +87,11 @@ async fn what_was_half_made_is_removed() {
 #[test]
 fn child() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let options = Options { snapshot_bytes: 4000, ..quick() };
         let store = std::sync::Arc::new(Embedded::open(dir, options).expect("open"));
@@ -135,7 +142,9 @@ async fn a_killed_process_loses_nothing_acknowledged() {
         }
         child.kill().expect("kill -9");
         // What it had acknowledged before it died counts too; its last line may be cut.
-        acknowledged.extend(lines.map_while(Result::ok).filter_map(|line| Some(line.strip_prefix("ack ")?.to_owned())));
+        acknowledged.extend(
+            lines.map_while(Result::ok).filter_map(|line| Some(line.strip_prefix("ack ")?.to_owned())),
+        );
         child.wait().expect("wait");
 
         let store = Embedded::open(&path, quick()).expect("opens by itself");

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use storage::{DeleteOutcome, Embedded, Error, Expect, Options, RangeRequest, Revision, Storage, WriteOutcome};
+use storage::{
+    DeleteOutcome, Embedded, Error, Expect, Options, RangeRequest, Revision, Storage, WriteOutcome,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -115,7 +117,10 @@ async fn run(steps: Vec<Step>) {
                         let revision = model.revision() + 1;
                         let (create, version) =
                             model.now.get(&key).map_or((revision, 1), |entry| (entry.1, entry.3 + 1));
-                        assert_eq!((kv.create_revision.0, kv.mod_revision.0, kv.version), (create, revision, version));
+                        assert_eq!(
+                            (kv.create_revision.0, kv.mod_revision.0, kv.version),
+                            (create, revision, version)
+                        );
                         model.now.insert(key, (value, create, revision, version));
                         model.then.push(model.now.clone());
                     }

@@ -76,7 +76,12 @@ impl PortForwardSession {
     }
 
     /// Every port is one connection, with two channels: data and error. Each starts with the port's number.
-    pub(crate) async fn websocket(io: impl Duplex + 'static, codec: Codec, ports: &[u16], limits: &Limits) -> Self {
+    pub(crate) async fn websocket(
+        io: impl Duplex + 'static,
+        codec: Codec,
+        ports: &[u16],
+        limits: &Limits,
+    ) -> Self {
         let socket = ws::framed(io, Role::Server, limits).await;
         let mut inbound = Vec::new();
         let mut readers = Vec::new();

@@ -70,9 +70,13 @@ pub(crate) async fn accept(
     let mut opened: HashMap<&'static str, Stream> = HashMap::new();
     while !missing.is_empty() {
         let Some(incoming) = connection.accept().await else {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "client closed before creating its streams"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "client closed before creating its streams",
+            ));
         };
-        let kind = incoming.headers.get(STREAM_TYPE).and_then(|kind| missing.iter().position(|name| *name == kind));
+        let kind =
+            incoming.headers.get(STREAM_TYPE).and_then(|kind| missing.iter().position(|name| *name == kind));
         match kind {
             Some(at) => {
                 opened.insert(missing.swap_remove(at), incoming.accept().await);

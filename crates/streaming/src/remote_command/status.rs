@@ -87,7 +87,8 @@ impl ExecStatus {
             return Some(0);
         }
         let causes = self.details.get("causes")?.as_array()?;
-        let cause = causes.iter().find(|cause| cause.get("reason").is_some_and(|reason| reason == "ExitCode"))?;
+        let cause =
+            causes.iter().find(|cause| cause.get("reason").is_some_and(|reason| reason == "ExitCode"))?;
         cause.get("message")?.as_str()?.parse().ok()
     }
 

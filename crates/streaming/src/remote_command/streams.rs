@@ -44,8 +44,8 @@ impl Streams {
         if streams.stdin || streams.stdout || streams.stderr { Ok(streams) } else { Err(InvalidStreams) }
     }
 
-    /// The query the kubelet and the CRI take.
-    pub fn to_kubelet_query(self) -> String {
+    /// The query the kubelet takes for these streams and a command (none to attach).
+    pub fn to_kubelet_query<S: AsRef<str>>(self, command: &[S]) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for (name, wanted) in
             [("input", self.stdin), ("output", self.stdout), ("error", self.stderr), ("tty", self.tty)]
@@ -53,6 +53,9 @@ impl Streams {
             if wanted {
                 query.append_pair(name, "1");
             }
+        }
+        for word in command {
+            query.append_pair("command", word.as_ref());
         }
         query.finish()
     }
@@ -67,7 +70,8 @@ mod tests {
         let all = Streams { stdin: true, stdout: true, stderr: true, tty: false };
         assert_eq!(Streams::from_kubelet_query("command=ls&input=1&output=1&error=1"), Ok(all));
         assert_eq!(Streams::from_api_query("stdin=true&stdout=true&stderr=1&command=a%20b"), Ok(all));
-        assert_eq!(Streams::from_kubelet_query(&all.to_kubelet_query()), Ok(all));
+        assert_eq!(Streams::from_kubelet_query(&all.to_kubelet_query(&["a b", "&"])), Ok(all));
+        assert_eq!(all.to_kubelet_query(&["a b"]), "input=1&output=1&error=1&command=a+b");
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub(crate) async fn accept(
     };
     let stdin = pipe(streams.stdin, channel::STDIN);
     let resize = pipe(streams.tty, channel::RESIZE);
-    let channels = Channels::start(socket, protocol.codec(), protocol == WebSocketProtocol::V5, inbound, limits);
+    let channels =
+        Channels::start(socket, protocol.codec(), protocol == WebSocketProtocol::V5, inbound, limits);
     // Tells the client that the connection stands, before there is output.
     let lowest = match streams {
         Streams { stdout: true, .. } => channel::STDOUT,

@@ -140,7 +140,8 @@ pub struct Opener(Arc<Shared>);
 impl Opener {
     /// Opens a stream and waits until the peer has taken it: peers drop data that comes before their answer.
     pub async fn open(&self, headers: Headers) -> io::Result<Stream> {
-        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "stream was refused or connection closed");
+        let refused =
+            || io::Error::new(io::ErrorKind::ConnectionRefused, "stream was refused or connection closed");
         let shared = &self.0;
         let (ours, theirs) = tokio::io::duplex(shared.limits.stream_buffer);
         let (reply, replied) = oneshot::channel();
@@ -349,7 +350,10 @@ impl<T: Duplex> Reader<T> {
                 let _ = self.shared.urgent.try_send(Out::Control(Control::Ping { id }));
             }
             Control::GoAway { .. } => self.shared.table().going_away = true,
-            Control::Ping { .. } | Control::Settings | Control::WindowUpdate { .. } | Control::Unknown { .. } => {}
+            Control::Ping { .. }
+            | Control::Settings
+            | Control::WindowUpdate { .. }
+            | Control::Unknown { .. } => {}
         }
         Ok(())
     }
@@ -441,7 +445,10 @@ impl<T: Duplex> Writer<T> {
         match out {
             Out::Open { id, headers } => {
                 let block = self.compress.compress(&headers);
-                frame::encode_control(&Control::SynStream { id, fin: false, unidirectional: false, block }, batch);
+                frame::encode_control(
+                    &Control::SynStream { id, fin: false, unidirectional: false, block },
+                    batch,
+                );
             }
             Out::Reply { id } => {
                 let block = self.compress.compress(&Headers::default());

@@ -171,7 +171,9 @@ pub fn parse_control(kind: u16, flags: u8, payload: Bytes) -> Result<Control, Fr
         }
     };
     let exactly = |len: usize| if payload.len() == len { Ok(()) } else { Err(FrameError::Malformed(kind)) };
-    let rest = |at: usize| if payload.len() >= at { Ok(payload.slice(at..)) } else { Err(FrameError::Malformed(kind)) };
+    let rest = |at: usize| {
+        if payload.len() >= at { Ok(payload.slice(at..)) } else { Err(FrameError::Malformed(kind)) }
+    };
     let fin = flags & FLAG_FIN != 0;
     Ok(match kind {
         SYN_STREAM => {
@@ -306,7 +308,10 @@ mod tests {
     fn refuses_what_is_not_spdy_3() {
         assert_eq!(parse_head([0x80, 2, 0, 1, 0, 0, 0, 0]), Err(FrameError::Version(2)));
         assert_eq!(parse_head([0; 8]), Err(FrameError::ZeroStream));
-        assert_eq!(parse_control(SYN_STREAM, 0, Bytes::from_static(&[0; 9])), Err(FrameError::Malformed(SYN_STREAM)));
+        assert_eq!(
+            parse_control(SYN_STREAM, 0, Bytes::from_static(&[0; 9])),
+            Err(FrameError::Malformed(SYN_STREAM))
+        );
         assert_eq!(parse_control(SYN_REPLY, 0, Bytes::from_static(&[0; 4])), Err(FrameError::ZeroStream));
         assert_eq!(parse_control(PING, 0, Bytes::from_static(&[0; 5])), Err(FrameError::Malformed(PING)));
     }

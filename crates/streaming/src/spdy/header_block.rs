@@ -12,7 +12,12 @@ pub struct Headers(Vec<(String, String)>);
 impl Headers {
     /// Headers from names and values; names are lower-cased, as SPDY demands.
     pub fn new<N: AsRef<str>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.as_ref().to_ascii_lowercase(), value.into())).collect())
+        Self(
+            pairs
+                .into_iter()
+                .map(|(name, value)| (name.as_ref().to_ascii_lowercase(), value.into()))
+                .collect(),
+        )
     }
 
     /// The first value of a header, whatever the case of `name`; empty values count as absent.

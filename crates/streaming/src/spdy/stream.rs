@@ -87,7 +87,9 @@ impl StreamReader {
     pub async fn finish_writing(&self) {
         let Guard { id, shared, .. } = &*self.guard;
         let open = shared.table().get_mut(*id).is_some_and(|entry| entry.local_open);
-        if open && shared.data_sender().send(Out::Data { id: *id, fin: true, data: Bytes::new() }).await.is_ok() {
+        if open
+            && shared.data_sender().send(Out::Data { id: *id, fin: true, data: Bytes::new() }).await.is_ok()
+        {
             shared.table().local_finished(*id);
         }
     }
@@ -118,7 +120,11 @@ impl StreamWriter {
 }
 
 impl AsyncRead for StreamReader {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inbound).poll_read(cx, buf)
     }
 }
@@ -147,7 +153,11 @@ impl AsyncWrite for StreamWriter {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.reader).poll_read(cx, buf)
     }
 }

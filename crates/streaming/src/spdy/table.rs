@@ -75,7 +75,14 @@ impl Table {
             Role::Client => (1, 0),
             Role::Server => (2, 1),
         };
-        Self { streams: HashMap::new(), next_local, last_remote: 0, remote_parity, max_streams, going_away: false }
+        Self {
+            streams: HashMap::new(),
+            next_local,
+            last_remote: 0,
+            remote_parity,
+            max_streams,
+            going_away: false,
+        }
     }
 
     /// Whether a ping with this identifier was started by the peer.

@@ -181,7 +181,9 @@ where
             self.activity.touch();
             let Some((channel, data)) = self.codec.decode(message) else { continue };
             if channel == CLOSE_CHANNEL && self.closes_channels {
-                if let Some(ended) = data.first().and_then(|&channel| self.inbound.get_mut(usize::from(channel))) {
+                if let Some(ended) =
+                    data.first().and_then(|&channel| self.inbound.get_mut(usize::from(channel)))
+                {
                     *ended = None;
                 }
                 continue;
@@ -216,7 +218,9 @@ where
             let mut more = true;
             while more {
                 match self.queue.try_recv() {
-                    Ok(Message::Data(channel, data)) => self.sink.feed(self.codec.encode(channel, &data)).await?,
+                    Ok(Message::Data(channel, data)) => {
+                        self.sink.feed(self.codec.encode(channel, &data)).await?
+                    }
                     Ok(Message::Close) => return self.close().await,
                     Err(_) => more = false,
                 }

@@ -58,7 +58,10 @@ mod tests {
     fn golden_messages() {
         assert_eq!(Codec::Binary.encode(1, b"hi"), Message::Binary(Bytes::from_static(&[1, b'h', b'i'])));
         assert_eq!(Codec::Base64.encode(1, b"\n"), Message::text("1Cg=="));
-        assert_eq!(Codec::Base64.decode(Message::text("0Zm9vCgo=")), Some((0, Bytes::from_static(b"foo\n\n"))));
+        assert_eq!(
+            Codec::Base64.decode(Message::text("0Zm9vCgo=")),
+            Some((0, Bytes::from_static(b"foo\n\n")))
+        );
         assert_eq!(Codec::Binary.decode(Message::Binary(Bytes::new())), None);
         assert_eq!(Codec::Base64.decode(Message::text("0*")), None);
     }

@@ -2,7 +2,10 @@
 use serde_json::Value;
 
 use crate::core::resource_list;
-use crate::tree::{Tree, below, child, default_number, default_struct, default_text, default_value, drop_false, each, ensure, has, text_of};
+use crate::tree::{
+    Tree, below, child, default_number, default_struct, default_text, default_value, drop_false, each,
+    ensure, has, text_of,
+};
 
 /// Mode of files in a volume: 0644.
 const FILE_MODE: i64 = 0o644;
@@ -277,9 +280,11 @@ mod tests {
 
     #[test]
     fn a_short_pod_gets_every_default() {
-        let spec = filled(json!({"containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}],
+        let spec = filled(
+            json!({"containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80}],
             "livenessProbe": {"httpGet": {"port": 80}, "timeoutSeconds": 0}}],
-            "volumes": [{"name": "v"}, {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}));
+            "volumes": [{"name": "v"}, {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}),
+        );
         assert_eq!(
             spec,
             json!({

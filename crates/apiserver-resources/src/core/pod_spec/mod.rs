@@ -1,2 +1,14 @@
 //! The pod specification, which stand-alone pods and pod templates share.
+mod container;
 pub(crate) mod defaults;
+mod env;
+mod probe;
+mod scheduling;
+mod security;
+pub(crate) mod validation;
+mod volume;
+
+pub(crate) use container::validate_port_or_name;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+# Coxswain: `make up` brings a cluster up on this machine, `make test` is all that CI runs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+
+.PHONY: help deps deps-test build up down test lint unit e2e bench
+
+help: ## Shows what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+deps: ## Installs what running a cluster needs (Debian packages).
+	@scripts/deps run
+
+deps-test: ## Installs what the tests need.
+	@scripts/deps test
+
+build: deps ## Builds the release binary.
+	cargo build --release --locked --package cli
+
+up: build ## Brings up a cluster on this machine and leaves it running.
+	$(CARGO_TARGET_DIR)/release/cox up
+
+down: ## Stops it; data stays.
+	$(CARGO_TARGET_DIR)/release/cox down
+
+test: deps-test lint unit e2e ## Runs every check and test.
+
+lint: ## Formatting, clippy, licences.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; \
+	else echo "cargo deny is not installed: licences are checked by xtask only"; fi
+
+unit: ## Tests of the crates.
+	@scripts/run-tests --workspace --exclude e2e
+
+e2e: ## A whole cluster, driven by kubectl.
+	cargo build --locked --package cli
+	@scripts/run-tests --package e2e
+
+bench: deps ## Prints how fast things are (release build).
+	cargo build --release --locked --package cli
+	@scripts/bench $(CARGO_TARGET_DIR)/release/cox

@@ -1,0 +1,202 @@
+//! `CertificateApproval`, `CertificateSigning` and `CertificateSubjectRestriction`: who may let a certificate come to be.
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use machinery::request::UserInfo;
+use machinery::{Object, StatusResult};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer as _;
+
+use crate::{Attributes, Operation, Plugin};
+
+const GROUP: &str = "certificates.k8s.io";
+const REQUESTS: &str = "certificatesigningrequests";
+
+/// Answers what a user may do to a signer.
+#[async_trait]
+pub trait Authorize: Send + Sync {
+    /// Whether the user has this verb on `signers.certificates.k8s.io` with this name.
+    async fn may(&self, user: &UserInfo, verb: &str, signer: &str) -> bool;
+}
+
+/// May the user approve (or deny) requests for this signer?
+pub struct CertificateApproval(pub Arc<dyn Authorize>);
+/// May the user put certificates into requests for this signer?
+pub struct CertificateSigning(pub Arc<dyn Authorize>);
+/// Nobody asks for a client certificate of the group that may do anything.
+#[derive(Debug, Clone, Copy)]
+pub struct CertificateSubjectRestriction;
+
+/// Whether a verb is given for the signer by name, or for all signers of its domain.
+async fn may(authorize: &dyn Authorize, user: &UserInfo, verb: &str, signer: &str) -> bool {
+    if authorize.may(user, verb, signer).await {
+        return true;
+    }
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    authorize.may(user, verb, &format!("{domain}/*")).await
+}
+
+fn signer(a: &Attributes<'_>) -> String {
+    // The old object is what is really stored; a request must not choose another signer for the question.
+    let of = a.old.or(a.object());
+    of.map_or("", |o| o.str_at(&["spec", "signerName"])).to_owned()
+}
+
+#[async_trait]
+impl Plugin for CertificateApproval {
+    fn name(&self) -> &'static str {
+        "CertificateApproval"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn validate(&self, a: &Attributes<'_>) -> StatusResult<()> {
+        if !a.is_sub(GROUP, REQUESTS, "approval") {
+            return Ok(());
+        }
+        let signer = signer(a);
+        if may(&*self.0, a.user, "approve", &signer).await {
+            return Ok(());
+        }
+        Err(a.forbidden(format!("user not permitted to approve requests with signerName {signer:?}")))
+    }
+}
+
+#[async_trait]
+impl Plugin for CertificateSigning {
+    fn name(&self) -> &'static str {
+        "CertificateSigning"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn validate(&self, a: &Attributes<'_>) -> StatusResult<()> {
+        let (Some(new), Some(old)) = (a.object(), a.old) else { return Ok(()) };
+        let certificate = |o: &Object| o.str_at(&["status", "certificate"]).to_owned();
+        let failed = |o: &Object| o.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Failed");
+        // Only who sets the certificate, or says that it failed, acts as the signer.
+        let signs = certificate(new) != certificate(old) || failed(new) != failed(old);
+        if !a.is_sub(GROUP, REQUESTS, "status") || !signs {
+            return Ok(());
+        }
+        let signer = signer(a);
+        if may(&*self.0, a.user, "sign", &signer).await {
+            return Ok(());
+        }
+        Err(a.forbidden(format!("user not permitted to sign requests with signerName {signer:?}")))
+    }
+}
+
+#[async_trait]
+impl Plugin for CertificateSubjectRestriction {
+    fn name(&self) -> &'static str {
+        "CertificateSubjectRestriction"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn validate(&self, a: &Attributes<'_>) -> StatusResult<()> {
+        const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+        let Some(request) = a.object().filter(|_| a.is(GROUP, REQUESTS)) else { return Ok(()) };
+        if request.str_at(&["spec", "signerName"]) != SIGNER {
+            return Ok(());
+        }
+        let pem = STANDARD.decode(request.str_at(&["spec", "request"])).unwrap_or_default();
+        let asks = organizations(&pem).map_err(|why| a.forbidden(format!("failed to parse CSR: {why}")))?;
+        if asks.iter().any(|o| o == "system:masters") {
+            return Err(
+                a.forbidden(format!("use of {SIGNER} signer with system:masters group is not allowed"))
+            );
+        }
+        Ok(())
+    }
+}
+
+fn organizations(pem: &[u8]) -> Result<Vec<String>, &'static str> {
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(pem).map_err(|_| "PEM block type must be CERTIFICATE REQUEST")?;
+    let (_, request) =
+        X509CertificationRequest::from_der(&block.contents).map_err(|_| "malformed certificate request")?;
+    let subject = &request.certification_request_info.subject;
+    Ok(subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Ask, object};
+
+    struct Only(&'static str, &'static str);
+
+    #[async_trait]
+    impl Authorize for Only {
+        async fn may(&self, user: &UserInfo, verb: &str, signer: &str) -> bool {
+            user.name == "jane" && (verb, signer) == (self.0, self.1)
+        }
+    }
+
+    fn change(subresource: &'static str, status: Value) -> Ask {
+        let csr = |status: Value| {
+            object(
+                json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/x"}, "status": status}),
+            )
+        };
+        Ask {
+            subresource,
+            old: Some(csr(json!({}))),
+            object: Some(csr(status)),
+            ..Ask::new(Operation::Update, (GROUP, REQUESTS), "CertificateSigningRequest")
+        }
+    }
+
+    #[tokio::test]
+    async fn approval_and_signing_need_their_verbs() {
+        let plugin = |may: Only| CertificateApproval(Arc::new(may));
+        let approve = || change("approval", json!({"conditions": [{"type": "Approved"}]}));
+        assert!(approve().run(&plugin(Only("approve", "example.com/x"))).await.is_ok());
+        assert!(approve().run(&plugin(Only("approve", "example.com/*"))).await.is_ok());
+        assert_eq!(
+            approve().run(&plugin(Only("approve", "example.com/y"))).await.unwrap_err(),
+            "certificatesigningrequests.certificates.k8s.io \"r\" is forbidden: user not permitted to approve requests with \
+             signerName \"example.com/x\""
+        );
+        let signing = |may: Only| CertificateSigning(Arc::new(may));
+        let sign = || change("status", json!({"certificate": "abc"}));
+        assert!(sign().run(&signing(Only("sign", "example.com/x"))).await.is_ok());
+        assert!(sign().run(&signing(Only("approve", "example.com/x"))).await.is_err());
+        assert!(change("status", json!({})).run(&signing(Only("", ""))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn nobody_asks_to_be_master() {
+        let request = |group: &str| {
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+            let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+            let csr = json!({"metadata": {"name": "r"},
+                "spec": {"signerName": "kubernetes.io/kube-apiserver-client", "request": STANDARD.encode(pem)}});
+            Ask {
+                object: Some(object(csr)),
+                ..Ask::new(Operation::Create, (GROUP, REQUESTS), "CertificateSigningRequest")
+            }
+        };
+        assert!(request("devs").run(&CertificateSubjectRestriction).await.is_ok());
+        let refused = request("system:masters").run(&CertificateSubjectRestriction).await.unwrap_err();
+        assert!(
+            refused.ends_with(
+                "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"
+            ),
+            "{refused}"
+        );
+    }
+}

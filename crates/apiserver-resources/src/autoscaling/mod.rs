@@ -1,0 +1,2 @@
+//! The autoscaling group.
+pub(crate) mod horizontal_pod_autoscaler;

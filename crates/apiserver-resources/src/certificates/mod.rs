@@ -1,0 +1,2 @@
+//! The certificates.k8s.io group.
+pub(crate) mod signing_request;

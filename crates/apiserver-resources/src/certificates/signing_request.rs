@@ -1,0 +1,157 @@
+//! certificates.k8s.io/v1 CertificateSigningRequest: rules on the way in. Who asks is the store's to write.
+use base64::Engine as _;
+use machinery::{FieldError, FieldErrors, Object};
+use serde_json::Value;
+
+use crate::checks;
+use crate::rules::{Facts, Rules, keep_all_but};
+use crate::strategy::Strategy;
+use crate::tree::{At, same};
+
+/// Rules of requests.
+pub(crate) struct SigningRequest;
+
+const DECISIONS: [&str; 2] = ["Approved", "Denied"];
+const MIN_SECONDS: i64 = 600;
+
+impl Rules for SigningRequest {
+    const FACTS: Facts = Facts::STATUS;
+
+    /// What is asked for stays; only metadata may change.
+    fn prepare_for_update(&self, new: &mut Object, old: &Object) {
+        new.copy_from(old, &["spec"]);
+    }
+
+    fn validate(&self, object: &At, errors: &mut FieldErrors) {
+        let spec = object.field("spec");
+        let (request, usages) = (spec.field("request"), spec.field("usages"));
+        let bytes = base64::engine::general_purpose::STANDARD.decode(request.text()).unwrap_or_default();
+        let pem = String::from_utf8_lossy(&bytes);
+        if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----")
+            && !pem.contains("-----BEGIN NEW CERTIFICATE REQUEST-----")
+        {
+            errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
+        }
+        if usages.len() == 0 {
+            errors.push(usages.required("usages must be provided"));
+        }
+        for (i, usage) in usages.items().enumerate() {
+            if usages.items().take(i).any(|u| u.text() == usage.text()) {
+                errors.push(usage.duplicate());
+            }
+        }
+        let signer = spec.field("signerName");
+        if signer.text().is_empty() {
+            errors.push(signer.required(""));
+        } else if !signer
+            .text()
+            .split_once('/')
+            .is_some_and(|(domain, name)| domain.contains('.') && !name.is_empty())
+        {
+            errors.push(
+                signer.invalid(
+                    "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+                ),
+            );
+        }
+        let seconds = spec.field("expirationSeconds");
+        if seconds.int().is_some_and(|n| n < MIN_SECONDS) {
+            errors.push(seconds.invalid("may not specify a duration less than 600 seconds (10 minutes)"));
+        }
+    }
+
+    fn validate_update(&self, _new: &At, _old: &At, _errors: &mut FieldErrors) {}
+
+    /// A decision is only made by way of the `approval` subresource.
+    fn prepare_for_status(&self, new: &mut Object, old: &Object) {
+        let is_decision =
+            |c: &Value| c.get("type").and_then(Value::as_str).is_some_and(|t| DECISIONS.contains(&t));
+        let of = |o: &Object| o.list_at(&["status", "conditions"]).to_vec();
+        let mut all: Vec<Value> = of(old).into_iter().filter(is_decision).collect();
+        all.extend(of(new).into_iter().filter(|c| !is_decision(c)));
+        if all.is_empty() {
+            new.remove(&["status", "conditions"]);
+        } else {
+            new.set(&["status", "conditions"], all);
+        }
+    }
+
+    fn validate_status(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        let (certificate, before) =
+            (new.fields(&["status", "certificate"]), old.fields(&["status", "certificate"]));
+        if !before.is_empty() && !same(certificate.get(), before.get()) {
+            errors.push(certificate.forbidden("updates may not change existing certificate content"));
+        }
+        validate_conditions(new, errors);
+    }
+
+    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
+        vec![("spec.signerName", object.str_at(&["spec", "signerName"]).to_owned())]
+    }
+}
+
+fn validate_conditions(object: &At, errors: &mut FieldErrors) {
+    let conditions = object.fields(&["status", "conditions"]);
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in conditions.items() {
+        let (ty, status) = (condition.field("type"), condition.field("status"));
+        checks::required(&ty, errors);
+        if status.text().is_empty() {
+            errors.push(status.required(""));
+        } else if DECISIONS.contains(&ty.text()) || ty.text() == "Failed" {
+            checks::one_of(&status, &["True"], errors);
+        } else {
+            checks::one_of(&status, &["True", "False", "Unknown"], errors);
+        }
+        if seen.contains(&ty.text()) {
+            errors.push(ty.duplicate());
+        }
+        if DECISIONS.iter().all(|d| *d == ty.text() || seen.contains(d)) && DECISIONS.contains(&ty.text()) {
+            errors.push(FieldError::invalid(
+                &ty.path(),
+                ty.text(),
+                "Approved and Denied conditions are mutually exclusive",
+            ));
+        }
+        seen.push(ty.text());
+    }
+}
+
+/// Rules of the `approval` subresource: conditions, and nothing else.
+pub(crate) struct Approval;
+
+impl Strategy for Approval {
+    fn fill_defaults(&self, _object: &mut Object) {}
+
+    fn admit_create(&self, _object: &mut Object) -> FieldErrors {
+        FieldErrors::new()
+    }
+
+    fn admit_update(&self, new: &mut Object, old: &Object) -> FieldErrors {
+        let conditions = new.at(&["status", "conditions"]).cloned();
+        keep_all_but("status", new, old);
+        new.copy_from(old, &["status"]);
+        match conditions {
+            Some(conditions) => new.set(&["status", "conditions"], conditions),
+            None => {
+                new.remove(&["status", "conditions"]);
+            }
+        }
+        let mut errors = FieldErrors::new();
+        let (at, before) = (At::object(new), At::object(old));
+        validate_conditions(&at, &mut errors);
+        let list = at.fields(&["status", "conditions"]);
+        for was in before.fields(&["status", "conditions"]).items() {
+            let ty = was.field("type").text();
+            let kept = list.items().any(|c| c.field("type").text() == ty);
+            if !kept && (DECISIONS.contains(&ty) || ty == "Failed") {
+                errors.push(list.forbidden(format!("updates may not remove a condition of type {ty:?}")));
+            }
+        }
+        errors
+    }
+
+    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
+        SigningRequest.selectable_fields(object)
+    }
+}

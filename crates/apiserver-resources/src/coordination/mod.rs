@@ -1,0 +1,2 @@
+//! The coordination.k8s.io group.
+pub(crate) mod lease;

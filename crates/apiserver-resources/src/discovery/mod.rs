@@ -1,0 +1,2 @@
+//! The discovery.k8s.io group.
+pub(crate) mod endpoint_slice;

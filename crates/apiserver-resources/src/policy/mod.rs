@@ -1,0 +1,2 @@
+//! The policy group.
+pub(crate) mod disruption_budget;

@@ -1,0 +1,328 @@
+//! Starting and stopping an API server.
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use api::kinds::{KINDS, Kind};
+use apiserver_authn::service_account::{
+    ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
+};
+use apiserver_authn::{
+    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache, TokenFile,
+    TokenUnion, Union, system_time,
+};
+use apiserver_authz::node::NodeAuthorizer;
+use apiserver_authz::rbac::Rbac;
+use apiserver_authz::{Authorizer, always};
+use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
+use apiserver_http::{Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Server};
+use apiserver_registry::{Hook, RegistryBuilder};
+use http::{Request, Response};
+use machinery::StatusError;
+use machinery::request::UserInfo;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bootstrap::{Advertised, Bootstrap};
+use crate::config::{AuthorizationMode, Config, KubeletClient};
+use crate::service_allocator::ServiceAllocator;
+use crate::view::View;
+use crate::{endpoints, feed};
+
+/// Why an API server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file cannot be used.
+    #[error("cannot use {}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The listener does not listen.
+    #[error(transparent)]
+    Listen(#[from] ListenerError),
+    /// The first objects cannot be written.
+    #[error("cannot write the objects that every cluster starts with")]
+    Bootstrap(#[source] StatusError),
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// A running API server.
+pub struct ApiServer {
+    server: Arc<Server>,
+    address: SocketAddr,
+    tasks: TaskTracker,
+}
+
+/// Kinds that are kept: one row for each resource, in its storage version.
+fn kept() -> impl Iterator<Item = Arc<Kind>> {
+    served().filter(|k| k.has_verb("list") && k.plural != "componentstatuses" && !is_second_version(k))
+}
+
+/// A version of a resource whose objects are kept in another one.
+fn is_second_version(kind: &Kind) -> bool {
+    kind.group == "events.k8s.io"
+}
+
+/// Kinds that are served. `autoscaling/v1` has other fields than the stored `autoscaling/v2` and is left out.
+fn served() -> impl Iterator<Item = Arc<Kind>> {
+    KINDS
+        .iter()
+        .filter(|k| k.served_by_default() && !(k.group == "autoscaling" && k.version == "v1"))
+        .map(|k| Arc::new(k.clone()))
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
+    std::fs::read(path).map_err(|e| StartError::File { path: path.clone(), why: e.to_string() })
+}
+
+fn unusable<'a>(path: &'a PathBuf) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
+    move |e| StartError::File { path: path.clone(), why: e.to_string() }
+}
+
+/// A client of kubelets: our certificate, their CA.
+fn kubelet_access(files: &KubeletClient) -> Result<KubeletAccess, StartError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&read(&files.authority)?) {
+        let certificate = certificate.map_err(|e| unusable(&files.authority)(&e))?;
+        roots.add(certificate).map_err(|e| unusable(&files.authority)(&e))?;
+    }
+    let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| unusable(&files.certificate)(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|e| unusable(&files.key)(&e))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| StartError::Setting(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| unusable(&files.certificate)(&e))?;
+    Ok(KubeletAccess {
+        dialer: streaming::dial::Dialer::tls(Arc::new(config)),
+        address_types: ["InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP"]
+            .map(str::to_owned)
+            .to_vec(),
+        limits: streaming::Limits::default(),
+    })
+}
+
+/// What `/version` says: the Kubernetes release whose API is served.
+fn version() -> Value {
+    serde_json::json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": format!("v1.36.0+cox.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
+    })
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Everything about who one is.
+struct Identity {
+    requests: Box<dyn Authenticator>,
+    tokens: Arc<dyn TokenAuthenticator>,
+    issuer: TokenIssuer,
+    discovery: Value,
+    jwks: Value,
+}
+
+fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
+    let accounts = &config.service_accounts;
+    let text = |path: &PathBuf| {
+        read(path).and_then(|b| String::from_utf8(b).map_err(|_| unusable(path)(&"it is not text")))
+    };
+    let mut keys = VerifyKeys::default();
+    for path in &accounts.keys {
+        keys.add_pem(&text(path)?).map_err(|e| unusable(path)(&e))?;
+    }
+    let keys = Arc::new(keys);
+    let signing = SigningKey::from_pem(&text(&accounts.signing_key)?)
+        .map_err(|e| unusable(&accounts.signing_key)(&e))?;
+    let audiences = if accounts.audiences.is_empty() {
+        vec![accounts.issuer.clone()]
+    } else {
+        accounts.audiences.clone()
+    };
+    let now = system_time();
+    let mut methods: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
+    if let Some(path) = &config.token_file {
+        methods.push(Box::new(TokenFile::parse(&text(path)?).map_err(|e| unusable(path)(&e))?));
+    }
+    methods.push(Box::new(ServiceAccountTokens {
+        issuers: vec![accounts.issuer.clone()],
+        api_audiences: audiences.clone(),
+        keys: keys.clone(),
+        cluster: view.clone(),
+        now: now.clone(),
+    }));
+    methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
+    let tokens: Arc<dyn TokenAuthenticator> =
+        Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
+    let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
+        .map_err(|e| unusable(&config.client_ca)(&e))?;
+    let requests = Union::new(
+        vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))],
+        config.anonymous,
+    );
+    let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
+    Ok(Identity {
+        requests: Box::new(requests),
+        tokens,
+        discovery: openid_configuration(&accounts.issuer, &jwks_uri, &keys),
+        jwks: keys.jwks(),
+        issuer: TokenIssuer {
+            issuer: accounts.issuer.clone(),
+            api_audiences: audiences,
+            max_expiration: None,
+            extend_expiration: true,
+            key: Arc::new(signing),
+        },
+    })
+}
+
+impl ApiServer {
+    /// Starts serving; returns when `/readyz` is ok.
+    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, StartError> {
+        let listener = Listener::bind(config.listen, &config.tls).await?;
+        let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
+
+        let builder = RegistryBuilder::start(config.storage.clone(), kept());
+        builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
+        let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
+        let admission = Arc::new(apiserver_admission::default_chain(view.clone()));
+        let allocator =
+            ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
+                .map_err(StartError::Bootstrap)?;
+        let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
+        hooks.insert(("", "services"), Arc::new(allocator));
+        let registry = Arc::new(builder.finish(admission.clone(), &hooks));
+
+        let rbac = Arc::new(Rbac::new());
+        let node = Arc::new(NodeAuthorizer::new());
+        let modes = config.authorization.iter().map(|mode| -> Box<dyn Authorizer> {
+            match mode {
+                AuthorizationMode::Node => Box::new(node.clone()),
+                AuthorizationMode::Rbac => Box::new(rbac.clone()),
+                AuthorizationMode::AlwaysAllow => Box::new(always::AlwaysAllow),
+                AuthorizationMode::AlwaysDeny => Box::new(always::AlwaysDeny),
+            }
+        });
+        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
+        authorizers.extend(modes);
+        let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
+
+        let identity = identity(&config, view)?;
+        let documents = BTreeMap::from([
+            ("/version".to_owned(), version()),
+            ("/.well-known/openid-configuration".to_owned(), identity.discovery),
+            ("/openid/v1/jwks".to_owned(), identity.jwks),
+        ]);
+        let access = config.kubelet.as_ref().map(kubelet_access).transpose()?;
+        let ready = Arc::new(AtomicBool::new(false));
+        let server = Arc::new(Server {
+            kinds: Kinds::new(served()),
+            registry: registry.clone(),
+            authenticator: identity.requests,
+            tokens: identity.tokens,
+            authorizer,
+            admission,
+            endpoints: endpoints::endpoints(
+                access,
+                ServiceAccountToken(identity.issuer),
+                config.components.clone(),
+            ),
+            documents,
+            health: health(&ready),
+            openapi: OpenApi::default(),
+            limits: Limits::default(),
+        });
+        let tasks = TaskTracker::new();
+        feed::start(&registry, &rbac, &node, &stop).await;
+        let advertised = Advertised {
+            service_ip: first_address(&config),
+            service_cidr: config.service_cidr.to_string(),
+            address: config.advertise,
+            port: address.port(),
+        };
+        let bootstrap = Bootstrap::new(&registry);
+        let work = async {
+            bootstrap.namespaces().await?;
+            bootstrap.policy().await?;
+            bootstrap.kubernetes_service(&advertised).await?;
+            bootstrap.storage_answers().await
+        };
+        work.await.map_err(StartError::Bootstrap)?;
+        ready.store(true, Ordering::Release);
+        tasks.spawn(listener.serve(server.clone(), stop));
+        tasks.close();
+        Ok(Self { server, address, tasks })
+    }
+
+    /// The address of the HTTPS listener.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers a request of a part in this process, which acts as `user`.
+    pub async fn handle_local(&self, user: Arc<UserInfo>, request: Request<Body>) -> Response<Body> {
+        let peer = Peer { local: Some(user), ..Peer::default() };
+        self.server.clone().handle(peer, request).await
+    }
+
+    /// Waits until all connections have ended after a stop.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+fn first_address(config: &Config) -> String {
+    let network = u32::from(config.service_cidr.network());
+    std::net::Ipv4Addr::from(network + 1).to_string()
+}
+
+fn health(ready: &Arc<AtomicBool>) -> Health {
+    let bootstrapped = |ready: Arc<AtomicBool>| {
+        move || {
+            if ready.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) }
+        }
+    };
+    Health(vec![
+        Check { name: "log", live: true, probe: Box::new(|| Ok(())) },
+        Check {
+            name: "poststarthook/rbac/bootstrap-roles",
+            live: true,
+            probe: Box::new(bootstrapped(ready.clone())),
+        },
+        Check {
+            name: "poststarthook/start-system-namespaces-controller",
+            live: true,
+            probe: Box::new(bootstrapped(ready.clone())),
+        },
+    ])
+}

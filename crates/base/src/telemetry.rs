@@ -1,0 +1,26 @@
+//! Logs.
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verbosity(pub u8);
+
+/// Starts logging to standard error. `RUST_LOG`, given as a value, wins over the verbosity; a second call changes
+/// nothing.
+pub fn start(verbosity: Verbosity, rust_log: Option<&str>) {
+    let level = match verbosity.0 {
+        0..=1 => "info",
+        2..=4 => "debug",
+        _ => "trace",
+    };
+    // What libraries say at info is about themselves.
+    let ours = format!("{level},hyper=warn,h2=warn,rustls=warn,tower=warn,kube=warn,hickory_server=warn,tonic=warn");
+    let filter = rust_log.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(ours));
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(true);
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+}

@@ -1,0 +1,160 @@
+//! One local cluster: what was asked for, what follows from it, and where it is kept.
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use pki::ClusterPki;
+use provision::{HostConfig, Layout};
+use serde::{Deserialize, Serialize};
+
+use crate::args::{Up, Which};
+use crate::output::Failure;
+
+/// What a local cluster is like. Kept beside its data, so that every later command agrees with the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// Port of the API server.
+    pub secure_port: u16,
+    /// Whether this machine runs pods.
+    pub node: bool,
+    /// Name of the node.
+    pub node_name: String,
+    /// Address of this machine.
+    pub address: IpAddr,
+    /// Network of the pods.
+    pub cluster_cidr: Ipv4Net,
+    /// Network of the Services.
+    pub service_cidr: Ipv4Net,
+    /// Port of the kubelet.
+    pub kubelet_port: u16,
+}
+
+/// A local cluster.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Where it is kept.
+    pub layout: Layout,
+    /// What it is like.
+    pub settings: Settings,
+}
+
+/// The layout of a cluster.
+pub fn layout(which: &Which) -> Result<Layout, Failure> {
+    Layout::new(&which.data_dir, &which.name).map_err(|e| Failure::of(&e))
+}
+
+fn settings_file(layout: &Layout) -> PathBuf {
+    layout.root().join("cluster.json")
+}
+
+impl Cluster {
+    /// The cluster that `up` is about; a flag that is left out means its default again.
+    pub async fn wanted(options: &Up) -> Result<Self, Failure> {
+        let layout = layout(&options.which)?;
+        let detected = HostConfig::detect(layout.clone()).await?;
+        let settings = Settings {
+            secure_port: options.secure_port,
+            node: !options.no_node,
+            node_name: options.node_name.clone().unwrap_or(detected.node_name),
+            address: options.node_ip.unwrap_or(detected.advertise_address),
+            cluster_cidr: options.cluster_cidr,
+            service_cidr: options.service_cidr,
+            kubelet_port: options.kubelet_port,
+        };
+        Ok(Self { layout, settings })
+    }
+
+    /// What this host has to become.
+    pub async fn host(&self) -> Result<HostConfig, Failure> {
+        let settings = &self.settings;
+        let mut host = HostConfig::detect(self.layout.clone()).await?;
+        host.node_name.clone_from(&settings.node_name);
+        host.addresses.retain(|a| *a != settings.address);
+        host.addresses.insert(0, settings.address);
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        if !host.addresses.contains(&loopback) {
+            host.addresses.push(loopback);
+        }
+        host.advertise_address = settings.address;
+        host.secure_port = settings.secure_port;
+        host.service_cidrs = vec![settings.service_cidr.into()];
+        host.pod_cidrs = vec![settings.cluster_cidr.into()];
+        host.node = settings.node;
+        if settings.node {
+            host.other_ports = vec![(settings.kubelet_port, "kubelet".to_owned())];
+        }
+        Ok(host)
+    }
+
+    /// The cluster as it was brought up last.
+    pub fn kept(which: &Which) -> Result<Self, Failure> {
+        let layout = layout(which)?;
+        let path = settings_file(&layout);
+        let unusable = |why: String| {
+            Failure::new(format!("cannot read {}: {why}", path.display()), "run `cox up` to write it again")
+        };
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let settings = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
+                Ok(Self { layout, settings })
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
+                format!("there is no cluster named {:?} in {}", which.name, which.data_dir.display()),
+                "run `cox up` to make one, or name another with --name and --data-dir",
+            )),
+            Err(e) => Err(unusable(e.to_string())),
+        }
+    }
+
+    /// Keeps the settings for later commands.
+    pub fn keep(&self) -> Result<(), Failure> {
+        let path = settings_file(&self.layout);
+        let mut text = serde_json::to_vec_pretty(&self.settings).map_err(|e| Failure::of(&e))?;
+        text.push(b'\n');
+        let fail = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", path.display()), "is the disk full?");
+        let temporary = path.with_extension("tmp");
+        std::fs::write(&temporary, text).map_err(fail)?;
+        std::fs::rename(&temporary, &path).map_err(fail)
+    }
+
+    /// The certificates of the cluster.
+    pub fn pki(&self) -> ClusterPki {
+        ClusterPki::at(self.layout.pki())
+    }
+
+    /// The admin kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        ClusterPki::kubeconfig(&self.layout.kubeconfigs(), "admin")
+    }
+
+    /// The cluster IP of the DNS: the tenth of the service network.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.settings.service_cidr.network()) + 10)
+    }
+
+    /// The certificates' issuer of service-account tokens, as kubeadm names it.
+    pub fn issuer(&self) -> &'static str {
+        "https://kubernetes.default.svc.cluster.local"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dns_is_the_tenth_service_address() {
+        let settings = Settings {
+            secure_port: 6443,
+            node: true,
+            node_name: "a".into(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.32.0.0/24".parse().unwrap(),
+            kubelet_port: 10250,
+        };
+        let layout = Layout::new(std::path::Path::new("/tmp/x"), "a").unwrap();
+        assert_eq!(Cluster { layout, settings }.dns_ip().to_string(), "10.32.0.10");
+    }
+}

@@ -1,0 +1,48 @@
+//! `cox down`: stops a cluster and removes what is not data.
+use std::process::ExitCode;
+
+use provision::DownOptions;
+use serde_json::json;
+
+use crate::args::Down;
+use crate::cluster;
+use crate::output::Failure;
+use crate::run::proxy_table;
+
+/// `cox down`.
+pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
+    let layout = cluster::layout(&options.which)?;
+    if !layout.exists().map_err(|e| Failure::of(&e))? {
+        if as_json {
+            println!("{}", json!({ "name": layout.name(), "found": false }));
+        } else {
+            println!("There is no cluster {:?} in {}.", layout.name(), options.which.data_dir.display());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lock = layout.lock().map_err(|e| Failure::of(&e))?;
+    let table = proxy_table(layout.name());
+    let tables = ["ip", "ip6"].map(|family| (family.to_owned(), table.clone()));
+    let what = DownOptions { purge: options.purge, nft_tables: tables.to_vec(), ..DownOptions::default() };
+    let removed = provision::down(&layout, &what).await;
+    drop(lock);
+    if as_json {
+        let value = json!({
+            "name": layout.name(),
+            "found": true,
+            "processes": removed.processes,
+            "sandboxes": removed.sandboxes,
+            "leftovers": removed.leftovers,
+            "purged": removed.purged,
+            "problems": removed.problems,
+        });
+        println!("{value}");
+    } else {
+        let data = if removed.purged { "its data is gone" } else { "its data is kept" };
+        println!("Cluster {:?} is down; {data}.", layout.name());
+        for problem in &removed.problems {
+            eprintln!("  could not remove: {problem}");
+        }
+    }
+    Ok(if removed.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

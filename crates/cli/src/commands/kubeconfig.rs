@@ -1,0 +1,24 @@
+//! `cox kubeconfig`: the admin kubeconfig.
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::args::Kubeconfig;
+use crate::cluster::Cluster;
+use crate::output::Failure;
+
+/// Prints the kubeconfig or its path.
+pub fn kubeconfig(options: &Kubeconfig, as_json: bool) -> Result<ExitCode, Failure> {
+    let cluster = Cluster::kept(&options.which)?;
+    let path = cluster.admin_kubeconfig();
+    let text = std::fs::read_to_string(&path).map_err(|e| {
+        Failure::new(format!("cannot read {}: {e}", path.display()), "run `cox up` to write it again")
+    })?;
+    match (as_json, options.path) {
+        (true, true) => println!("{}", json!({ "path": path })),
+        (true, false) => println!("{}", json!({ "path": path, "kubeconfig": text })),
+        (false, true) => println!("{}", path.display()),
+        (false, false) => print!("{text}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,6 @@
+//! The verbs, one file each.
+pub mod down;
+pub mod hello;
+pub mod kubeconfig;
+pub mod status;
+pub mod up;

@@ -1,0 +1,279 @@
+//! `cox up`: prepares the host, starts the parts, waits until the cluster is healthy.
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use provision::{Finding, HostConfig, ProcessRecord, Progress, Severity};
+use serde_json::json;
+use tokio::net::UnixDatagram;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Up, Which};
+use crate::cluster::{Cluster, Settings};
+use crate::output::Failure;
+use crate::run;
+
+/// Name of the record of the process that runs the parts.
+pub const PROCESS: &str = "cox";
+/// Says how the background process is told where to report that it is ready.
+const NOTIFY: &str = "NOTIFY_SOCKET";
+/// How long the parts get to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Shows long work.
+struct Steps {
+    bar: ProgressBar,
+}
+
+impl Steps {
+    fn new(quiet: bool) -> Self {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { bar }
+    }
+
+    fn begin(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+    }
+
+    fn done(&self, what: &str, detail: &str) {
+        if self.bar.is_hidden() && !self.quiet() {
+            eprintln!("  {what}: {detail}");
+        } else {
+            self.bar.println(format!("  {what}: {detail}"));
+        }
+    }
+
+    /// Hidden on purpose, not because there is no terminal.
+    fn quiet(&self) -> bool {
+        self.bar.length() == Some(0)
+    }
+}
+
+fn report(findings: &[Finding]) -> Result<(), Failure> {
+    let mut errors = Vec::new();
+    for finding in findings {
+        match finding.severity {
+            Severity::Error => errors.push(finding),
+            _ => eprintln!("  warning: {finding}"),
+        }
+    }
+    match errors.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Failure::new(one.problem.clone(), one.next.clone())),
+        many => {
+            let all: Vec<String> = many.iter().map(|f| format!("- {f}")).collect();
+            Err(Failure::new("this host cannot run a cluster yet", all.join("\n  ")))
+        }
+    }
+}
+
+async fn prepare(host: &HostConfig, steps: &Steps) -> Result<(), Failure> {
+    let mut all = provision::control_plane(host);
+    if host.node {
+        all.extend(provision::node(host));
+    }
+    provision::run(all, |progress| match progress {
+        Progress::AlreadyDone(_) => {}
+        Progress::Begins(what) => steps.begin(what),
+        Progress::Done(what, detail) => steps.done(what, &detail),
+    })
+    .await
+    .map_err(|e| Failure::of(&e))
+}
+
+/// What is running now, and whether it is what is wanted.
+enum Running {
+    No,
+    Same(ProcessRecord),
+    Other(ProcessRecord),
+}
+
+fn running(cluster: &Cluster, which: &Which) -> Running {
+    let path = cluster.layout.process_record(PROCESS);
+    let Some(record) = ProcessRecord::read(&path).filter(ProcessRecord::is_alive) else { return Running::No };
+    let kept: Option<Settings> = Cluster::kept(which).ok().map(|c| c.settings);
+    if kept.as_ref() == Some(&cluster.settings) && same_binary(record.pid) {
+        Running::Same(record)
+    } else {
+        Running::Other(record)
+    }
+}
+
+/// Whether a process runs the same file as this one: a new build replaces the old one.
+fn same_binary(pid: i32) -> bool {
+    let id = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino(), m.mtime()))
+    };
+    let theirs = id(Path::new(&format!("/proc/{pid}/exe")));
+    theirs.is_some() && theirs == id(Path::new("/proc/self/exe"))
+}
+
+/// `cox up`.
+pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
+    let cluster = Cluster::wanted(&options).await?;
+    let host = cluster.host().await?;
+    cluster.layout.exists().map_err(|e| Failure::of(&e))?;
+    let state = running(&cluster, &options.which);
+    report(&provision::preflight(&host))?;
+    let lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
+    let steps = Steps::new(as_json);
+    match &state {
+        Running::Other(record) => {
+            steps.begin("stopping the parts that run with other settings");
+            if let Some(process) = record.open() {
+                process.stop(GRACE).await.map_err(|e| Failure::of(&e))?;
+            }
+        }
+        Running::Same(record) if options.foreground => {
+            return Err(Failure::new(
+                format!("cluster {:?} runs already, as process {}", cluster.layout.name(), record.pid),
+                "stop it with `cox down` first",
+            ));
+        }
+        _ => {}
+    }
+    prepare(&host, &steps).await?;
+    cluster.keep()?;
+    drop(lock);
+    if options.foreground {
+        steps.bar.finish_and_clear();
+        return run_here(cluster, None).await;
+    }
+    if !matches!(state, Running::Same(_)) {
+        steps.begin("starting the parts");
+        start(&cluster, &options, &steps).await?;
+    }
+    steps.bar.finish_and_clear();
+    tell(&cluster, began.elapsed(), as_json);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(cluster: &Cluster, took: Duration, as_json: bool) {
+    let kubeconfig = cluster.admin_kubeconfig();
+    let server = format!("https://127.0.0.1:{}", cluster.settings.secure_port);
+    let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+    if as_json {
+        let value = json!({
+            "name": cluster.layout.name(),
+            "server": server,
+            "kubeconfig": kubeconfig,
+            "seconds": seconds,
+        });
+        println!("{value}");
+        return;
+    }
+    println!("Cluster {:?} is ready after {seconds} s.", cluster.layout.name());
+    println!("Kubeconfig: {}", kubeconfig.display());
+    println!();
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    if cluster.settings.node {
+        println!("  kubectl get nodes -o wide");
+        println!("  kubectl create deployment hello --image={}:{} --replicas=3", images::HELLO, images::VERSION);
+    } else {
+        println!("  kubectl get namespaces");
+        println!("  kubectl api-resources");
+    }
+}
+
+/// Starts the parts in a process of their own and waits until they say that they are ready.
+async fn start(cluster: &Cluster, options: &Up, steps: &Steps) -> Result<(), Failure> {
+    let log = cluster.layout.logs().join("cox.log");
+    let fail = |what: &str, e: std::io::Error| Failure::new(format!("cannot {what}: {e}"), "");
+    let output = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(&log)
+        .map_err(|e| fail(&format!("open {}", log.display()), e))?;
+    let log_start = output.metadata().map_or(0, |m| m.len());
+    let errors = output.try_clone().map_err(|e| fail("open the log", e))?;
+    let socket = cluster.layout.run().join("cox.notify");
+    let _ = std::fs::remove_file(&socket);
+    let notify = UnixDatagram::bind(&socket).map_err(|e| fail("listen for readiness", e))?;
+    let binary = std::env::current_exe().map_err(|e| fail("find this program", e))?;
+    let mut command = Command::new(binary);
+    command
+        .arg("run")
+        .args(["--name", cluster.layout.name()])
+        .arg("--data-dir")
+        .arg(&options.which.data_dir)
+        .env(NOTIFY, &socket)
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .kill_on_drop(false);
+    let mut child = command.spawn().map_err(|e| fail("start the parts", e))?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(options.wait);
+    let mut buffer = [0u8; 1024];
+    let result = loop {
+        tokio::select! {
+            received = notify.recv(&mut buffer) => {
+                let n = received.map_err(|e| fail("listen for readiness", e))?;
+                let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+                if text.lines().any(|line| line == "READY=1") {
+                    break Ok(());
+                }
+                if let Some(status) = text.lines().find_map(|line| line.strip_prefix("STATUS=")) {
+                    steps.begin(status);
+                }
+            }
+            _ = child.wait() => break Err(Failure::new(
+                format!("the parts ended: {}", last_words(&log, log_start)),
+                format!("whole log: {}", log.display()),
+            )),
+            () = tokio::time::sleep_until(deadline) => break Err(Failure::new(
+                format!("the cluster is not healthy after {} s", options.wait),
+                format!("see `cox status` and {}; it goes on trying", log.display()),
+            )),
+        }
+    };
+    let _ = std::fs::remove_file(&socket);
+    result
+}
+
+/// The last line of a log that says something.
+fn last_words(log: &Path, from: u64) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let from = usize::try_from(from).unwrap_or(0).min(text.len());
+    let text = String::from_utf8_lossy(&text[from..]).into_owned();
+    let said = text.lines().rev().find(|line| line.starts_with("cox: ") || line.contains("ERROR"));
+    said.or_else(|| text.lines().last()).unwrap_or("it said nothing").trim_start_matches("cox: ").to_owned()
+}
+
+/// `cox run`: what `up` starts in the background.
+pub async fn run_kept(which: Which) -> Result<ExitCode, Failure> {
+    let cluster = Cluster::kept(&which)?;
+    let socket = std::env::var_os(NOTIFY).map(PathBuf::from);
+    run_here(cluster, socket).await
+}
+
+async fn run_here(cluster: Cluster, notify: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let record = cluster.layout.process_record(PROCESS);
+    if let Some(own) = ProcessRecord::current() {
+        own.write(&record).map_err(|e| Failure::new(format!("cannot write {}: {e}", record.display()), ""))?;
+    }
+    let stop = CancellationToken::new();
+    let on_signal = stop.clone();
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::of(&e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::of(&e))?;
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        on_signal.cancel();
+    });
+    let result = run::run(cluster, stop, notify).await;
+    let _ = std::fs::remove_file(&record);
+    result.map_err(Failure::from)?;
+    Ok(ExitCode::SUCCESS)
+}

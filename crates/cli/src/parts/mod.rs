@@ -1,0 +1,35 @@
+//! Each part by itself, with upstream's flag names for what it supports. One file each.
+pub mod api_server;
+pub mod controller_manager;
+pub mod scheduler;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::output::Failure;
+
+/// A token that fires on SIGTERM and SIGINT.
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let stop = CancellationToken::new();
+    let on_signal = stop.clone();
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Failure::of(&e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Failure::of(&e))?;
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        on_signal.cancel();
+    });
+    Ok(stop)
+}
+
+/// The client that `--kubeconfig` gives.
+async fn client_of(kubeconfig: &Path) -> Result<kube::Client, Failure> {
+    client::from_kubeconfig_file(kubeconfig).await.map_err(|e| Failure::of(&e))
+}
+
+/// Ends a part that ran until it was asked to stop.
+fn ended<E: std::error::Error + 'static>(result: Result<(), E>) -> Result<ExitCode, Failure> {
+    result.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::of(&e))
+}

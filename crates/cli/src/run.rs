@@ -1,0 +1,290 @@
+//! All parts of a local cluster in one process.
+//!
+//! Each part gets a client of its own identity, whose transport is the API server's own service: the same code as over
+//! a socket, without the hop.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use apiserver::{ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles};
+use async_trait::async_trait;
+use base::{State, Supervised, supervise};
+use http::Request;
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::core::v1::Node;
+use machinery::request::UserInfo;
+use storage::{Embedded, Options};
+use tokio::net::UnixDatagram;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
+
+/// A part in this process, as `componentstatuses` asks it.
+struct Part<F>(&'static str, F);
+
+#[async_trait]
+impl<F: Fn() -> State + Send + Sync> Component for Part<F> {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    async fn probe(&self) -> Result<String, String> {
+        match (self.1)() {
+            State::Running => Ok("ok".into()),
+            State::Failed(why) => Err(why),
+            State::Stopped => Err("stopped".into()),
+        }
+    }
+}
+
+/// The state of a part that is started later than those who ask for it.
+#[derive(Clone, Default)]
+struct Later(Arc<std::sync::OnceLock<Box<dyn Fn() -> State + Send + Sync>>>);
+
+impl Later {
+    fn set(&self, part: &Supervised) {
+        let _ = self.0.set(Box::new(part.watch()));
+    }
+
+    fn component(&self, name: &'static str) -> Arc<dyn Component> {
+        let later = self.clone();
+        Arc::new(Part(name, move || match later.0.get() {
+            Some(state) => state(),
+            None => State::Failed("not started yet".into()),
+        }))
+    }
+}
+
+/// Who waits for us, by systemd's protocol for services.
+struct Notify(Option<PathBuf>);
+
+impl Notify {
+    async fn say(&self, text: &str) {
+        let Some(path) = &self.0 else { return };
+        let sent = async { UnixDatagram::unbound()?.send_to(text.as_bytes(), path).await };
+        if let Err(e) = sent.await {
+            tracing::debug!(error = %e, "nobody waits for this start any more");
+        }
+    }
+}
+
+/// A client of the API server in this process.
+fn local_client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &str) -> kube::Client {
+    let mut user = UserInfo::new(user, groups);
+    user.groups.push("system:authenticated".into());
+    let user = Arc::new(user);
+    let server = server.clone();
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let (server, user) = (server.clone(), user.clone());
+        async move {
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            Ok::<_, tower::BoxError>(server.handle_local(user, request).await)
+        }
+    });
+    client::in_process(service, agent)
+}
+
+fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn Component>>) -> ApiConfig {
+    let pki = cluster.pki();
+    let serving = pki.api_server();
+    let kubelet = pki.api_server_kubelet_client();
+    ApiConfig {
+        storage,
+        listen: SocketAddr::from(([0, 0, 0, 0], cluster.settings.secure_port)),
+        advertise: cluster.settings.address,
+        tls: TlsFiles { certificate: serving.certificate, key: serving.key },
+        client_ca: pki.authority().certificate,
+        token_file: None,
+        anonymous: true,
+        authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+        service_accounts: ServiceAccounts {
+            signing_key: pki.service_account_key(),
+            keys: vec![pki.service_account_public_key()],
+            issuer: cluster.issuer().into(),
+            audiences: Vec::new(),
+        },
+        kubelet: Some(KubeletClient {
+            certificate: kubelet.certificate,
+            key: kubelet.key,
+            authority: pki.authority().certificate,
+        }),
+        service_cidr: cluster.settings.service_cidr,
+        node_ports: 30000..=32767,
+        components,
+    }
+}
+
+/// Runs the parts until `stop`; says at `notify` how far it has come, and when the cluster is healthy.
+pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathBuf>) -> anyhow::Result<()> {
+    let notify = Notify(notify);
+    let options = Options::default();
+    let db = cluster.layout.db();
+    let storage =
+        tokio::task::spawn_blocking(move || Embedded::open(&db, options)).await?.context("cannot open the store")?;
+    let storage = Arc::new(storage);
+    let (scheduler_state, controller_state) = (Later::default(), Later::default());
+    let mut components = vec![
+        controller_state.component("controller-manager"),
+        scheduler_state.component("scheduler"),
+    ];
+    components.push(Arc::new(Part("etcd-0", || State::Running)));
+
+    // The server drains last: the parts write their last words through it.
+    let server_stop = CancellationToken::new();
+    let config = api_config(&cluster, storage, components);
+    let server = Arc::new(ApiServer::start(config, server_stop.clone()).await?);
+    tracing::info!(address = %server.address(), "the API server serves");
+
+    let mut parts: Vec<Supervised> = Vec::new();
+    let controllers = controllers_part(&cluster, &server, &stop)?;
+    controller_state.set(&controllers);
+    parts.push(controllers);
+    let scheduler = scheduler_part(&server, &stop);
+    scheduler_state.set(&scheduler);
+    parts.push(scheduler);
+
+    if cluster.settings.node {
+        parts.extend(node_parts(&cluster, &server, &stop).await?);
+        notify.say("STATUS=waiting for the node").await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ready = node_ready(&cluster, &server) => ready?,
+        }
+    }
+    notify.say("READY=1").await;
+
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    for part in parts {
+        part.ended().await;
+    }
+    server_stop.cancel();
+    server.stopped().await;
+    Ok(())
+}
+
+fn controllers_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &CancellationToken) -> anyhow::Result<Supervised> {
+    let root_ca = std::fs::read_to_string(cluster.pki().authority().certificate)
+        .context("cannot read the cluster's CA")?;
+    let config = controllers::Config {
+        identity: format!("{}_{}", cluster.settings.node_name, std::process::id()),
+        // One process holds the store, so nobody else can lead.
+        leader_elect: false,
+        cluster_cidrs: vec![cluster.settings.cluster_cidr.into()],
+        root_ca,
+        ..controllers::Config::default()
+    };
+    let client = local_client(server, "system:kube-controller-manager", &[], "kube-controller-manager/v1.36.0");
+    let as_account = server.clone();
+    let clients: controllers::ClientFor = Arc::new(move |account| {
+        let user = format!("system:serviceaccount:kube-system:{account}");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        local_client(&as_account, &user, &groups, &format!("kube-controller-manager/v1.36.0 {account}"))
+    });
+    Ok(supervise("kube-controller-manager", stop.clone(), move |token| {
+        controllers::run(config.clone(), client.clone(), clients.clone(), token)
+    }))
+}
+
+fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
+    let client = local_client(server, "system:kube-scheduler", &[], "kube-scheduler/v1.36.0");
+    supervise("kube-scheduler", stop.clone(), move |token| {
+        scheduler::run(scheduler::Config::default(), client.clone(), token)
+    })
+}
+
+/// What makes this machine a node: the kubelet, the proxy, and a watch over containerd.
+async fn node_parts(
+    cluster: &Cluster,
+    server: &Arc<ApiServer>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Supervised>> {
+    let (layout, settings) = (&cluster.layout, &cluster.settings);
+    let host = cluster.host().await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    let facts = provision::Facts::gather(layout.root(), &[]);
+
+    let runtime = host.containerd_config(&facts);
+    let kept = layout.clone();
+    let containerd = supervise("containerd", stop.clone(), move |token| {
+        let (kept, runtime) = (kept.clone(), runtime.clone());
+        async move {
+            tokio::select! {
+                () = token.cancelled() => Ok(()),
+                () = provision::Containerd::keep(&kept, &runtime) => Err(std::io::Error::other("nobody watches containerd")),
+            }
+        }
+    });
+
+    let name = format!("system:node:{}", settings.node_name);
+    let client = local_client(server, &name, &["system:nodes"], "kubelet/v1.36.0");
+    let config = kubelet_config(cluster, &facts);
+    let kubelet = supervise("kubelet", stop.clone(), move |token| kubelet::run(config.clone(), client.clone(), token));
+
+    let client = local_client(server, "system:kube-proxy", &["system:node-proxier"], "kube-proxy/v1.36.0");
+    let config = proxy_config(cluster);
+    let proxy = supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));
+    Ok(vec![containerd, kubelet, proxy])
+}
+
+fn kubelet_config(cluster: &Cluster, facts: &provision::Facts) -> kubelet::Config {
+    let (layout, settings) = (&cluster.layout, &cluster.settings);
+    let serving = cluster.pki().kubelet_serving(&settings.node_name);
+    kubelet::Config {
+        node_ip: Some(settings.address),
+        root_dir: layout.kubelet(),
+        pod_logs_dir: layout.pod_logs(),
+        cri_endpoint: format!("unix://{}", layout.containerd_socket().display()),
+        cluster_dns: vec![cluster.dns_ip().into()],
+        static_pod_path: Some(layout.root().join("manifests")),
+        cgroup_root: layout.cgroup_root(),
+        server: Some(kubelet::ServerConfig {
+            address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            port: settings.kubelet_port,
+            cert_file: serving.certificate,
+            key_file: serving.key,
+            client_ca_file: Some(cluster.pki().authority().certificate),
+            token_webhook: true,
+            access_webhook: true,
+            anonymous: false,
+        }),
+        cni_conf_dir: Some(layout.cni_conf()),
+        cni_bin_dir: facts.cni_bin_dir.clone(),
+        cni_data_dir: Some(layout.cni_ipam()),
+        cni_network: layout.cni_network(),
+        ..kubelet::Config::new(settings.node_name.clone())
+    }
+}
+
+/// Name of the proxy's table in the kernel: another one for each cluster of a machine.
+pub fn proxy_table(name: &str) -> String {
+    if name == provision::Layout::DEFAULT_NAME {
+        proxy::Config::TABLE.to_owned()
+    } else {
+        format!("{}-{name}", proxy::Config::TABLE)
+    }
+}
+
+fn proxy_config(cluster: &Cluster) -> proxy::Config {
+    let settings = &cluster.settings;
+    proxy::Config {
+        cluster_cidr: Some(settings.cluster_cidr.into()),
+        service_cidr: Some(settings.service_cidr.into()),
+        table: proxy_table(cluster.layout.name()),
+        ..proxy::Config::new(settings.node_name.clone(), vec![settings.address])
+    }
+}
+
+/// Waits until the node of this machine is Ready.
+async fn node_ready(cluster: &Cluster, server: &Arc<ApiServer>) -> anyhow::Result<()> {
+    let client = local_client(server, "system:apiserver", &["system:masters"], "cox");
+    let nodes: kube::Api<Node> = kube::Api::all(client);
+    let is_ready = |node: Option<&Node>| {
+        let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
+        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    kube::runtime::wait::await_condition(nodes, &cluster.settings.node_name, is_ready)
+        .await
+        .context("cannot watch the node")?;
+    Ok(())
+}
