@@ -24,7 +24,7 @@ use machinery::label_selector::LabelSelector;
 use serde_json::json;
 
 use crate::context::{Context, PodsByController};
-use crate::expectations::Expectations;
+use crate::expectations::{Expectations, UNSEEN};
 use crate::framework::{Controller, Error, Next, Wakes, code, unless_gone};
 use crate::ownership::{claim_all, controller_of};
 use crate::pod_writer::{PodWriter, creation};
@@ -104,10 +104,8 @@ impl JobController {
         if spec.managed_by.as_deref().is_some_and(|m| m != MANAGED_BY_US) {
             return Ok(Next::Rest);
         }
-        if !self.status_writes.met(key, &self.jobs) {
-            return Ok(Next::Rest);
-        }
-        let selector = LabelSelector::from_typed(&spec.selector.unwrap_or_default()).map_err(Error::Unfinished)?;
+        let selector =
+            LabelSelector::from_typed(&spec.selector.unwrap_or_default()).map_err(Error::Unfinished)?;
         let settled = self.writer.expectations.met(key, &self.pods.cache);
         let candidates = self.pods.candidates(job.metadata.uid.as_deref().unwrap_or(""), &key.namespace);
         let pods = if selector.is_empty() {
@@ -157,7 +155,10 @@ impl Controller for JobController {
                 return Vec::new();
             };
             if is_tracked(pod) {
-                return vec![ObjectKey::new(change.key.namespace.clone(), format!("{LOST_POD}{}", change.key.name))];
+                return vec![ObjectKey::new(
+                    change.key.namespace.clone(),
+                    format!("{LOST_POD}{}", change.key.name),
+                )];
             }
             if !pods::is_active(pod) {
                 return Vec::new();
@@ -177,6 +178,8 @@ impl Controller for JobController {
             let lost = |pod: &Pod| pod.metadata.name == name && controller_of(&pod.metadata).is_none();
             return self.release_lost(&key, lost).await;
         }
+        // Asked before the Job is read: what is read then has the last status.
+        let up_to_date = self.status_writes.met(&key, &self.jobs);
         let job = self.jobs.get(&key);
         let uid = job.as_ref().and_then(|j| j.metadata.uid.clone());
         let of_an_earlier_job = |pod: &Pod| {
@@ -184,6 +187,7 @@ impl Controller for JobController {
                 .is_some_and(|o| o.kind == "Job" && o.name == key.name && Some(&o.uid) != uid.as_ref())
         };
         match job {
+            Some(_) if !up_to_date => Ok(UNSEEN),
             Some(job) => self.sync(&key, job).await,
             None => {
                 self.forget(&key);
