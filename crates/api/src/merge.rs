@@ -37,12 +37,9 @@ impl MergeSchema for TypeMerge {
 
     fn field(&self, name: &str) -> Option<MergeField<'_>> {
         match self.0 {
-            Ty::M(value) => Some(MergeField {
-                schema: inside(*value),
-                merge: false,
-                replace: false,
-                merge_key: "",
-            }),
+            Ty::M(value) => {
+                Some(MergeField { schema: inside(*value), merge: false, replace: false, merge_key: "" })
+            }
             Ty::R(id) => {
                 let field = schema::get(id).field(name)?;
                 Some(MergeField {
@@ -69,8 +66,7 @@ mod tests {
         let id = schema::by_name("io.k8s.api.core.v1.Pod").expect("a type");
         let original = json!({"spec": {"containers": [{"name": "a", "image": "x", "ports": [{"containerPort": 80, "name": "p"}]}], "tolerations": [{"key": "k"}]}});
         let patch = json!({"spec": {"containers": [{"name": "a", "image": "y", "ports": [{"containerPort": 80, "name": "q"}]}], "tolerations": [{"key": "l"}]}});
-        let got =
-            strategic_merge_patch(&original, patch.to_string().as_bytes(), &TypeMerge::new(id));
+        let got = strategic_merge_patch(&original, patch.to_string().as_bytes(), &TypeMerge::new(id));
         assert_eq!(got.map_err(|e| e.to_string()), Ok(patch));
     }
 
@@ -79,8 +75,7 @@ mod tests {
         let id = schema::by_name("io.k8s.api.core.v1.Node").expect("a type");
         let original = json!({"status": {"capacity": {"cpu": "1"}, "conditions": [{"type": "Ready", "status": "True"}]}});
         let patch = json!({"status": {"capacity": {"x/y": "2"}, "conditions": [{"type": "NetworkUnavailable", "status": "False"}]}});
-        let got =
-            strategic_merge_patch(&original, patch.to_string().as_bytes(), &TypeMerge::new(id));
+        let got = strategic_merge_patch(&original, patch.to_string().as_bytes(), &TypeMerge::new(id));
         assert_eq!(
             got.map_err(|e| e.to_string()),
             Ok(

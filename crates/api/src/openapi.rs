@@ -23,11 +23,7 @@ pub struct Served<'a> {
 
 /// The path of a group and version below `/openapi/v3/`, for example `apis/apps/v1`.
 pub fn v3_path(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        format!("api/{version}")
-    } else {
-        format!("apis/{group}/{version}")
-    }
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 /// What tells one state of a document from another.
@@ -170,15 +166,9 @@ fn type_schema(id: TypeId, served: &[Served<'_>]) -> Value {
             json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] })
         }
         Shape::Fields(fields) => {
-            let properties: Map<String, Value> = fields
-                .iter()
-                .map(|f| (f.name.to_owned(), field_schema(f)))
-                .collect();
-            let required: Vec<&str> = fields
-                .iter()
-                .filter(|f| f.required)
-                .map(|f| f.name)
-                .collect();
+            let properties: Map<String, Value> =
+                fields.iter().map(|f| (f.name.to_owned(), field_schema(f))).collect();
+            let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name).collect();
             let mut out = json!({ "type": "object" });
             if !properties.is_empty() {
                 out["properties"] = properties.into();
@@ -201,9 +191,7 @@ fn type_schema(id: TypeId, served: &[Served<'_>]) -> Value {
             gvks.push(gvk(&kind.group, &kind.version, &kind.list_kind()));
         }
     }
-    if gvks.is_empty()
-        && matches!(def.short_name(), "DeleteOptions" | "Status")
-        && def.name.starts_with(META)
+    if gvks.is_empty() && matches!(def.short_name(), "DeleteOptions" | "Status") && def.name.starts_with(META)
     {
         gvks.push(gvk("", "v1", def.short_name()));
     }
@@ -263,31 +251,13 @@ struct Method {
     parameters: &'static [(&'static str, &'static str)],
 }
 
-const WRITE: &[(&str, &str)] = &[
-    ("dryRun", "string"),
-    ("fieldManager", "string"),
-    ("fieldValidation", "string"),
-];
+const WRITE: &[(&str, &str)] =
+    &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
 
 const COLLECTION: &[Method] = &[
-    Method {
-        verb: "list",
-        http: "get",
-        action: "list",
-        parameters: LIST,
-    },
-    Method {
-        verb: "create",
-        http: "post",
-        action: "post",
-        parameters: WRITE,
-    },
-    Method {
-        verb: "deletecollection",
-        http: "delete",
-        action: "deletecollection",
-        parameters: LIST,
-    },
+    Method { verb: "list", http: "get", action: "list", parameters: LIST },
+    Method { verb: "create", http: "post", action: "post", parameters: WRITE },
+    Method { verb: "deletecollection", http: "delete", action: "deletecollection", parameters: LIST },
 ];
 
 const LIST: &[(&str, &str)] = &[
@@ -304,24 +274,9 @@ const LIST: &[(&str, &str)] = &[
 ];
 
 const ITEM: &[Method] = &[
-    Method {
-        verb: "get",
-        http: "get",
-        action: "get",
-        parameters: &[],
-    },
-    Method {
-        verb: "create",
-        http: "post",
-        action: "post",
-        parameters: WRITE,
-    },
-    Method {
-        verb: "update",
-        http: "put",
-        action: "put",
-        parameters: WRITE,
-    },
+    Method { verb: "get", http: "get", action: "get", parameters: &[] },
+    Method { verb: "create", http: "post", action: "post", parameters: WRITE },
+    Method { verb: "update", http: "put", action: "put", parameters: WRITE },
     Method {
         verb: "patch",
         http: "patch",
@@ -346,50 +301,31 @@ const ITEM: &[Method] = &[
     },
 ];
 
-fn add_paths(
-    paths: &mut Map<String, Value>,
-    types: &mut Types,
-    root: &str,
-    kind: &Kind,
-    name: &str,
-) {
+fn add_paths(paths: &mut Map<String, Value>, types: &mut Types, root: &str, kind: &Kind, name: &str) {
     let speaks = gvk(&kind.group, &kind.version, &kind.kind);
-    let scope = if kind.namespaced {
-        "namespaces/{namespace}/"
-    } else {
-        ""
-    };
+    let scope = if kind.namespaced { "namespaces/{namespace}/" } else { "" };
     let collection = format!("{root}{scope}{}", kind.plural);
     let item = format!("{collection}/{{name}}");
     let object = reference(name);
     let list = reference(&format!("{name}List"));
-    let mut add = |path: &str,
-                   methods: &[Method],
-                   has: &dyn Fn(&str) -> bool,
-                   speaks: &Value,
-                   body: &Value| {
-        let mut entry = Map::new();
-        for method in methods.iter().filter(|m| has(m.verb)) {
-            let body = if method.verb == "list" { &list } else { body };
-            let mut operation = operation(method, speaks, body);
-            operation["operationId"] = operation_id(method, path).into();
-            entry.insert(method.http.to_owned(), operation);
-        }
-        if !entry.is_empty() {
-            entry.insert("parameters".to_owned(), path_parameters(path));
-            paths.insert(path.to_owned(), Value::Object(entry));
-        }
-    };
+    let mut add =
+        |path: &str, methods: &[Method], has: &dyn Fn(&str) -> bool, speaks: &Value, body: &Value| {
+            let mut entry = Map::new();
+            for method in methods.iter().filter(|m| has(m.verb)) {
+                let body = if method.verb == "list" { &list } else { body };
+                let mut operation = operation(method, speaks, body);
+                operation["operationId"] = operation_id(method, path).into();
+                entry.insert(method.http.to_owned(), operation);
+            }
+            if !entry.is_empty() {
+                entry.insert("parameters".to_owned(), path_parameters(path));
+                paths.insert(path.to_owned(), Value::Object(entry));
+            }
+        };
     let has = |verb: &str| kind.has_verb(verb);
     add(&collection, COLLECTION, &has, &speaks, &object);
     if kind.namespaced {
-        add(
-            &format!("{root}{}", kind.plural),
-            &COLLECTION[..1],
-            &has,
-            &speaks,
-            &object,
-        );
+        add(&format!("{root}{}", kind.plural), &COLLECTION[..1], &has, &speaks, &object);
     }
     let of_item = |verb: &str| verb != "create" && kind.has_verb(verb);
     add(&item, ITEM, &of_item, &speaks, &object);
@@ -426,11 +362,9 @@ fn path_parameters(path: &str) -> Value {
             json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "uniqueItems": true } })
         })
     };
-    let pretty = json!({ "name": "pretty", "in": "query", "schema": { "type": "string", "uniqueItems": true } });
-    [in_path("name"), in_path("namespace"), Some(pretty)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let pretty =
+        json!({ "name": "pretty", "in": "query", "schema": { "type": "string", "uniqueItems": true } });
+    [in_path("name"), in_path("namespace"), Some(pretty)].into_iter().flatten().collect()
 }
 
 fn operation(method: &Method, speaks: &Value, body: &Value) -> Value {
@@ -441,11 +375,8 @@ fn operation(method: &Method, speaks: &Value, body: &Value) -> Value {
             json!({ "name": name, "in": "query", "schema": { "type": ty, "uniqueItems": true } })
         })
         .collect();
-    let answer = if method.verb.starts_with("delete") {
-        reference(&format!("{META}.Status"))
-    } else {
-        body.clone()
-    };
+    let answer =
+        if method.verb.starts_with("delete") { reference(&format!("{META}.Status")) } else { body.clone() };
     let mut out = json!({
         "responses": {
             "200": { "description": "OK", "content": { "application/json": { "schema": answer } } },
@@ -467,12 +398,7 @@ fn operation(method: &Method, speaks: &Value, body: &Value) -> Value {
         "create" | "update" => Map::from_iter([("*/*".to_owned(), json!({ "schema": body }))]),
         "patch" => patches
             .iter()
-            .map(|media| {
-                (
-                    (*media).to_owned(),
-                    json!({ "schema": { "type": "object" } }),
-                )
-            })
+            .map(|media| ((*media).to_owned(), json!({ "schema": { "type": "object" } })))
             .collect(),
         "delete" | "deletecollection" => {
             let options = reference(&format!("{META}.DeleteOptions"));
@@ -514,21 +440,14 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        for (group, version) in [
-            ("", "v1"),
-            ("apps", "v1"),
-            ("batch", "v1"),
-            ("apiextensions.k8s.io", "v1"),
-        ] {
+        for (group, version) in [("", "v1"), ("apps", "v1"), ("batch", "v1"), ("apiextensions.k8s.io", "v1")]
+        {
             let document = document(group, version);
             let mut all = Vec::new();
             references(&document, &mut all);
             assert!(!all.is_empty());
             for reference in all {
-                assert!(
-                    document.pointer(&reference[1..]).is_some(),
-                    "{group}/{version}: {reference}"
-                );
+                assert!(document.pointer(&reference[1..]).is_some(), "{group}/{version}: {reference}");
             }
         }
     }
@@ -538,23 +457,13 @@ mod tests {
         let document = document("apps", "v1");
         let item = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
         let patch = &document["paths"][item]["patch"];
-        assert_eq!(
-            patch["x-kubernetes-group-version-kind"],
-            gvk("apps", "v1", "Deployment")
-        );
+        assert_eq!(patch["x-kubernetes-group-version-kind"], gvk("apps", "v1", "Deployment"));
         let parameters = patch["parameters"].as_array().expect("a list");
-        assert!(
-            parameters
-                .iter()
-                .any(|p| p["name"] == "fieldValidation" && p["in"] == "query")
-        );
+        assert!(parameters.iter().any(|p| p["name"] == "fieldValidation" && p["in"] == "query"));
         let deployment = &document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"];
-        assert_eq!(
-            deployment["x-kubernetes-group-version-kind"],
-            json!([gvk("apps", "v1", "Deployment")])
-        );
-        let containers = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]
-            ["containers"];
+        assert_eq!(deployment["x-kubernetes-group-version-kind"], json!([gvk("apps", "v1", "Deployment")]));
+        let containers =
+            &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
         assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
         assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
     }
@@ -565,19 +474,10 @@ mod tests {
         kind.group = Cow::Borrowed("stable.example.com");
         kind.schema = None;
         let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
-        let document = v3_document(
-            "stable.example.com",
-            "v1",
-            &[Served {
-                kind: &kind,
-                schema: Some(&schema),
-            }],
-        );
+        let document =
+            v3_document("stable.example.com", "v1", &[Served { kind: &kind, schema: Some(&schema) }]);
         let name = format!("com.example.stable.v1.{}", kind.kind);
-        assert_eq!(
-            document["components"]["schemas"][&name]["properties"]["spec"],
-            json!({"type": "object"})
-        );
+        assert_eq!(document["components"]["schemas"][&name]["properties"]["spec"], json!({"type": "object"}));
     }
 
     #[test]
@@ -585,9 +485,6 @@ mod tests {
         let hash = v3_hash(b"x");
         assert_ne!(hash, v3_hash(b"y"));
         let index = v3_index([("api/v1", hash.as_str())]);
-        assert_eq!(
-            index["paths"]["api/v1"]["serverRelativeURL"],
-            format!("/openapi/v3/api/v1?hash={hash}")
-        );
+        assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], format!("/openapi/v3/api/v1?hash={hash}"));
     }
 }

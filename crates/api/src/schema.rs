@@ -33,10 +33,7 @@ impl TypeDef {
     /// Finds a field. Fields are sorted by name.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         let fields = self.fields();
-        fields
-            .binary_search_by(|f| f.name.cmp(name))
-            .ok()
-            .map(|i| &fields[i])
+        fields.binary_search_by(|f| f.name.cmp(name)).ok().map(|i| &fields[i])
     }
 }
 
@@ -123,10 +120,7 @@ pub fn get(id: TypeId) -> &'static TypeDef {
 
 /// Finds a type by its definition name.
 pub fn by_name(name: &str) -> Option<TypeId> {
-    TYPES
-        .binary_search_by(|t| t.name.cmp(name))
-        .ok()
-        .and_then(|i| TypeId::try_from(i).ok())
+    TYPES.binary_search_by(|t| t.name.cmp(name)).ok().and_then(|i| TypeId::try_from(i).ok())
 }
 
 /// The index of `ObjectMeta`.

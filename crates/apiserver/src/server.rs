@@ -213,6 +213,7 @@ impl ApiServer {
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
 
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
+        builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
         let admission = Arc::new(apiserver_admission::default_chain(view.clone()));
         let allocator =

@@ -64,6 +64,9 @@ pub enum Command {
     /// The controllers alone.
     #[command(name = "kube-controller-manager")]
     KubeControllerManager(Box<parts::controller_manager::Flags>),
+    /// The scheduler alone.
+    #[command(name = "kube-scheduler")]
+    KubeScheduler(Box<parts::scheduler::Flags>),
     /// A small HTTP server that tells its pod, node and request: the image localhost/cox/hello.
     #[command(hide = true)]
     Hello {

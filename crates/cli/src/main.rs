@@ -65,6 +65,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Pause => images::pause(),
             Command::KubeApiserver(flags) => parts::api_server::run(flags).await,
             Command::KubeControllerManager(flags) => parts::controller_manager::run(flags).await,
+            Command::KubeScheduler(flags) => parts::scheduler::run(flags).await,
         }
     })
 }

@@ -21,11 +21,7 @@ impl FieldPath {
     /// A field below this one.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            Self::new(name)
-        } else {
-            Self(format!("{}.{name}", self.0))
-        }
+        if self.0.is_empty() { Self::new(name) } else { Self(format!("{}.{name}", self.0)) }
     }
 
     /// An item of this list.
@@ -126,18 +122,8 @@ pub struct FieldError {
 pub type FieldErrors = Vec<FieldError>;
 
 impl FieldError {
-    fn new(
-        ty: FieldErrorType,
-        path: &FieldPath,
-        value: Option<Value>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self {
-            ty,
-            path: path.clone(),
-            value,
-            detail: detail.into(),
-        }
+    fn new(ty: FieldErrorType, path: &FieldPath, value: Option<Value>, detail: impl Into<String>) -> Self {
+        Self { ty, path: path.clone(), value, detail: detail.into() }
     }
 
     /// `Required value`.
@@ -159,12 +145,7 @@ impl FieldError {
         } else {
             format!("supported values: {}", sorted.join(", "))
         };
-        Self::new(
-            FieldErrorType::NotSupported,
-            path,
-            Some(value.into()),
-            detail,
-        )
+        Self::new(FieldErrorType::NotSupported, path, Some(value.into()), detail)
     }
 
     /// `Forbidden: detail`.
@@ -185,12 +166,7 @@ impl FieldError {
     /// `Too long: may not be more than MAX bytes`.
     pub fn too_long(path: &FieldPath, max: usize) -> Self {
         let unit = if max == 1 { "byte" } else { "bytes" };
-        Self::new(
-            FieldErrorType::TooLong,
-            path,
-            None,
-            format!("may not be more than {max} {unit}"),
-        )
+        Self::new(FieldErrorType::TooLong, path, None, format!("may not be more than {max} {unit}"))
     }
 
     /// `Too many: N: must have at most MAX items`.
@@ -208,10 +184,7 @@ impl FieldError {
     pub fn body(&self) -> String {
         use FieldErrorType as T;
         let mut text = self.ty.text().to_owned();
-        let shows_value = !matches!(
-            self.ty,
-            T::Required | T::Forbidden | T::TooLong | T::Internal
-        );
+        let shows_value = !matches!(self.ty, T::Required | T::Forbidden | T::TooLong | T::Internal);
         if let (true, Some(value)) = (shows_value, &self.value) {
             text.push_str(": ");
             text.push_str(&value.to_string());

@@ -35,29 +35,18 @@ impl FieldSelector {
         let mut requirements = Vec::new();
         for term in terms.into_iter().filter(|t| !t.is_empty()) {
             let Some((field, operator, value)) = split_term(term) else {
-                return Err(format!(
-                    "invalid selector: '{text}'; can't understand '{term}'"
-                ));
+                return Err(format!("invalid selector: '{text}'; can't understand '{term}'"));
             };
-            requirements.push(Requirement {
-                field: field.to_owned(),
-                operator,
-                value: unescape(value)?,
-            });
+            requirements.push(Requirement { field: field.to_owned(), operator, value: unescape(value)? });
         }
         Ok(Self { requirements })
     }
 
     /// A selector of one field with one value.
     pub fn one(field: &str, value: &str) -> Self {
-        let requirement = Requirement {
-            field: field.into(),
-            operator: Operator::Equals,
-            value: value.into(),
-        };
-        Self {
-            requirements: vec![requirement],
-        }
+        let requirement =
+            Requirement { field: field.into(), operator: Operator::Equals, value: value.into() };
+        Self { requirements: vec![requirement] }
     }
 
     /// The terms.
@@ -91,11 +80,7 @@ impl fmt::Display for FieldSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, r) in self.requirements.iter().enumerate() {
             let comma = if i > 0 { "," } else { "" };
-            let sign = if r.operator == Operator::Equals {
-                "="
-            } else {
-                "!="
-            };
+            let sign = if r.operator == Operator::Equals { "=" } else { "!=" };
             write!(f, "{comma}{}{sign}{}", r.field, escape(&r.value))?;
         }
         Ok(())
@@ -124,11 +109,9 @@ fn split_terms(text: &str) -> Vec<&str> {
 fn split_term(term: &str) -> Option<(&str, Operator, &str)> {
     for (i, c) in term.char_indices() {
         let rest = &term[i..];
-        for (sign, operator) in [
-            ("!=", Operator::NotEquals),
-            ("==", Operator::Equals),
-            ("=", Operator::Equals),
-        ] {
+        for (sign, operator) in
+            [("!=", Operator::NotEquals), ("==", Operator::Equals), ("=", Operator::Equals)]
+        {
             if let Some(value) = rest.strip_prefix(sign) {
                 return Some((&term[..i], operator, value));
             }
@@ -146,18 +129,14 @@ fn unescape(value: &str) -> Result<String, String> {
             '\\' => match chars.next() {
                 Some(c @ ('\\' | ',' | '=')) => out.push(c),
                 Some(c) => {
-                    return Err(format!(
-                        "invalid field selector: invalid escape sequence: \\{c}"
-                    ));
+                    return Err(format!("invalid field selector: invalid escape sequence: \\{c}"));
                 }
                 None => {
                     return Err("invalid field selector: invalid escape sequence: \\".to_owned());
                 }
             },
             ',' | '=' => {
-                return Err(format!(
-                    "invalid field selector: unescaped character in value: {c}"
-                ));
+                return Err(format!("invalid field selector: unescaped character in value: {c}"));
             }
             c => out.push(c),
         }
@@ -166,10 +145,7 @@ fn unescape(value: &str) -> Result<String, String> {
 }
 
 fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace(',', "\\,")
-        .replace('=', "\\=")
+    value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=")
 }
 
 #[cfg(test)]
@@ -188,39 +164,23 @@ mod tests {
             (",a=b,", Ok("a=b")),
             ("a=x\\,y", Ok("a=x\\,y")),
             ("a", Err("invalid selector: 'a'; can't understand 'a'")),
-            (
-                "a=b=c",
-                Err("invalid field selector: unescaped character in value: ="),
-            ),
-            (
-                "a=\\x",
-                Err("invalid field selector: invalid escape sequence: \\x"),
-            ),
+            ("a=b=c", Err("invalid field selector: unescaped character in value: =")),
+            ("a=\\x", Err("invalid field selector: invalid escape sequence: \\x")),
         ] {
             let got = FieldSelector::parse(text).map(|s| s.to_string());
-            assert_eq!(
-                got,
-                expect.map(str::to_owned).map_err(str::to_owned),
-                "{text}"
-            );
+            assert_eq!(got, expect.map(str::to_owned).map_err(str::to_owned), "{text}");
         }
     }
 
     #[test]
     fn an_absent_field_is_empty() {
-        let matches = |text: &str| {
-            FieldSelector::parse(text)
-                .expect(text)
-                .matches(|f| (f == "a").then_some("1"))
-        };
+        let matches =
+            |text: &str| FieldSelector::parse(text).expect(text).matches(|f| (f == "a").then_some("1"));
         assert!(matches("a=1,b="));
         assert!(matches("b!=1"));
         assert!(!matches("a!=1"));
         assert!(!matches("b=1"));
-        assert_eq!(
-            FieldSelector::parse("a=1").expect("valid").exact("a"),
-            Some("1")
-        );
+        assert_eq!(FieldSelector::parse("a=1").expect("valid").exact("a"), Some("1"));
     }
 
     proptest! {

@@ -15,11 +15,7 @@ pub struct GroupVersionKind {
 impl GroupVersionKind {
     /// Puts the three together.
     pub fn new(group: &str, version: &str, kind: &str) -> Self {
-        Self {
-            group: group.into(),
-            version: version.into(),
-            kind: kind.into(),
-        }
+        Self { group: group.into(), version: version.into(), kind: kind.into() }
     }
 
     /// From an object's `apiVersion` and `kind`.
@@ -30,11 +26,7 @@ impl GroupVersionKind {
 
     /// `group/version`, or `version` for core.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.clone()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 }
 
@@ -52,11 +44,7 @@ pub struct GroupVersionResource {
 impl GroupVersionResource {
     /// Puts the three together.
     pub fn new(group: &str, version: &str, resource: &str) -> Self {
-        Self {
-            group: group.into(),
-            version: version.into(),
-            resource: resource.into(),
-        }
+        Self { group: group.into(), version: version.into(), resource: resource.into() }
     }
 }
 
@@ -72,10 +60,7 @@ pub struct GroupResource {
 impl GroupResource {
     /// Puts the two together.
     pub fn new(group: &str, resource: &str) -> Self {
-        Self {
-            group: group.into(),
-            resource: resource.into(),
-        }
+        Self { group: group.into(), resource: resource.into() }
     }
 }
 

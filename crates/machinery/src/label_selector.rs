@@ -87,19 +87,11 @@ impl Requirement {
             let problems = names::label_value(value);
             if !problems.is_empty() {
                 let path = path.index(i).key(key);
-                errors.push(FieldError::invalid(
-                    &path,
-                    value.as_str(),
-                    problems.join("; "),
-                ));
+                errors.push(FieldError::invalid(&path, value.as_str(), problems.join("; ")));
             }
         }
         if errors.is_empty() {
-            Ok(Self {
-                key: key.to_owned(),
-                operator,
-                values: values.into_iter().collect(),
-            })
+            Ok(Self { key: key.to_owned(), operator, values: values.into_iter().collect() })
         } else {
             Err(aggregate(&errors))
         }
@@ -191,19 +183,13 @@ impl LabelSelector {
 
     /// Selects no object.
     pub fn nothing() -> Self {
-        Self {
-            nothing: true,
-            requirements: Vec::new(),
-        }
+        Self { nothing: true, requirements: Vec::new() }
     }
 
     /// From requirements that were checked.
     pub fn from_requirements(mut requirements: Vec<Requirement>) -> Self {
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Self {
-            nothing: false,
-            requirements,
-        }
+        Self { nothing: false, requirements }
     }
 
     /// Reads a selector; the empty text selects everything.
@@ -356,10 +342,7 @@ impl<'a> Parser<'a> {
     }
 
     fn peek_operator(&self) -> (Token, &'a str) {
-        self.tokens
-            .get(self.at)
-            .copied()
-            .unwrap_or((Token::End, ""))
+        self.tokens.get(self.at).copied().unwrap_or((Token::End, ""))
     }
 
     fn next(&mut self) -> (Token, &'a str) {
@@ -373,32 +356,25 @@ impl<'a> Parser<'a> {
         loop {
             match self.peek() {
                 (Token::Identifier | Token::Bang, _) => {
-                    let requirement = self
-                        .requirement()
-                        .map_err(|e| format!("unable to parse requirement: {e}"))?;
+                    let requirement =
+                        self.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?;
                     requirements.push(requirement);
                     match self.next() {
                         (Token::End, _) => return Ok(requirements),
                         (Token::Comma, _) => match self.peek() {
                             (Token::Identifier | Token::Bang, _) => {}
                             (_, text) => {
-                                return Err(format!(
-                                    "found '{text}', expected: identifier after ','"
-                                ));
+                                return Err(format!("found '{text}', expected: identifier after ','"));
                             }
                         },
                         (_, text) => {
-                            return Err(format!(
-                                "found '{text}', expected: ',' or 'end of string'"
-                            ));
+                            return Err(format!("found '{text}', expected: ',' or 'end of string'"));
                         }
                     }
                 }
                 (Token::End, _) => return Ok(requirements),
                 (_, text) => {
-                    return Err(format!(
-                        "found '{text}', expected: !, identifier, or 'end of string'"
-                    ));
+                    return Err(format!("found '{text}', expected: !, identifier, or 'end of string'"));
                 }
             }
         }
@@ -436,9 +412,7 @@ impl<'a> Parser<'a> {
             Token::Greater => Operator::GreaterThan,
             Token::Less => Operator::LessThan,
             _ => {
-                return Err(format!(
-                    "found '{text}', expected: in, notin, =, ==, !=, gt, lt"
-                ));
+                return Err(format!("found '{text}', expected: in, notin, =, ==, !=, gt, lt"));
             }
         };
         let values = match operator {
@@ -538,29 +512,12 @@ mod tests {
             ("in in (in)", Ok("in in (in)")),
             ("example.com/a=b", Ok("example.com/a=b")),
             ("a,", Err("found '', expected: identifier after ','")),
-            (
-                "=b",
-                Err("found '=', expected: !, identifier, or 'end of string'"),
-            ),
-            (
-                "a b",
-                Err(
-                    "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
-                ),
-            ),
-            (
-                "a in x",
-                Err("unable to parse requirement: found 'x' expected: '('"),
-            ),
-            (
-                "a in (x y)",
-                Err("unable to parse requirement: found 'y', expected: ',' or ')'"),
-            ),
+            ("=b", Err("found '=', expected: !, identifier, or 'end of string'")),
+            ("a b", Err("unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt")),
+            ("a in x", Err("unable to parse requirement: found 'x' expected: '('")),
+            ("a in (x y)", Err("unable to parse requirement: found 'y', expected: ',' or ')'")),
             ("a=b c", Err("found 'c', expected: ',' or 'end of string'")),
-            (
-                "!",
-                Err("unable to parse requirement: found '', expected: identifier"),
-            ),
+            ("!", Err("unable to parse requirement: found '', expected: identifier")),
             (
                 "a in ()",
                 Err(
@@ -576,11 +533,7 @@ mod tests {
             ("a=b=c", Err("found '=', expected: ',' or 'end of string'")),
         ] {
             let got = LabelSelector::parse(text).map(|s| s.to_string());
-            assert_eq!(
-                got,
-                expect.map(str::to_owned).map_err(str::to_owned),
-                "{text}"
-            );
+            assert_eq!(got, expect.map(str::to_owned).map_err(str::to_owned), "{text}");
         }
     }
 
@@ -588,26 +541,19 @@ mod tests {
     fn names_the_key_and_value_that_are_wrong() {
         let e = LabelSelector::parse("a=-").expect_err("the value is bad");
         assert!(
-            e.starts_with(
-                "unable to parse requirement: values[0][a]: Invalid value: \"-\": a valid label"
-            ),
+            e.starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-\": a valid label"),
             "{e}"
         );
         let e = LabelSelector::parse("-a=b").expect_err("the key is bad");
         assert!(
-            e.starts_with(
-                "unable to parse requirement: <nil>: Invalid value: \"-a\": name part must"
-            ),
+            e.starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must"),
             "{e}"
         );
     }
 
     #[test]
     fn selects_by_every_requirement() {
-        let labels = BTreeMap::from([
-            ("app".to_owned(), "web".to_owned()),
-            ("n".to_owned(), "5".to_owned()),
-        ]);
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned()), ("n".to_owned(), "5".to_owned())]);
         for (text, expect) in [
             ("", true),
             ("app=web", true),

@@ -15,12 +15,11 @@ const LABEL_VALUE_MSG: &str = "a valid label must be an empty string or consist 
 const WILDCARD_MSG: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
 const C_IDENTIFIER_MSG: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'";
 const ENV_MSG: &str = "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit";
-const RELAXED_ENV_MSG: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-const CONFIG_KEY_MSG: &str =
-    "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+const RELAXED_ENV_MSG: &str =
+    "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const CONFIG_KEY_MSG: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
 const HTTP_HEADER_MSG: &str = "a valid HTTP header must consist of alphanumeric characters or '-'";
-const PERCENT_MSG: &str =
-    "a valid percent string must be a numeric string followed by an ending '%'";
+const PERCENT_MSG: &str = "a valid percent string must be a numeric string followed by an ending '%'";
 
 /// Longest DNS label and label value.
 pub const MAX_LABEL: usize = 63;
@@ -57,9 +56,7 @@ fn bounded_by(text: &str, edge: impl Fn(u8) -> bool, inside: impl Fn(u8) -> bool
     match text.as_bytes() {
         [] => false,
         [one] => edge(*one),
-        [first, middle @ .., last] => {
-            edge(*first) && edge(*last) && middle.iter().all(|&b| inside(b))
-        }
+        [first, middle @ .., last] => edge(*first) && edge(*last) && middle.iter().all(|&b| inside(b)),
     }
 }
 
@@ -72,11 +69,7 @@ fn is_subdomain(text: &str) -> bool {
 }
 
 fn is_qualified_part(text: &str) -> bool {
-    bounded_by(
-        text,
-        |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || b"-_.".contains(&b),
-    )
+    bounded_by(text, |b| b.is_ascii_alphanumeric(), |b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// A lower-case RFC 1123 label.
@@ -114,11 +107,7 @@ pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
         errors.push(max_len_error(MAX_SUBDOMAIN));
     }
     if !value.strip_prefix("*.").is_some_and(is_subdomain) {
-        errors.push(regex_error(
-            WILDCARD_MSG,
-            &format!("\\*\\.{SUBDOMAIN_FMT}"),
-            &["*.example.com"],
-        ));
+        errors.push(regex_error(WILDCARD_MSG, &format!("\\*\\.{SUBDOMAIN_FMT}"), &["*.example.com"]));
     }
     errors
 }
@@ -130,11 +119,7 @@ pub fn dns1035_label(value: &str) -> Vec<String> {
         errors.push(max_len_error(MAX_LABEL));
     }
     if !(is_label(value) && value.as_bytes()[0].is_ascii_lowercase()) {
-        errors.push(regex_error(
-            DNS1035_MSG,
-            DNS1035_FMT,
-            &["my-name", "abc-123"],
-        ));
+        errors.push(regex_error(DNS1035_MSG, DNS1035_FMT, &["my-name", "abc-123"]));
     }
     errors
 }
@@ -149,9 +134,7 @@ pub fn fully_qualified_name(value: &str) -> Vec<String> {
         return errors;
     }
     if value.split('.').count() < 3 {
-        return vec![
-            "should be a domain with at least three segments separated by dots".to_owned(),
-        ];
+        return vec!["should be a domain with at least three segments separated by dots".to_owned()];
     }
     Vec::new()
 }
@@ -168,11 +151,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if first.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(
-                    dns1123_subdomain(first)
-                        .into_iter()
-                        .map(|e| format!("prefix part {e}")),
-                );
+                errors.extend(dns1123_subdomain(first).into_iter().map(|e| format!("prefix part {e}")));
             }
             name
         }
@@ -189,10 +168,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
         errors.push(format!("name part {}", max_len_error(MAX_LABEL)));
     }
     if !is_qualified_part(name) {
-        errors.push(format!(
-            "name part {}",
-            regex_error(QUALIFIED_MSG, QUALIFIED_FMT, &examples)
-        ));
+        errors.push(format!("name part {}", regex_error(QUALIFIED_MSG, QUALIFIED_FMT, &examples)));
     }
     errors
 }
@@ -204,11 +180,7 @@ pub fn label_value(value: &str) -> Vec<String> {
         errors.push(max_len_error(MAX_LABEL));
     }
     if !(value.is_empty() || is_qualified_part(value)) {
-        errors.push(regex_error(
-            LABEL_VALUE_MSG,
-            LABEL_VALUE_FMT,
-            &["MyValue", "my_value", "12345"],
-        ));
+        errors.push(regex_error(LABEL_VALUE_MSG, LABEL_VALUE_FMT, &["MyValue", "my_value", "12345"]));
     }
     errors
 }
@@ -225,11 +197,7 @@ pub fn c_identifier(value: &str) -> Vec<String> {
     if ok {
         return Vec::new();
     }
-    vec![regex_error(
-        C_IDENTIFIER_MSG,
-        "[A-Za-z_][A-Za-z0-9_]*",
-        &["my_name", "MY_NAME", "MyName"],
-    )]
+    vec![regex_error(C_IDENTIFIER_MSG, "[A-Za-z_][A-Za-z0-9_]*", &["my_name", "MY_NAME", "MyName"])]
 }
 
 fn dot_errors(value: &str) -> Option<String> {
@@ -245,9 +213,7 @@ fn dot_errors(value: &str) -> Option<String> {
 pub fn env_var_name(value: &str) -> Vec<String> {
     let ok = !value.is_empty()
         && !value.as_bytes()[0].is_ascii_digit()
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     let mut errors = Vec::new();
     if !ok {
         errors.push(regex_error(
@@ -265,14 +231,8 @@ pub fn relaxed_env_var_name(value: &str) -> Vec<String> {
     if value.is_empty() {
         return vec!["environment variable name must be non-empty".to_owned()];
     }
-    let ok = value
-        .bytes()
-        .all(|b| (b' '..=b'~').contains(&b) && b != b'=');
-    if ok {
-        Vec::new()
-    } else {
-        vec![regex_error(RELAXED_ENV_MSG, "^[ -<>-~]+$", &[])]
-    }
+    let ok = value.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=');
+    if ok { Vec::new() } else { vec![regex_error(RELAXED_ENV_MSG, "^[ -<>-~]+$", &[])] }
 }
 
 /// A key of a ConfigMap or a Secret.
@@ -281,16 +241,8 @@ pub fn config_map_key(value: &str) -> Vec<String> {
     if value.len() > MAX_SUBDOMAIN {
         errors.push(max_len_error(MAX_SUBDOMAIN));
     }
-    if value.is_empty()
-        || !value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-    {
-        errors.push(regex_error(
-            CONFIG_KEY_MSG,
-            "[-._a-zA-Z0-9]+",
-            &["key.name", "KEY_NAME", "key-name"],
-        ));
+    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        errors.push(regex_error(CONFIG_KEY_MSG, "[-._a-zA-Z0-9]+", &["key.name", "KEY_NAME", "key-name"]));
     }
     errors.extend(dot_errors(value));
     errors
@@ -298,30 +250,16 @@ pub fn config_map_key(value: &str) -> Vec<String> {
 
 /// The name of an HTTP header.
 pub fn http_header_name(value: &str) -> Vec<String> {
-    if !value.is_empty()
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    {
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return Vec::new();
     }
-    vec![regex_error(
-        HTTP_HEADER_MSG,
-        "[-A-Za-z0-9]+",
-        &["X-Header-Name"],
-    )]
+    vec![regex_error(HTTP_HEADER_MSG, "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
 /// A percentage such as `25%`.
 pub fn percent(value: &str) -> Vec<String> {
-    let ok = value
-        .strip_suffix('%')
-        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    if ok {
-        Vec::new()
-    } else {
-        vec![regex_error(PERCENT_MSG, "[0-9]+%", &["1%", "93%"])]
-    }
+    let ok = value.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    if ok { Vec::new() } else { vec![regex_error(PERCENT_MSG, "[0-9]+%", &["1%", "93%"])] }
 }
 
 /// The name of a port.
@@ -331,9 +269,7 @@ pub fn port_name(value: &str) -> Vec<String> {
         errors.push(max_len_error(15));
     }
     if value.is_empty() || !value.bytes().all(|b| is_lower_alnum(b) || b == b'-') {
-        errors.push(
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
-        );
+        errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !value.bytes().any(|b| b.is_ascii_lowercase()) {
         errors.push("must contain at least one letter (a-z)".to_owned());
@@ -361,11 +297,7 @@ pub fn path_segment(value: &str) -> Vec<String> {
     if value == "." || value == ".." {
         return vec![format!("may not be '{value}'")];
     }
-    ['/', '%']
-        .iter()
-        .filter(|c| value.contains(**c))
-        .map(|c| format!("may not contain '{c}'"))
-        .collect()
+    ['/', '%'].iter().filter(|c| value.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
 /// The base of a generated name as it is to be checked: a dash at its end will not be the end.
@@ -394,10 +326,7 @@ pub fn generate(base: &str) -> String {
 /// Random characters that make no words: no vowels, nothing that looks alike.
 pub fn random_suffix(len: usize) -> String {
     let mut rng = rand::rng();
-    (0..len)
-        .filter_map(|_| b"bcdfghjklmnpqrstvwxz2456789".choose(&mut rng))
-        .map(|&b| char::from(b))
-        .collect()
+    (0..len).filter_map(|_| b"bcdfghjklmnpqrstvwxz2456789".choose(&mut rng)).map(|&b| char::from(b)).collect()
 }
 
 #[cfg(test)]
@@ -409,56 +338,20 @@ mod tests {
         let long = "a".repeat(64);
         type Check = fn(&str) -> Vec<String>;
         let table: &[(Check, &[&str], &[&str])] = &[
-            (
-                dns1123_label,
-                &["a", "1", "a-b", "0a"],
-                &["", "A", "-a", "a-", "a.b", "a_b", &long],
-            ),
-            (
-                dns1123_subdomain,
-                &["a", "a.b", "1.2", &long],
-                &["", ".", "a.", ".a", "a..b", "A.b", "a_b"],
-            ),
-            (
-                dns1035_label,
-                &["a", "a1", "a-b"],
-                &["", "1a", "-a", "a-", "a.b"],
-            ),
-            (
-                qualified_name,
-                &["a", "A_b.c", "x.y/Z", "1/2"],
-                &["", "/a", "a/", "a/b/c", "X/a", "-a", &long],
-            ),
-            (
-                label_value,
-                &["", "a", "A_1.b"],
-                &["-", "a-", "a b", "a/b", &long],
-            ),
-            (
-                config_map_key,
-                &["a", ".a", "A_b-c", "a.b"],
-                &["", ".", "..", "..a", "a/b"],
-            ),
-            (
-                port_name,
-                &["http", "a-1"],
-                &["", "1", "a--b", "-a", "a-", "Http", "abcdefghijklmnop"],
-            ),
-            (
-                wildcard_dns1123_subdomain,
-                &["*.a", "*.a.b"],
-                &["*", "*.", "a.b", "*.*"],
-            ),
+            (dns1123_label, &["a", "1", "a-b", "0a"], &["", "A", "-a", "a-", "a.b", "a_b", &long]),
+            (dns1123_subdomain, &["a", "a.b", "1.2", &long], &["", ".", "a.", ".a", "a..b", "A.b", "a_b"]),
+            (dns1035_label, &["a", "a1", "a-b"], &["", "1a", "-a", "a-", "a.b"]),
+            (qualified_name, &["a", "A_b.c", "x.y/Z", "1/2"], &["", "/a", "a/", "a/b/c", "X/a", "-a", &long]),
+            (label_value, &["", "a", "A_1.b"], &["-", "a-", "a b", "a/b", &long]),
+            (config_map_key, &["a", ".a", "A_b-c", "a.b"], &["", ".", "..", "..a", "a/b"]),
+            (port_name, &["http", "a-1"], &["", "1", "a--b", "-a", "a-", "Http", "abcdefghijklmnop"]),
+            (wildcard_dns1123_subdomain, &["*.a", "*.a.b"], &["*", "*.", "a.b", "*.*"]),
             (c_identifier, &["a", "_1"], &["", "1a", "a-b"]),
             (percent, &["1%", "100%"], &["", "%", "1", "-1%"]),
         ];
         for (i, (check, good, bad)) in table.iter().enumerate() {
             for value in *good {
-                assert!(
-                    check(value).is_empty(),
-                    "row {i}: {value} is valid: {:?}",
-                    check(value)
-                );
+                assert!(check(value).is_empty(), "row {i}: {value} is valid: {:?}", check(value));
             }
             for value in *bad {
                 assert!(!check(value).is_empty(), "row {i}: {value} is not valid");
@@ -476,10 +369,7 @@ mod tests {
         );
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
         assert_eq!(qualified_name("/a"), ["prefix part must be non-empty"]);
-        assert_eq!(
-            label_value(&"a".repeat(64)),
-            ["must be no more than 63 bytes"]
-        );
+        assert_eq!(label_value(&"a".repeat(64)), ["must be no more than 63 bytes"]);
     }
 
     #[test]

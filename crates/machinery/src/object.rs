@@ -55,8 +55,7 @@ impl Object {
     /// The value at a path of field names.
     pub fn at(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
-        rest.iter()
-            .try_fold(self.0.get(*first)?, |v, key| v.get(key))
+        rest.iter().try_fold(self.0.get(*first)?, |v, key| v.get(key))
     }
 
     /// The text at a path; empty where there is none.
@@ -76,9 +75,7 @@ impl Object {
 
     /// The items of the list at a path; empty where there is none.
     pub fn list_at(&self, path: &[&str]) -> &[Value] {
-        self.at(path)
-            .and_then(Value::as_array)
-            .map_or(&[], Vec::as_slice)
+        self.at(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
     /// The entries of a map of strings at a path.
@@ -189,8 +186,6 @@ impl Object {
 
     /// `metadata.finalizers`.
     pub fn finalizers(&self) -> impl Iterator<Item = &str> {
-        self.list_at(&["metadata", "finalizers"])
-            .iter()
-            .filter_map(Value::as_str)
+        self.list_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str)
     }
 }

@@ -28,9 +28,7 @@ pub struct Quantity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// The text does not look like a number with a suffix.
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     /// The number cannot be read.
     #[error("unable to parse numeric part of quantity")]
@@ -42,33 +40,21 @@ pub enum QuantityError {
 
 impl Quantity {
     /// Nothing.
-    pub const ZERO: Self = Self {
-        nano: 0,
-        format: Format::DecimalSi,
-    };
+    pub const ZERO: Self = Self { nano: 0, format: Format::DecimalSi };
 
     /// So many whole units, printed with decimal suffixes.
     pub fn from_value(value: i64) -> Self {
-        Self {
-            nano: i128::from(value) * NANO,
-            format: Format::DecimalSi,
-        }
+        Self { nano: i128::from(value) * NANO, format: Format::DecimalSi }
     }
 
     /// So many thousandths, printed with decimal suffixes.
     pub fn from_milli(milli: i64) -> Self {
-        Self {
-            nano: i128::from(milli) * (NANO / 1000),
-            format: Format::DecimalSi,
-        }
+        Self { nano: i128::from(milli) * (NANO / 1000), format: Format::DecimalSi }
     }
 
     /// So many whole units, printed with binary suffixes.
     pub fn from_bytes(value: i64) -> Self {
-        Self {
-            nano: i128::from(value) * NANO,
-            format: Format::BinarySi,
-        }
+        Self { nano: i128::from(value) * NANO, format: Format::BinarySi }
     }
 
     /// The amount in whole units, rounded up.
@@ -104,38 +90,21 @@ impl Quantity {
     /// The sum. An empty quantity takes the format of the other.
     #[must_use]
     pub fn add(&self, other: &Self) -> Self {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
-        Self {
-            nano: self.nano.saturating_add(other.nano),
-            format,
-        }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nano: self.nano.saturating_add(other.nano), format }
     }
 
     /// The difference. An empty quantity takes the format of the other.
     #[must_use]
     pub fn sub(&self, other: &Self) -> Self {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
-        Self {
-            nano: self.nano.saturating_sub(other.nano),
-            format,
-        }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nano: self.nano.saturating_sub(other.nano), format }
     }
 
     /// The amount with the sign turned.
     #[must_use]
     pub fn neg(&self) -> Self {
-        Self {
-            nano: self.nano.saturating_neg(),
-            ..*self
-        }
+        Self { nano: self.nano.saturating_neg(), ..*self }
     }
 
     /// The amount rounded up, away from zero, to thousandths: the precision of resource lists.
@@ -222,9 +191,7 @@ impl FromStr for Quantity {
             None => ("", rest),
         };
         let suffix = rest;
-        let letters = suffix
-            .find(|c| !"eEinumkKMGTP".contains(c))
-            .unwrap_or(suffix.len());
+        let letters = suffix.find(|c| !"eEinumkKMGTP".contains(c)).unwrap_or(suffix.len());
         let tail = &suffix[letters..];
         let tail = tail.strip_prefix(['-', '+']).unwrap_or(tail);
         if !tail.bytes().all(|b| b.is_ascii_digit()) {
@@ -238,19 +205,12 @@ impl FromStr for Quantity {
         if format == Format::BinarySi && nano > 0 && nano < NANO {
             format = Format::DecimalSi;
         }
-        Ok(Self {
-            nano: if negative { -nano } else { nano },
-            format,
-        })
+        Ok(Self { nano: if negative { -nano } else { nano }, format })
     }
 }
 
 fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(
-        text.bytes()
-            .position(|b| !b.is_ascii_digit())
-            .unwrap_or(text.len()),
-    )
+    text.split_at(text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 /// Base, exponent and format of a suffix.
@@ -285,15 +245,10 @@ fn scale(suffix: &str) -> Option<(u32, i32, Format)> {
 /// The amount in billionths, rounded up, never above `MAX`.
 fn amount(whole: &str, fraction: &str, base: u32, exponent: i32) -> i128 {
     // The digits of a decimal number are shifted before they are read, so no exactness is lost on the way.
-    let digits = whole
-        .bytes()
-        .chain(fraction.bytes())
-        .map(|b| i128::from(b - b'0'));
+    let digits = whole.bytes().chain(fraction.bytes()).map(|b| i128::from(b - b'0'));
     let shift10 = 9 - i64::try_from(fraction.len()).unwrap_or(i64::MAX)
         + if base == 10 { i64::from(exponent) } else { 0 };
-    let kept = i64::try_from(whole.len() + fraction.len())
-        .unwrap_or(i64::MAX)
-        .saturating_add(shift10.min(0));
+    let kept = i64::try_from(whole.len() + fraction.len()).unwrap_or(i64::MAX).saturating_add(shift10.min(0));
     let binary = if base == 2 { 1_i128 << exponent } else { 1 };
     if binary > 1 {
         return binary_amount(digits.collect(), fraction.len(), binary);
@@ -368,11 +323,7 @@ impl fmt::Display for Quantity {
                 value /= 1024;
                 step += 1;
             }
-            return write!(
-                f,
-                "{value}{}",
-                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][step]
-            );
+            return write!(f, "{value}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][step]);
         }
         let mut value = self.nano;
         let mut exponent: i32 = -9;
@@ -386,11 +337,7 @@ impl fmt::Display for Quantity {
             (true, e) => write!(f, "{value}e{e}"),
             (false, e) => {
                 let i = usize::try_from((e + 9) / 3).unwrap_or(0);
-                write!(
-                    f,
-                    "{value}{}",
-                    ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][i]
-                )
+                write!(f, "{value}{}", ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][i])
             }
         }
     }

@@ -17,11 +17,7 @@ pub struct UserInfo {
 impl UserInfo {
     /// A user with these groups and no more.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self {
-            name: name.into(),
-            groups: groups.iter().map(|&g| g.into()).collect(),
-            ..Self::default()
-        }
+        Self { name: name.into(), groups: groups.iter().map(|&g| g.into()).collect(), ..Self::default() }
     }
 
     /// `system:anonymous`, who belongs to `system:unauthenticated`.

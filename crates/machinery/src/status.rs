@@ -26,10 +26,7 @@ impl StatusError {
 
     /// HTTP status code.
     pub fn code(&self) -> u16 {
-        self.0
-            .code
-            .and_then(|c| u16::try_from(c).ok())
-            .unwrap_or(500)
+        self.0.code.and_then(|c| u16::try_from(c).ok()).unwrap_or(500)
     }
 
     /// Machine-readable reason, for example `NotFound`.
@@ -55,14 +52,11 @@ impl StatusError {
     #[must_use]
     pub fn with_cause(mut self, reason: &str, field: &str, message: impl Into<String>) -> Self {
         let some = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-        self.details_mut()
-            .causes
-            .get_or_insert_with(Vec::new)
-            .push(StatusCause {
-                reason: some(reason),
-                field: some(field),
-                message: Some(message.into()),
-            });
+        self.details_mut().causes.get_or_insert_with(Vec::new).push(StatusCause {
+            reason: some(reason),
+            field: some(field),
+            message: Some(message.into()),
+        });
         self
     }
 
@@ -75,42 +69,32 @@ impl StatusError {
 
     /// 404: `pods "x" not found`.
     pub fn not_found(gr: &GroupResource, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{gr} {name:?} not found")).about(
-            &gr.group,
-            &gr.resource,
-            name,
-        )
+        Self::new(404, "NotFound", format!("{gr} {name:?} not found")).about(&gr.group, &gr.resource, name)
     }
 
     /// 404 for a path that serves nothing.
     pub fn no_such_path() -> Self {
-        let mut e = Self::new(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        );
+        let mut e = Self::new(404, "NotFound", "the server could not find the requested resource");
         e.details_mut();
         e
     }
 
     /// 409: `pods "x" already exists`.
     pub fn already_exists(gr: &GroupResource, name: &str) -> Self {
-        Self::new(
-            409,
-            "AlreadyExists",
-            format!("{gr} {name:?} already exists"),
+        Self::new(409, "AlreadyExists", format!("{gr} {name:?} already exists")).about(
+            &gr.group,
+            &gr.resource,
+            name,
         )
-        .about(&gr.group, &gr.resource, name)
     }
 
     /// 409: `Operation cannot be fulfilled on pods "x": why`.
     pub fn conflict(gr: &GroupResource, name: &str, why: &str) -> Self {
-        Self::new(
-            409,
-            "Conflict",
-            format!("Operation cannot be fulfilled on {gr} {name:?}: {why}"),
+        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {gr} {name:?}: {why}")).about(
+            &gr.group,
+            &gr.resource,
+            name,
         )
-        .about(&gr.group, &gr.resource, name)
     }
 
     /// 409 because the object changed since it was read.
@@ -125,12 +109,8 @@ impl StatusError {
     /// 422 with one cause for each problem.
     pub fn invalid(gvk: &GroupVersionKind, name: &str, errors: &[FieldError]) -> Self {
         let gk = GroupResource::new(&gvk.group, &gvk.kind);
-        let mut e = Self::new(
-            422,
-            "Invalid",
-            format!("{gk} {name:?} is invalid: {}", aggregate(errors)),
-        )
-        .about(&gvk.group, &gvk.kind, name);
+        let mut e = Self::new(422, "Invalid", format!("{gk} {name:?} is invalid: {}", aggregate(errors)))
+            .about(&gvk.group, &gvk.kind, name);
         for error in errors {
             e = e.with_cause(error.ty.reason(), error.path.as_str(), error.body());
         }
@@ -159,12 +139,8 @@ impl StatusError {
 
     /// 405.
     pub fn method_not_supported(gr: &GroupResource, verb: &str) -> Self {
-        Self::new(
-            405,
-            "MethodNotAllowed",
-            format!("{verb} is not supported on resources of kind \"{gr}\""),
-        )
-        .about(&gr.group, &gr.resource, "")
+        Self::new(405, "MethodNotAllowed", format!("{verb} is not supported on resources of kind \"{gr}\""))
+            .about(&gr.group, &gr.resource, "")
     }
 
     /// 406.
@@ -172,10 +148,7 @@ impl StatusError {
         Self::new(
             406,
             "NotAcceptable",
-            format!(
-                "only the following media types are accepted: {}",
-                accepted.join(", ")
-            ),
+            format!("only the following media types are accepted: {}", accepted.join(", ")),
         )
     }
 
@@ -208,8 +181,7 @@ impl StatusError {
 
     /// 504.
     pub fn timeout(message: impl Into<String>, retry_after: i32) -> Self {
-        Self::new(504, "Timeout", format!("Timeout: {}", message.into()))
-            .with_retry_after(retry_after)
+        Self::new(504, "Timeout", format!("Timeout: {}", message.into())).with_retry_after(retry_after)
     }
 
     /// 503.
@@ -219,11 +191,10 @@ impl StatusError {
 
     /// 500: `Internal error occurred: why`.
     pub fn internal(why: impl std::fmt::Display) -> Self {
-        Self::new(
-            500,
-            "InternalError",
-            format!("Internal error occurred: {why}"),
+        Self::new(500, "InternalError", format!("Internal error occurred: {why}")).with_cause(
+            "",
+            "",
+            why.to_string(),
         )
-        .with_cause("", "", why.to_string())
     }
 }

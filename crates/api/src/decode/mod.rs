@@ -67,22 +67,12 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// An object of a kind.
     pub fn of(kind: &'a Kind) -> Self {
-        Self {
-            group: &kind.group,
-            version: &kind.version,
-            kind: &kind.kind,
-            schema: kind.schema,
-        }
+        Self { group: &kind.group, version: &kind.version, kind: &kind.kind, schema: kind.schema }
     }
 
     /// An object that a subresource speaks.
     pub fn of_subresource(sub: &'a Subresource) -> Self {
-        Self {
-            group: &sub.group,
-            version: &sub.version,
-            kind: &sub.kind,
-            schema: sub.schema,
-        }
+        Self { group: &sub.group, version: &sub.version, kind: &sub.kind, schema: sub.schema }
     }
 
     /// `group/version`.
@@ -113,15 +103,9 @@ pub fn decode(
 ) -> StatusResult<Decoded> {
     if media == Media::Protobuf {
         let object = crate::proto::decode_protobuf(bytes, target)?;
-        return Ok(Decoded {
-            object,
-            warnings: Vec::new(),
-        });
+        return Ok(Decoded { object, warnings: Vec::new() });
     }
-    let mut walk = Walk::new(
-        validation != FieldValidation::Ignore,
-        target.schema.is_none(),
-    );
+    let mut walk = Walk::new(validation != FieldValidation::Ignore, target.schema.is_none());
     let parsed = match media {
         Media::Json => parse_json(bytes, target, &mut walk),
         _ => yaml::parse(bytes, target.root(), &mut walk),
@@ -129,12 +113,7 @@ pub fn decode(
     let object = match parsed {
         Ok(object) => object,
         Err(problem) => {
-            return Err(unreadable(
-                bytes,
-                media,
-                target,
-                walk.error.unwrap_or(problem),
-            ));
+            return Err(unreadable(bytes, media, target, walk.error.unwrap_or(problem)));
         }
     };
     let (api_version, kind) = (object.api_version(), object.kind());
@@ -157,10 +136,7 @@ pub fn decode(
             &format!("strict decoding error: {}", problems.join(", ")),
         ));
     }
-    Ok(Decoded {
-        object,
-        warnings: problems,
-    })
+    Ok(Decoded { object, warnings: problems })
 }
 
 /// Brings a parsed tree into the form that [`decode`] gives: drops and reports unknown fields, drops nulls, checks
@@ -168,13 +144,7 @@ pub fn decode(
 pub fn check(schema: Option<TypeId>, value: &mut Value) -> Result<Vec<String>, String> {
     let mut walk = Walk::new(true, schema.is_none());
     let root = schema.map_or(Ty::Any, Ty::R);
-    match (Typed {
-        walk: &mut walk,
-        ty: root,
-        root: true,
-    })
-    .deserialize(value.take())
-    {
+    match (Typed { walk: &mut walk, ty: root, root: true }).deserialize(value.take()) {
         Ok(checked) => {
             *value = checked.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
             Ok(walk.problems)
@@ -198,36 +168,23 @@ pub fn check_patched(
         )
     })?;
     let Some(object) = Object::from_value(value) else {
-        return Err(StatusError::bad_request(
-            "the result of the patch is no object",
-        ));
+        return Err(StatusError::bad_request("the result of the patch is no object"));
     };
     match validation {
-        FieldValidation::Strict if !problems.is_empty() => Err(StatusError::bad_request(format!(
-            "strict decoding error: {}",
-            problems.join(", ")
-        ))),
-        FieldValidation::Ignore => Ok(Decoded {
-            object,
-            warnings: Vec::new(),
-        }),
-        _ => Ok(Decoded {
-            object,
-            warnings: problems,
-        }),
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(StatusError::bad_request(format!("strict decoding error: {}", problems.join(", "))))
+        }
+        FieldValidation::Ignore => Ok(Decoded { object, warnings: Vec::new() }),
+        _ => Ok(Decoded { object, warnings: problems }),
     }
 }
 
 fn parse_json(bytes: &[u8], target: &Target<'_>, walk: &mut Walk) -> Result<Object, String> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Typed {
-        walk,
-        ty: target.root(),
-        root: true,
-    }
-    .deserialize(&mut json)
-    .and_then(|value| json.end().map(|()| value))
-    .map_err(|e| go_syntax_error(&e, bytes))?;
+    let parsed = Typed { walk, ty: target.root(), root: true }
+        .deserialize(&mut json)
+        .and_then(|value| json.end().map(|()| value))
+        .map_err(|e| go_syntax_error(&e, bytes))?;
     into_object(parsed)
 }
 
@@ -243,10 +200,7 @@ fn go_syntax_error(e: &serde_json::Error, bytes: &[u8]) -> String {
             let line = bytes.split(|b| *b == b'\n').nth(e.line().saturating_sub(1));
             match line.and_then(|l| l.get(e.column().saturating_sub(1))) {
                 Some(&b) if b.is_ascii_graphic() && e.to_string().starts_with("expected value") => {
-                    format!(
-                        "invalid character '{}' looking for beginning of value",
-                        char::from(b)
-                    )
+                    format!("invalid character '{}' looking for beginning of value", char::from(b))
                 }
                 _ => e.to_string(),
             }
@@ -290,11 +244,7 @@ pub(crate) fn cannot_be_handled(target: &Target<'_>, kind: &str, version: &str, 
 
 pub(crate) fn wrong_kind(api_version: &str, kind: &str, target: &Target<'_>) -> StatusError {
     let expected = target.api_version();
-    let api_version = if api_version.is_empty() {
-        &expected
-    } else {
-        api_version
-    };
+    let api_version = if api_version.is_empty() { &expected } else { api_version };
     let kind = if kind.is_empty() { target.kind } else { kind };
     let gvk = GroupVersionKind::from_api_version(api_version, kind);
     if kind == target.kind && target.schema.is_none()

@@ -4,9 +4,7 @@ use machinery::Quantity;
 
 /// Whether a text is a quantity. It stays as it was written.
 pub(super) fn quantity(text: &str) -> Result<(), String> {
-    text.parse::<Quantity>()
-        .map(|_| ())
-        .map_err(|e| e.to_string())
+    text.parse::<Quantity>().map(|_| ()).map_err(|e| e.to_string())
 }
 
 /// The error for what is neither text nor number.
@@ -34,11 +32,7 @@ pub(super) fn time(text: &str) -> Result<Option<String>, String> {
 pub(super) fn micro_time(text: &str) -> Result<Option<String>, String> {
     const LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
     let at = parse(text, LAYOUT)?;
-    let normal = format!(
-        "{}.{:06}Z",
-        at.strftime("%Y-%m-%dT%H:%M:%S"),
-        at.subsec_nanosecond().max(0) / 1000
-    );
+    let normal = format!("{}.{:06}Z", at.strftime("%Y-%m-%dT%H:%M:%S"), at.subsec_nanosecond().max(0) / 1000);
     Ok((normal != text).then_some(normal))
 }
 
@@ -82,8 +76,7 @@ fn parse(text: &str, layout: &str) -> Result<Timestamp, String> {
     if !good_zone {
         return Err(failure(19));
     }
-    text.parse()
-        .map_err(|_| format!("parsing time {text:?}: out of range"))
+    text.parse().map_err(|_| format!("parsing time {text:?}: out of range"))
 }
 
 /// Checks standard base64. `None`: it is in normal form already.
@@ -95,9 +88,7 @@ pub(super) fn base64(text: &str) -> Result<Option<String>, String> {
     let bytes = text.as_bytes();
     let padding = bytes.iter().rev().take_while(|b| **b == b'=').count();
     let body = bytes.len() - padding;
-    let bad = bytes[..body]
-        .iter()
-        .position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
+    let bad = bytes[..body].iter().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
     let at = match bad {
         Some(i) => i,
         None if bytes.len() % 4 == 0 && padding <= 2 => return Ok(None),
@@ -114,26 +105,15 @@ mod tests {
     #[test]
     fn times_become_utc() {
         assert_eq!(time("2024-01-02T03:04:05Z"), Ok(None));
-        assert_eq!(
-            time("2024-01-02T03:04:05.123+01:00"),
-            Ok(Some("2024-01-02T02:04:05Z".into()))
-        );
+        assert_eq!(time("2024-01-02T03:04:05.123+01:00"), Ok(Some("2024-01-02T02:04:05Z".into())));
         assert_eq!(micro_time("2024-01-02T03:04:05.123456Z"), Ok(None));
-        assert_eq!(
-            micro_time("2024-01-02T03:04:05Z"),
-            Ok(Some("2024-01-02T03:04:05.000000Z".into()))
-        );
+        assert_eq!(micro_time("2024-01-02T03:04:05Z"), Ok(Some("2024-01-02T03:04:05.000000Z".into())));
         assert_eq!(
             time("abc"),
-            Err("parsing time \"abc\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"abc\" as \"2006\"".into())
+            Err("parsing time \"abc\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"abc\" as \"2006\""
+                .into())
         );
-        for bad in [
-            "",
-            "2024-01-02",
-            "2024-01-02 03:04:05Z",
-            "2024-13-02T03:04:05Z",
-            "2024-01-02T03:04:05",
-        ] {
+        for bad in ["", "2024-01-02", "2024-01-02 03:04:05Z", "2024-13-02T03:04:05Z", "2024-01-02T03:04:05"] {
             assert!(time(bad).is_err(), "{bad}");
         }
     }
@@ -143,14 +123,8 @@ mod tests {
         assert_eq!(base64(""), Ok(None));
         assert_eq!(base64("YQ=="), Ok(None));
         assert_eq!(base64("YWJj\nYQ=="), Ok(Some("YWJjYQ==".into())));
-        assert_eq!(
-            base64("Y$=="),
-            Err("illegal base64 data at input byte 1".into())
-        );
-        assert_eq!(
-            base64("YWJjY"),
-            Err("illegal base64 data at input byte 4".into())
-        );
+        assert_eq!(base64("Y$=="), Err("illegal base64 data at input byte 1".into()));
+        assert_eq!(base64("YWJjY"), Err("illegal base64 data at input byte 4".into()));
         assert!(base64("====").is_err());
     }
 }

@@ -19,10 +19,7 @@ fn run(body: &str, target: &Target<'_>, validation: FieldValidation) -> Result<D
 }
 
 fn object(body: Value, target: &Target<'_>) -> Value {
-    run(&body.to_string(), target, FieldValidation::Strict)
-        .expect("it decodes")
-        .object
-        .into_value()
+    run(&body.to_string(), target, FieldValidation::Strict).expect("it decodes").object.into_value()
 }
 
 fn error(body: &str, target: &Target<'_>) -> String {
@@ -119,10 +116,7 @@ fn null_is_absent_or_zero() {
 #[test]
 fn another_kind_is_refused() {
     assert_eq!(
-        error(
-            r#"{"apiVersion":"v1","kind":"Service","spec":{"ports":[]}}"#,
-            &pod()
-        ),
+        error(r#"{"apiVersion":"v1","kind":"Service","spec":{"ports":[]}}"#, &pod()),
         "Service in version \"v1\" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion"
     );
     assert_eq!(
@@ -137,51 +131,25 @@ fn another_kind_is_refused() {
 
 #[test]
 fn depth_is_bounded() {
-    let deep = format!(
-        r#"{{"spec":{{"x":{}1{}}}}}"#,
-        "[".repeat(5000),
-        "]".repeat(5000)
-    );
+    let deep = format!(r#"{{"spec":{{"x":{}1{}}}}}"#, "[".repeat(5000), "]".repeat(5000));
     assert!(!error(&deep, &pod()).is_empty());
-    let custom = Target {
-        group: "x.y",
-        version: "v1",
-        kind: "Foo",
-        schema: None,
-    };
-    let deep = format!(
-        r#"{{"apiVersion":"x.y/v1","kind":"Foo","spec":{}1{}}}"#,
-        "[".repeat(110),
-        "]".repeat(110)
-    );
+    let custom = Target { group: "x.y", version: "v1", kind: "Foo", schema: None };
+    let deep =
+        format!(r#"{{"apiVersion":"x.y/v1","kind":"Foo","spec":{}1{}}}"#, "[".repeat(110), "]".repeat(110));
     assert!(error(&deep, &custom).contains("exceeded max depth"));
     let mut value = Value::Null;
     for _ in 0..110 {
         value = json!([value]);
     }
-    assert_eq!(
-        check(None, &mut json!({"spec": value})),
-        Err("exceeded max depth".into())
-    );
+    assert_eq!(check(None, &mut json!({"spec": value})), Err("exceeded max depth".into()));
 }
 
 #[test]
 fn custom_resources_have_known_metadata_alone() {
-    let custom = Target {
-        group: "x.y",
-        version: "v1",
-        kind: "Foo",
-        schema: None,
-    };
+    let custom = Target { group: "x.y", version: "v1", kind: "Foo", schema: None };
     let body = r#"{"apiVersion":"x.y/v1","kind":"Foo","metadata":{"name":"a","frob":1},"spec":{"a":null,"b":1,"b":2,"metadata":{"frob":1}}}"#;
     let got = run(body, &custom, FieldValidation::Warn).expect("only warnings");
-    assert_eq!(
-        got.warnings,
-        [
-            "unknown field \"metadata.frob\"",
-            "duplicate field \"spec.b\""
-        ]
-    );
+    assert_eq!(got.warnings, ["unknown field \"metadata.frob\"", "duplicate field \"spec.b\""]);
     assert_eq!(
         got.object.into_value(),
         json!({"apiVersion": "x.y/v1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"a": null, "b": 2, "metadata": {"frob": 1}}})
@@ -191,54 +159,23 @@ fn custom_resources_have_known_metadata_alone() {
 #[test]
 fn reads_yaml_and_names_the_line_of_a_duplicate() {
     let body = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  replicas: 1\n  foo: 1\n  replicas: 2\n";
-    let e = decode(
-        body.as_bytes(),
-        Media::Yaml,
-        &deployment(),
-        FieldValidation::Strict,
-    )
-    .expect_err("strict");
+    let e = decode(body.as_bytes(), Media::Yaml, &deployment(), FieldValidation::Strict).expect_err("strict");
     assert_eq!(
         e.to_string(),
         "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: yaml: unmarshal errors:\n  line 7: key \"replicas\" already set in map, unknown field \"spec.foo\""
     );
-    let got = decode(
-        body.as_bytes(),
-        Media::Yaml,
-        &deployment(),
-        FieldValidation::Ignore,
-    )
-    .expect("lenient");
+    let got = decode(body.as_bytes(), Media::Yaml, &deployment(), FieldValidation::Ignore).expect("lenient");
     assert_eq!(got.object.at(&["spec", "replicas"]), Some(&json!(2)));
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n";
-    let custom = Target {
-        group: "x.y",
-        version: "v1",
-        kind: "Foo",
-        schema: None,
-    };
-    assert!(
-        decode(
-            bomb.as_bytes(),
-            Media::Yaml,
-            &custom,
-            FieldValidation::Ignore
-        )
-        .is_err()
-    );
+    let custom = Target { group: "x.y", version: "v1", kind: "Foo", schema: None };
+    assert!(decode(bomb.as_bytes(), Media::Yaml, &custom, FieldValidation::Ignore).is_err());
 }
 
 #[test]
 fn checks_what_a_patch_made() {
     let mut value = json!({"metadata": {"name": "a"}, "spec": {"replicas": 1, "foo": null}});
-    assert_eq!(
-        check(deployment().schema, &mut value),
-        Ok(vec!["unknown field \"spec.foo\"".into()])
-    );
-    assert_eq!(
-        value,
-        json!({"metadata": {"name": "a"}, "spec": {"replicas": 1}})
-    );
+    assert_eq!(check(deployment().schema, &mut value), Ok(vec!["unknown field \"spec.foo\"".into()]));
+    assert_eq!(value, json!({"metadata": {"name": "a"}, "spec": {"replicas": 1}}));
     let mut value = json!({"spec": {"replicas": {}}});
     assert!(check(deployment().schema, &mut value).is_err());
 }

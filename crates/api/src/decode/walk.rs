@@ -221,8 +221,7 @@ impl Typed<'_> {
                 };
             }
             (_, Some(Shape::IntOrString)) => {
-                let problem =
-                    format!("json: cannot unmarshal number {number} into Go value of type int32");
+                let problem = format!("json: cannot unmarshal number {number} into Go value of type int32");
                 return Err(self.walk.fail(problem));
             }
             (_, Some(Shape::Time | Shape::MicroTime)) => {
@@ -230,9 +229,7 @@ impl Typed<'_> {
                 return Err(self.walk.fail(problem.to_owned()));
             }
             (Ty::Int32 | Ty::Int64, _) => {
-                return Err(self
-                    .walk
-                    .mismatch(&format!("number {number}"), &go_type(self.ty)));
+                return Err(self.walk.mismatch(&format!("number {number}"), &go_type(self.ty)));
             }
             (ty, _) => go_type(ty),
         };
@@ -249,9 +246,7 @@ impl Typed<'_> {
             (ty, _) => return Err(self.walk.mismatch("string", &go_type(ty))),
         };
         match checked {
-            Ok(None) => Ok(Some(Value::String(
-                owned.unwrap_or_else(|| text.to_owned()),
-            ))),
+            Ok(None) => Ok(Some(Value::String(owned.unwrap_or_else(|| text.to_owned())))),
             Ok(Some(normal)) => Ok(Some(Value::String(normal))),
             Err(problem) => Err(self.walk.fail(problem)),
         }
@@ -279,11 +274,7 @@ impl Typed<'_> {
             }
             seen |= bit;
             self.walk.path.push(Step::Field(field.name, def));
-            let value = map.next_value_seed(Typed {
-                walk: self.walk,
-                ty: field.ty,
-                root: false,
-            })?;
+            let value = map.next_value_seed(Typed { walk: self.walk, ty: field.ty, root: false })?;
             self.walk.path.pop();
             match value {
                 Some(value) => {
@@ -297,16 +288,11 @@ impl Typed<'_> {
         Ok(Some(Value::Object(out)))
     }
 
-    fn entries<'de, A: MapAccess<'de>>(
-        self,
-        mut map: A,
-        ty: Ty,
-    ) -> Result<Option<Value>, A::Error> {
+    fn entries<'de, A: MapAccess<'de>>(self, mut map: A, ty: Ty) -> Result<Option<Value>, A::Error> {
         let mut out = Map::new();
         let nested = is_container(ty);
         let duplicates = !is_any(ty) || self.walk.custom;
-        let quantities =
-            matches!(ty, Ty::R(id) if matches!(schema::get(id).shape, Shape::Quantity));
+        let quantities = matches!(ty, Ty::R(id) if matches!(schema::get(id).shape, Shape::Quantity));
         while let Some(key) = map.next_key_seed(AnyKey)? {
             if duplicates && out.contains_key(&key) {
                 self.walk.duplicate(&key);
@@ -320,18 +306,12 @@ impl Typed<'_> {
             if nested {
                 self.walk.path.push(Step::Key(key.clone()));
             }
-            let value = map.next_value_seed(Typed {
-                walk: self.walk,
-                ty,
-                root: false,
-            })?;
+            let value = map.next_value_seed(Typed { walk: self.walk, ty, root: false })?;
             if nested {
                 self.walk.path.pop();
             }
             let value = match value {
-                Some(Value::String(text)) if quantities => {
-                    Value::String(scalar::milli_quantity(text))
-                }
+                Some(Value::String(text)) if quantities => Value::String(scalar::milli_quantity(text)),
                 Some(value) => value,
                 None if metadata => continue,
                 None => zero(ty),
@@ -352,12 +332,12 @@ impl<'de> Visitor<'de> for Typed<'_> {
     fn visit_bool<E: de::Error>(self, v: bool) -> Result<Self::Value, E> {
         match (self.ty, self.shape()) {
             (Ty::Bool | Ty::Any, _) | (_, Some(Shape::Anything)) => Ok(Some(Value::Bool(v))),
-            (_, Some(Shape::IntOrString)) => Err(self
-                .walk
-                .fail("json: cannot unmarshal bool into Go value of type int32".into())),
-            (_, Some(Shape::Time | Shape::MicroTime)) => Err(self
-                .walk
-                .fail("json: cannot unmarshal bool into Go value of type string".into())),
+            (_, Some(Shape::IntOrString)) => {
+                Err(self.walk.fail("json: cannot unmarshal bool into Go value of type int32".into()))
+            }
+            (_, Some(Shape::Time | Shape::MicroTime)) => {
+                Err(self.walk.fail("json: cannot unmarshal bool into Go value of type string".into()))
+            }
             (_, Some(Shape::Quantity)) => Err(self.walk.fail(scalar::not_a_quantity())),
             (ty, _) => Err(self.walk.mismatch("bool", &go_type(ty))),
         }
@@ -428,11 +408,7 @@ impl<'de> Visitor<'de> for Typed<'_> {
             if nested {
                 self.walk.path.push(Step::Index(out.len()));
             }
-            let next = seq.next_element_seed(Typed {
-                walk: self.walk,
-                ty: item,
-                root: false,
-            })?;
+            let next = seq.next_element_seed(Typed { walk: self.walk, ty: item, root: false })?;
             if nested {
                 self.walk.path.pop();
             }
@@ -470,11 +446,7 @@ impl<'de> Visitor<'de> for Typed<'_> {
 impl Typed<'_> {
     /// Reads what is one level down. An error ends the whole walk, so it may leave the path as it is.
     fn leave<T, E>(self, read: impl FnOnce(Typed<'_>) -> Result<T, E>) -> Result<T, E> {
-        let result = read(Typed {
-            walk: &mut *self.walk,
-            ty: self.ty,
-            root: self.root,
-        });
+        let result = read(Typed { walk: &mut *self.walk, ty: self.ty, root: self.root });
         self.walk.depth -= 1;
         result
     }

@@ -21,14 +21,7 @@ pub(super) fn parse(bytes: &[u8], root: Ty, walk: &mut Walk) -> Result<Object, S
     let value = serde_saphyr::with_deserializer_from_slice_with_options(
         bytes,
         options(DuplicateKeyPolicy::LastWins),
-        |yaml| {
-            Typed {
-                walk,
-                ty: root,
-                root: true,
-            }
-            .deserialize(yaml)
-        },
+        |yaml| Typed { walk, ty: root, root: true }.deserialize(yaml),
     )
     .map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
     super::into_object(value)
@@ -41,9 +34,7 @@ pub(super) fn duplicate(bytes: &[u8]) -> Option<String> {
     match error.without_snippet() {
         Error::DuplicateMappingKey { key, location } => {
             let (line, key) = (location.line(), key.as_deref().unwrap_or(""));
-            Some(format!(
-                "yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
-            ))
+            Some(format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"))
         }
         _ => None,
     }

@@ -7,7 +7,7 @@ use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::validate_template;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Propagation;
-use crate::tree::{At, Tree, below, child, default_text, default_value, each, ensure, has, same, text_of};
+use crate::tree::{At, Tree, below, child, default_text, default_value, each, ensure, has, same};
 
 /// Rules of jobs.
 pub(crate) struct Job;
@@ -274,9 +274,6 @@ pub(crate) fn fill_job_template(owner: &mut Tree) {
     let spec = ensure(ensure(owner, "jobTemplate"), "spec");
     ensure(spec, "template");
     fill_template(spec);
-    if text_of(spec, "completionMode").is_empty() {
-        spec.remove("completionMode");
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::checks;
 use crate::core::{resource_list, taint};
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, child, drop_false};
+use crate::tree::{At, child, drop_false, sync_first};
 
 /// Rules of nodes.
 pub(crate) struct Node;
@@ -16,6 +16,7 @@ impl Rules for Node {
     fn fill_defaults(&self, object: &mut Object) {
         if let Some(spec) = child(&mut object.0, "spec") {
             drop_false(spec, &["unschedulable"]);
+            sync_first(spec, "podCIDR", "podCIDRs", |one| one.clone(), |item| Some(item.clone()));
         }
         if let Some(status) = child(&mut object.0, "status") {
             resource_list::fill(status, "capacity");

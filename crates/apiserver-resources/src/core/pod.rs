@@ -7,7 +7,7 @@ use crate::core::pod_spec::{defaults, validation};
 use crate::core::pod_update;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Grace;
-use crate::tree::{At, ensure};
+use crate::tree::{At, child, ensure, sync_first};
 
 /// Rules of pods.
 pub(crate) struct Pod;
@@ -19,6 +19,9 @@ impl Rules for Pod {
         let spec = ensure(&mut object.0, "spec");
         defaults::fill_pod_spec(spec);
         defaults::fill_standalone(spec);
+        if let Some(status) = child(&mut object.0, "status") {
+            sync_first(status, "podIP", "podIPs", |ip| json!({"ip": ip}), |item| item.get("ip").cloned());
+        }
     }
 
     fn status_at_birth(&self, object: &Object) -> Option<Value> {

@@ -314,7 +314,6 @@ mod tests {
     use machinery::Object;
     use serde_json::{Value, json};
 
-    use super::*;
     use crate::strategy_for;
 
     fn service(spec: Value) -> Object {

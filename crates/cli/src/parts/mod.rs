@@ -1,6 +1,7 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
 pub mod controller_manager;
+pub mod scheduler;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -35,9 +35,7 @@ pub fn json_patch(original: &Value, patch: &[u8]) -> StatusResult<Value> {
         }
     }
     if count == 0 && !operations.is_array() {
-        return Err(StatusError::bad_request(
-            "error decoding patch: not a list of operations",
-        ));
+        return Err(StatusError::bad_request("error decoding patch: not a list of operations"));
     }
     Ok(document)
 }
@@ -47,11 +45,7 @@ fn apply(document: &mut Value, operation: &PatchOperation, copied: &mut usize) -
         PatchOperation::Test(test) => {
             // What is absent equals null.
             let found = document.pointer(test.path.as_str()).unwrap_or(&Value::Null);
-            return if *found == test.value {
-                Ok(())
-            } else {
-                Err(does_not_apply())
-            };
+            return if *found == test.value { Ok(()) } else { Err(does_not_apply()) };
         }
         PatchOperation::Copy(copy) => {
             if let Some(value) = document.pointer(copy.from.as_str()) {
@@ -75,8 +69,7 @@ fn apply(document: &mut Value, operation: &PatchOperation, copied: &mut usize) -
     {
         return Err(does_not_apply());
     }
-    json_patch::patch_unsafe(document, std::slice::from_ref(operation))
-        .map_err(|_| does_not_apply())
+    json_patch::patch_unsafe(document, std::slice::from_ref(operation)).map_err(|_| does_not_apply())
 }
 
 fn depth(value: &Value) -> usize {
@@ -107,9 +100,7 @@ fn resolve<'a>(document: &Value, pointer: &'a str) -> Cow<'a, str> {
     let mut out = String::with_capacity(pointer.len());
     for token in pointer.split('/').skip(1) {
         out.push('/');
-        let back = token
-            .strip_prefix('-')
-            .and_then(|n| n.parse::<usize>().ok());
+        let back = token.strip_prefix('-').and_then(|n| n.parse::<usize>().ok());
         let index = match (at, back) {
             (Some(Value::Array(items)), Some(back)) => items.len().checked_sub(back),
             _ => None,
@@ -144,22 +135,10 @@ mod tests {
             json!([{"op": "add", "path": "/a/-", "value": 3}]),
             Ok(json!({"a": [1, 2, 3], "b": {"c": 1}})),
         );
-        check(
-            o(),
-            json!([{"op": "remove", "path": "/a/-1"}]),
-            Ok(json!({"a": [1], "b": {"c": 1}})),
-        );
-        check(
-            o(),
-            json!([{"op": "replace", "path": "/x", "value": 3}]),
-            Err(422),
-        );
+        check(o(), json!([{"op": "remove", "path": "/a/-1"}]), Ok(json!({"a": [1], "b": {"c": 1}})));
+        check(o(), json!([{"op": "replace", "path": "/x", "value": 3}]), Err(422));
         check(o(), json!([{"op": "remove", "path": "/x"}]), Err(422));
-        check(
-            o(),
-            json!([{"op": "add", "path": "/x/y", "value": 3}]),
-            Err(422),
-        );
+        check(o(), json!([{"op": "add", "path": "/x/y", "value": 3}]), Err(422));
         check(
             o(),
             json!([{"op": "copy", "from": "/a", "path": "/d"}]),
@@ -172,47 +151,23 @@ mod tests {
         );
         check(o(), json!([{"op": "frob", "path": "/x"}]), Err(400));
         check(o(), json!({"op": "remove"}), Err(400));
-        check(
-            o(),
-            json!(vec![
-                json!({"op": "test", "path": "/b/c", "value": 1});
-                10_001
-            ]),
-            Err(413),
-        );
+        check(o(), json!(vec![json!({"op": "test", "path": "/b/c", "value": 1}); 10_001]), Err(413));
     }
 
     #[test]
     fn what_is_absent_equals_null() {
-        check(
-            json!({}),
-            json!([{"op": "test", "path": "/a/b", "value": null}]),
-            Ok(json!({})),
-        );
-        check(
-            json!({"a": 1}),
-            json!([{"op": "test", "path": "/a", "value": null}]),
-            Err(422),
-        );
-        check(
-            json!({"a": 1}),
-            json!([{"op": "test", "path": "/a", "value": 1}]),
-            Ok(json!({"a": 1})),
-        );
+        check(json!({}), json!([{"op": "test", "path": "/a/b", "value": null}]), Ok(json!({})));
+        check(json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": null}]), Err(422));
+        check(json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1}]), Ok(json!({"a": 1})));
     }
 
     #[test]
     fn copies_are_bounded() {
-        let doubling: Vec<Value> = (0..30)
-            .map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"}))
-            .collect();
+        let doubling: Vec<Value> =
+            (0..30).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
         check(json!({"a": ["x".repeat(1000)]}), json!(doubling), Err(422));
         let nesting = json!({"op": "copy", "from": "/a", "path": "/a/b"});
-        check(
-            json!({"a": {}}),
-            json!(vec![nesting.clone(); 2]),
-            Ok(json!({"a": {"b": {"b": {}}}})),
-        );
+        check(json!({"a": {}}), json!(vec![nesting.clone(); 2]), Ok(json!({"a": {"b": {"b": {}}}})));
         check(json!({"a": {}}), json!(vec![nesting; 200]), Err(422));
     }
 }

@@ -42,25 +42,16 @@ mod tests {
         let original = json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "s": "x"});
         for (patch, expect) in [
             (json!({}), original.clone()),
-            (
-                json!({"a": {"b": null}}),
-                json!({"a": {"c": 2}, "l": [1, 2], "s": "x"}),
-            ),
+            (json!({"a": {"b": null}}), json!({"a": {"c": 2}, "l": [1, 2], "s": "x"})),
             (
                 json!({"l": [3], "s": {"t": null, "u": 1}}),
                 json!({"a": {"b": 1, "c": 2}, "l": [3], "s": {"u": 1}}),
             ),
-            (
-                json!({"a": null, "n": {"m": {"k": null}}}),
-                json!({"l": [1, 2], "s": "x", "n": {"m": {}}}),
-            ),
+            (json!({"a": null, "n": {"m": {"k": null}}}), json!({"l": [1, 2], "s": "x", "n": {"m": {}}})),
         ] {
             let got = merge_patch(&original, patch.to_string().as_bytes());
             assert_eq!(got.map_err(|e| e.code()), Ok(expect), "{patch}");
         }
-        assert_eq!(
-            merge_patch(&original, b"[]").map_err(|e| e.code()),
-            Err(400)
-        );
+        assert_eq!(merge_patch(&original, b"[]").map_err(|e| e.code()), Err(400));
     }
 }

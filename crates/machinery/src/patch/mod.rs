@@ -12,11 +12,8 @@ use crate::StatusError;
 
 /// 422 without a word of why, as upstream answers where a patch does not fit the object.
 fn does_not_apply() -> StatusError {
-    let mut e = StatusError::new(
-        422,
-        "Invalid",
-        "the server rejected our request due to an error in our request",
-    );
+    let mut e =
+        StatusError::new(422, "Invalid", "the server rejected our request due to an error in our request");
     e.details_mut();
     e
 }

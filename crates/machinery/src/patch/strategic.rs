@@ -82,16 +82,11 @@ fn plain(message: String) -> StatusError {
 
 fn no_merge_key(item: &Map<String, Value>, key: &str) -> StatusError {
     let item = Value::Object(item.clone());
-    plain(format!(
-        "map: {item} does not contain declared merge key: {key}"
-    ))
+    plain(format!("map: {item} does not contain declared merge key: {key}"))
 }
 
 fn unknown_directive(directive: &Value, map: Map<String, Value>) -> StatusError {
-    plain(format!(
-        "unknown patch type: {directive} in map: {}",
-        Value::Object(map)
-    ))
+    plain(format!("unknown patch type: {directive} in map: {}", Value::Object(map)))
 }
 
 fn merge_map(
@@ -129,11 +124,7 @@ fn merge_map(
                     Value::Object(change)
                 } else {
                     let inner = field.and_then(|f| f.schema);
-                    Value::Object(merge_map(
-                        old,
-                        change,
-                        inner.as_deref().unwrap_or(&Unknown),
-                    )?)
+                    Value::Object(merge_map(old, change, inner.as_deref().unwrap_or(&Unknown))?)
                 }
             }
             (Value::Array(old), Value::Array(change)) => {
@@ -148,10 +139,7 @@ fn merge_map(
 }
 
 /// Drops from the original what `$retainKeys` does not name.
-fn retain_keys(
-    original: &mut Map<String, Value>,
-    patch: &mut Map<String, Value>,
-) -> StatusResult<()> {
+fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> StatusResult<()> {
     let Some(keys) = patch.remove(RETAIN_KEYS) else {
         return Ok(());
     };
@@ -178,11 +166,7 @@ fn merge_ordered_lists(
     patch: &mut Map<String, Value>,
     schema: &dyn MergeSchema,
 ) -> StatusResult<()> {
-    let directives: Vec<String> = patch
-        .keys()
-        .filter(|k| k.starts_with(SET_ORDER))
-        .cloned()
-        .collect();
+    let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
         let Some(order) = patch.remove(&directive) else {
             continue;
@@ -216,10 +200,7 @@ fn merge_ordered_lists(
             (Some(old), Some(change)) => merge_field_list(old.clone(), change, field, false)?,
         };
         let old = old.unwrap_or_default();
-        original.insert(
-            key.to_owned(),
-            Value::Array(in_order(merged, &order, &old, &merge_key)),
-        );
+        original.insert(key.to_owned(), Value::Array(in_order(merged, &order, &old, &merge_key)));
         patch.remove(key);
     }
     Ok(())
@@ -252,10 +233,7 @@ fn merge_field_list(
 ) -> StatusResult<Vec<Value>> {
     match field {
         Some(field) if field.merge => merge_list(original, patch, &field, deletes),
-        _ if deletes => Ok(original
-            .into_iter()
-            .filter(|v| !patch.contains(v))
-            .collect()),
+        _ if deletes => Ok(original.into_iter().filter(|v| !patch.contains(v)).collect()),
         _ => Ok(patch),
     }
 }
@@ -289,10 +267,7 @@ fn merge_list(
     }
     let schema = field.schema.as_deref().unwrap_or(&Unknown);
     if field.merge_key.is_empty() {
-        return Err(plain(format!(
-            "cannot merge lists without merge key for {}",
-            schema.name()
-        )));
+        return Err(plain(format!("cannot merge lists without merge key for {}", schema.name())));
     }
     apply_item_directives(&mut original, &mut patch, field.merge_key)?;
     let (order, server_order) = (patch.clone(), original.clone());
@@ -302,10 +277,7 @@ fn merge_list(
         let Some(id) = item.get(field.merge_key) else {
             return Err(no_merge_key(&item, field.merge_key));
         };
-        match merged
-            .iter_mut()
-            .find(|v| v.get(field.merge_key) == Some(id))
-        {
+        match merged.iter_mut().find(|v| v.get(field.merge_key) == Some(id)) {
             Some(old) => {
                 let map = match old.take() {
                     Value::Object(map) => map,
@@ -339,9 +311,7 @@ fn apply_item_directives(
             }
             Some(Value::String(s)) if s == "replace" => replace = true,
             Some(Value::String(s)) if s == "merge" => {
-                return Err(plain(
-                    "merging lists cannot yet be specified in the patch".to_owned(),
-                ));
+                return Err(plain("merging lists cannot yet be specified in the patch".to_owned()));
             }
             Some(other) => return Err(unknown_directive(other, map.clone())),
         }
@@ -364,12 +334,7 @@ fn same(a: &Value, b: &Value, merge_key: &str) -> bool {
 
 /// Orders a merged list: items the patch names in the patch's order, others in the server's, and between the
 /// two kinds the server's order where it knows both, else the patch's items first.
-fn in_order(
-    merged: Vec<Value>,
-    order: &[Value],
-    server_order: &[Value],
-    merge_key: &str,
-) -> Vec<Value> {
+fn in_order(merged: Vec<Value>, order: &[Value], server_order: &[Value], merge_key: &str) -> Vec<Value> {
     let find = |list: &[Value], item: &Value| list.iter().position(|o| same(o, item, merge_key));
     let (mut named, mut others) = (Vec::new(), Vec::new());
     for item in merged {
@@ -381,10 +346,7 @@ fn in_order(
     named.sort_by_key(|(i, _)| *i);
     others.sort_by_key(|(i, _)| *i);
     let mut out = Vec::with_capacity(named.len() + others.len());
-    let mut named = named
-        .into_iter()
-        .map(|(_, item)| (find(server_order, &item), item))
-        .peekable();
+    let mut named = named.into_iter().map(|(_, item)| (find(server_order, &item), item)).peekable();
     let mut others = others.into_iter().peekable();
     loop {
         let take_other = match (others.peek(), named.peek()) {
@@ -395,11 +357,7 @@ fn in_order(
                 matches!((other, name), (Some(other), Some(name)) if other < name)
             }
         };
-        let next = if take_other {
-            others.next()
-        } else {
-            named.next()
-        };
+        let next = if take_other { others.next() } else { named.next() };
         out.extend(next.map(|(_, item)| item));
     }
 }
@@ -415,10 +373,7 @@ fn clean(value: Value) -> Option<Value> {
             let fields = map
                 .into_iter()
                 .filter(|(k, _)| {
-                    k != PATCH
-                        && k != RETAIN_KEYS
-                        && !k.starts_with(SET_ORDER)
-                        && !k.starts_with(DELETE_FROM)
+                    k != PATCH && k != RETAIN_KEYS && !k.starts_with(SET_ORDER) && !k.starts_with(DELETE_FROM)
                 })
                 .filter_map(|(k, v)| Some((k, clean(v)?)));
             Some(Value::Object(fields.collect()))
@@ -444,12 +399,7 @@ mod tests {
 
         fn field(&self, name: &str) -> Option<MergeField<'_>> {
             let inner = || Some(Box::new(Type) as Box<dyn MergeSchema>);
-            let field = |schema, merge, merge_key| MergeField {
-                schema,
-                merge,
-                replace: false,
-                merge_key,
-            };
+            let field = |schema, merge, merge_key| MergeField { schema, merge, replace: false, merge_key };
             match name {
                 "items" => Some(field(inner(), true, "name")),
                 "names" => Some(field(None, true, "")),
@@ -482,11 +432,7 @@ mod tests {
                 json!({"items": [{"name": "c"}, {"name": "a", "v": 1}, {"name": "b", "v": 2, "items": [{"name": "x"}]}]}),
             ),
         );
-        check(
-            json!({"items": [{"name": "a"}]}),
-            json!({"items": [{"v": 1}]}),
-            Err(500),
-        );
+        check(json!({"items": [{"name": "a"}]}), json!({"items": [{"v": 1}]}), Err(500));
     }
 
     #[test]
@@ -502,11 +448,7 @@ mod tests {
             json!({"items": [{"$patch": "replace"}, {"name": "z"}]}),
             Ok(json!({"items": [{"name": "z"}]})),
         );
-        check(
-            o(),
-            json!({"items": [{"name": "a", "$patch": "frob"}]}),
-            Err(500),
-        );
+        check(o(), json!({"items": [{"name": "a", "$patch": "frob"}]}), Err(500));
         check(
             o(),
             json!({"items": [{"name": "n", "$retainKeys": ["name"], "inner": {"$patch": "delete"}}]}),
@@ -517,27 +459,15 @@ mod tests {
     #[test]
     fn obeys_directives_in_maps() {
         let o = || json!({"inner": {"x": 1, "y": 2}});
-        check(
-            o(),
-            json!({"inner": {"$patch": "replace", "z": 1}}),
-            Ok(json!({"inner": {"z": 1}})),
-        );
-        check(
-            o(),
-            json!({"inner": {"$patch": "delete"}}),
-            Ok(json!({"inner": {}})),
-        );
+        check(o(), json!({"inner": {"$patch": "replace", "z": 1}}), Ok(json!({"inner": {"z": 1}})));
+        check(o(), json!({"inner": {"$patch": "delete"}}), Ok(json!({"inner": {}})));
         check(o(), json!({"inner": {"$patch": "frob"}}), Err(500));
         check(
             o(),
             json!({"inner": {"$retainKeys": ["y", "z"], "z": 1}}),
             Ok(json!({"inner": {"y": 2, "z": 1}})),
         );
-        check(
-            o(),
-            json!({"inner": {"$retainKeys": ["y"], "z": 1}}),
-            Err(400),
-        );
+        check(o(), json!({"inner": {"$retainKeys": ["y"], "z": 1}}), Err(400));
         check(o(), json!({"inner": {"$retainKeys": "y"}}), Err(400));
     }
 
@@ -552,46 +482,24 @@ mod tests {
         check(
             o(),
             json!({"$setElementOrder/items": [{"name": "b"}, {"name": "c"}, {"name": "a"}], "items": [{"name": "c", "v": 1}]}),
-            Ok(
-                json!({"items": [{"name": "s"}, {"name": "b"}, {"name": "c", "v": 1}, {"name": "a"}]}),
-            ),
+            Ok(json!({"items": [{"name": "s"}, {"name": "b"}, {"name": "c", "v": 1}, {"name": "a"}]})),
         );
-        check(
-            o(),
-            json!({"$setElementOrder/items": [{"name": "a"}], "items": [{"name": "c"}]}),
-            Err(500),
-        );
+        check(o(), json!({"$setElementOrder/items": [{"name": "a"}], "items": [{"name": "c"}]}), Err(500));
         check(o(), json!({"$setElementOrder/items": 1}), Err(400));
-        check(
-            json!({}),
-            json!({"$setElementOrder/items": [{"name": "a"}]}),
-            Ok(json!({})),
-        );
+        check(json!({}), json!({"$setElementOrder/items": [{"name": "a"}]}), Ok(json!({})));
     }
 
     #[test]
     fn merges_and_deletes_scalars() {
         let o = || json!({"names": ["a", "b", "c"]});
-        check(
-            o(),
-            json!({"names": ["d", "a"]}),
-            Ok(json!({"names": ["d", "a", "b", "c"]})),
-        );
-        check(
-            o(),
-            json!({"$deleteFromPrimitiveList/names": ["b", "x"]}),
-            Ok(json!({"names": ["a", "c"]})),
-        );
+        check(o(), json!({"names": ["d", "a"]}), Ok(json!({"names": ["d", "a", "b", "c"]})));
+        check(o(), json!({"$deleteFromPrimitiveList/names": ["b", "x"]}), Ok(json!({"names": ["a", "c"]})));
         check(
             o(),
             json!({"$deleteFromPrimitiveList/names": ["b"], "$setElementOrder/names": ["d", "a"], "names": ["d"]}),
             Ok(json!({"names": ["d", "a", "c"]})),
         );
-        check(
-            json!({}),
-            json!({"$deleteFromPrimitiveList/names": ["b"]}),
-            Ok(json!({})),
-        );
+        check(json!({}), json!({"$deleteFromPrimitiveList/names": ["b"]}), Ok(json!({})));
     }
 
     #[test]

@@ -9,3 +9,6 @@ pub(crate) mod validation;
 mod volume;
 
 pub(crate) use container::validate_port_or_name;
+
+#[cfg(test)]
+mod tests;
