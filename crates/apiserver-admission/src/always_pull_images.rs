@@ -43,7 +43,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_container_pulls() {
-        let ask = Ask::create_pod(json!({"spec": {"containers": [{"imagePullPolicy": "Never"}], "initContainers": [{}]}}));
+        let ask = Ask::create_pod(
+            json!({"spec": {"containers": [{"imagePullPolicy": "Never"}], "initContainers": [{}]}}),
+        );
         let pod = ask.run(&AlwaysPullImages).await.unwrap();
         let want = json!({"containers": [{"imagePullPolicy": "Always"}], "initContainers": [{"imagePullPolicy": "Always"}]});
         assert_eq!(pod.at(&["spec"]), Some(&want));

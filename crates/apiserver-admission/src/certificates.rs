@@ -112,14 +112,17 @@ impl Plugin for CertificateSubjectRestriction {
         let pem = STANDARD.decode(request.str_at(&["spec", "request"])).unwrap_or_default();
         let asks = organizations(&pem).map_err(|why| a.forbidden(format!("failed to parse CSR: {why}")))?;
         if asks.iter().any(|o| o == "system:masters") {
-            return Err(a.forbidden(format!("use of {SIGNER} signer with system:masters group is not allowed")));
+            return Err(
+                a.forbidden(format!("use of {SIGNER} signer with system:masters group is not allowed"))
+            );
         }
         Ok(())
     }
 }
 
 fn organizations(pem: &[u8]) -> Result<Vec<String>, &'static str> {
-    let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| "PEM block type must be CERTIFICATE REQUEST")?;
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(pem).map_err(|_| "PEM block type must be CERTIFICATE REQUEST")?;
     let (_, request) =
         X509CertificationRequest::from_der(&block.contents).map_err(|_| "malformed certificate request")?;
     let subject = &request.certification_request_info.subject;
@@ -143,7 +146,11 @@ mod tests {
     }
 
     fn change(subresource: &'static str, status: Value) -> Ask {
-        let csr = |status: Value| object(json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/x"}, "status": status}));
+        let csr = |status: Value| {
+            object(
+                json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/x"}, "status": status}),
+            )
+        };
         Ask {
             subresource,
             old: Some(csr(json!({}))),
@@ -178,12 +185,17 @@ mod tests {
             let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
             let csr = json!({"metadata": {"name": "r"},
                 "spec": {"signerName": "kubernetes.io/kube-apiserver-client", "request": STANDARD.encode(pem)}});
-            Ask { object: Some(object(csr)), ..Ask::new(Operation::Create, (GROUP, REQUESTS), "CertificateSigningRequest") }
+            Ask {
+                object: Some(object(csr)),
+                ..Ask::new(Operation::Create, (GROUP, REQUESTS), "CertificateSigningRequest")
+            }
         };
         assert!(request("devs").run(&CertificateSubjectRestriction).await.is_ok());
         let refused = request("system:masters").run(&CertificateSubjectRestriction).await.unwrap_err();
         assert!(
-            refused.ends_with("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"),
+            refused.ends_with(
+                "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"
+            ),
             "{refused}"
         );
     }

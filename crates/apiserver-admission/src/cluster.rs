@@ -50,5 +50,10 @@ pub trait ClusterView: Send + Sync {
     fn list(&self, resource: Resource, namespace: &str) -> Vec<Arc<Object>>;
 
     /// From the store itself: for what the cache may not have heard of yet.
-    async fn get_live(&self, resource: Resource, namespace: &str, name: &str) -> StatusResult<Option<Arc<Object>>>;
+    async fn get_live(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+    ) -> StatusResult<Option<Arc<Object>>>;
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use crate::{
     Authorize, CertificateApproval, CertificateSigning, CertificateSubjectRestriction, Chain, ClusterView,
     DefaultIngressClass, DefaultStorageClass, DefaultTolerationSeconds, LimitRanger, NamespaceLifecycle,
-    NodeRestriction, PersistentVolumeClaimResize, PodSecurity, Priority, QuotaWriter, ResourceQuota, RuntimeClass,
-    ServiceAccount, StorageObjectInUseProtection, TaintNodesByCondition,
+    NodeRestriction, PersistentVolumeClaimResize, PodSecurity, Priority, QuotaWriter, ResourceQuota,
+    RuntimeClass, ServiceAccount, StorageObjectInUseProtection, TaintNodesByCondition,
 };
 
 /// Upstream's default plugins (kubeapiserver/options/plugins.go), and `NodeRestriction` as kubeadm turns it on.
@@ -31,7 +31,11 @@ pub fn default_chain(cluster: Arc<dyn ClusterView>) -> Chain {
 }
 
 /// [`default_chain`] with the certificate plugins, and `ResourceQuota` last.
-pub fn full_chain(cluster: Arc<dyn ClusterView>, authorize: Arc<dyn Authorize>, quota: Arc<dyn QuotaWriter>) -> Chain {
+pub fn full_chain(
+    cluster: Arc<dyn ClusterView>,
+    authorize: Arc<dyn Authorize>,
+    quota: Arc<dyn QuotaWriter>,
+) -> Chain {
     let mut chain = default_chain(cluster.clone());
     chain.0.push(Box::new(CertificateApproval(authorize.clone())));
     chain.0.push(Box::new(CertificateSigning(authorize)));

@@ -43,8 +43,10 @@ impl Plugin for DefaultStorageClass {
         {
             return Ok(());
         }
-        let annotations =
-            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        let annotations = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ];
         if let Some(class) = default_class(&*self.0, Resource::STORAGE_CLASSES, &annotations) {
             claim.set(&["spec", "storageClassName"], class.name());
         }
@@ -117,7 +119,8 @@ mod tests {
     #[tokio::test]
     async fn an_ingress_gets_the_default_class() {
         let class = json!({"metadata": {"name": "nginx", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}});
-        let plugin = DefaultIngressClass(Arc::new(FakeCluster::default().with(Resource::INGRESS_CLASSES, class)));
+        let plugin =
+            DefaultIngressClass(Arc::new(FakeCluster::default().with(Resource::INGRESS_CLASSES, class)));
         for (ingress, want) in [
             (json!({"metadata": {"name": "i"}}), Some("nginx")),
             (json!({"metadata": {"name": "i", "annotations": {"kubernetes.io/ingress.class": "x"}}}), None),

@@ -63,7 +63,8 @@ mod tests {
             let ask = Ask::create_pod(json!({"spec": {"tolerations": given.clone()}}));
             let pod = ask.run(&DefaultTolerationSeconds).await.unwrap();
             let after = pod.list_at(&["spec", "tolerations"]);
-            let keys: Vec<_> = after[given.as_array().unwrap().len()..].iter().map(|t| t["key"].as_str().unwrap()).collect();
+            let keys: Vec<_> =
+                after[given.as_array().unwrap().len()..].iter().map(|t| t["key"].as_str().unwrap()).collect();
             assert_eq!(keys, added, "{given}");
         };
         check(json!([]), &["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]).await;

@@ -25,7 +25,10 @@ impl LimitRanger {
 
 /// Items of one type.
 fn items<'a>(range: &'a Object, ty: &'a str) -> impl Iterator<Item = &'a Value> {
-    range.list_at(&["spec", "limits"]).iter().filter(move |i| i.get("type").and_then(Value::as_str) == Some(ty))
+    range
+        .list_at(&["spec", "limits"])
+        .iter()
+        .filter(move |i| i.get("type").and_then(Value::as_str) == Some(ty))
 }
 
 /// Fills what containers leave out; gives a sentence for each list that was filled.
@@ -46,10 +49,14 @@ fn fill(pod: &mut Object, range: &Object) -> Vec<String> {
     }
     let mut sentences = Vec::new();
     for (list, shown) in [("containers", "container"), ("initContainers", "init container")] {
-        let Some(Value::Array(containers)) = pod.0.get_mut("spec").and_then(|s| s.get_mut(list)) else { continue };
+        let Some(Value::Array(containers)) = pod.0.get_mut("spec").and_then(|s| s.get_mut(list)) else {
+            continue;
+        };
         for container in containers.iter_mut().filter_map(Value::as_object_mut) {
             let name = container.get("name").and_then(Value::as_str).unwrap_or("").to_owned();
-            for (which, singular, defaults) in [("requests", "request", &requests), ("limits", "limit", &limits)] {
+            for (which, singular, defaults) in
+                [("requests", "request", &requests), ("limits", "limit", &limits)]
+            {
                 let resources = container.entry("resources").or_insert_with(|| Value::Object(Map::new()));
                 let Some(resources) = resources.as_object_mut() else { continue };
                 let have = resources.get(which).and_then(Value::as_object);
@@ -80,7 +87,9 @@ struct Bounds<'a> {
 impl Bounds<'_> {
     fn minimum(&self, name: &str, min: &Quantity) -> Option<String> {
         let head = format!("minimum {name} usage per {} is {min}", self.ty);
-        let Some(request) = self.requests.get(name) else { return Some(format!("{head}.  No request is specified")) };
+        let Some(request) = self.requests.get(name) else {
+            return Some(format!("{head}.  No request is specified"));
+        };
         if request < min {
             return Some(format!("{head}, but request is {request}"));
         }
@@ -90,7 +99,9 @@ impl Bounds<'_> {
 
     fn maximum(&self, name: &str, max: &Quantity) -> Option<String> {
         let head = format!("maximum {name} usage per {} is {max}", self.ty);
-        let Some(limit) = self.limits.get(name) else { return Some(format!("{head}.  No limit is specified")) };
+        let Some(limit) = self.limits.get(name) else {
+            return Some(format!("{head}.  No limit is specified"));
+        };
         if limit > max {
             return Some(format!("{head}, but limit is {limit}"));
         }
@@ -100,7 +111,9 @@ impl Bounds<'_> {
 
     fn maximum_request(&self, name: &str, max: &Quantity) -> Option<String> {
         let head = format!("maximum {name} usage per {} is {max}", self.ty);
-        let Some(request) = self.requests.get(name) else { return Some(format!("{head}.  No request is specified")) };
+        let Some(request) = self.requests.get(name) else {
+            return Some(format!("{head}.  No request is specified"));
+        };
         (request > max).then(|| format!("{head}, but request is {request}"))
     }
 
@@ -121,7 +134,8 @@ impl Bounds<'_> {
         let of_claim = self.ty == "PersistentVolumeClaim";
         let bounds = |key: &str| amounts(item.get(key));
         let mut out: Vec<String> = bounds("min").iter().filter_map(|(n, q)| self.minimum(n, q)).collect();
-        let maximum = |n: &str, q: &Quantity| if of_claim { self.maximum_request(n, q) } else { self.maximum(n, q) };
+        let maximum =
+            |n: &str, q: &Quantity| if of_claim { self.maximum_request(n, q) } else { self.maximum(n, q) };
         out.extend(bounds("max").iter().filter_map(|(n, q)| maximum(n, q)));
         if !of_claim {
             out.extend(bounds("maxLimitRequestRatio").iter().filter_map(|(n, q)| self.ratio(n, q)));
@@ -223,16 +237,22 @@ mod tests {
 
     #[tokio::test]
     async fn fills_what_is_left_out() {
-        let plugin = plugin(json!([{"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"},
-            "max": {"memory": "1Gi"}}]));
+        let plugin = plugin(
+            json!([{"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"},
+            "max": {"memory": "1Gi"}}]),
+        );
         let filled = pod(json!({})).run(&plugin).await.unwrap();
-        let want = json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "500m", "memory": "1Gi"}});
+        let want =
+            json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "500m", "memory": "1Gi"}});
         assert_eq!(filled.list_at(&["spec", "containers"])[0]["resources"], want);
         assert_eq!(
             filled.annotation("kubernetes.io/limit-ranger"),
-            Some("LimitRanger plugin set: cpu, memory request for container c; cpu, memory limit for container c")
+            Some(
+                "LimitRanger plugin set: cpu, memory request for container c; cpu, memory limit for container c"
+            )
         );
-        let full = json!({"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "1", "memory": "1Mi"}});
+        let full =
+            json!({"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "1", "memory": "1Mi"}});
         let kept = pod(full.clone()).run(&plugin).await.unwrap();
         assert_eq!(kept.list_at(&["spec", "containers"])[0]["resources"], full);
         assert_eq!(kept.annotation("kubernetes.io/limit-ranger"), None);
@@ -242,11 +262,19 @@ mod tests {
     async fn breaches_read_as_upstream() {
         let check = async |limits: Value, resources: Value, want: &str| {
             let got = pod(resources).run(&plugin(limits)).await.err().unwrap_or_default();
-            assert_eq!(got, if want.is_empty() { String::new() } else { format!("pods \"p\" is forbidden: {want}") });
+            assert_eq!(
+                got,
+                if want.is_empty() { String::new() } else { format!("pods \"p\" is forbidden: {want}") }
+            );
         };
         let max = json!([{"type": "Container", "max": {"cpu": "1"}, "default": {"cpu": "1"}, "defaultRequest": {"cpu": "1"}}]);
         check(max.clone(), json!({}), "").await;
-        check(max.clone(), json!({"limits": {"cpu": "2"}}), "maximum cpu usage per Container is 1, but limit is 2").await;
+        check(
+            max.clone(),
+            json!({"limits": {"cpu": "2"}}),
+            "maximum cpu usage per Container is 1, but limit is 2",
+        )
+        .await;
         check(
             max,
             json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1500m"}}),
@@ -271,7 +299,9 @@ mod tests {
 
     #[tokio::test]
     async fn claims_are_bounded_too() {
-        let plugin = plugin(json!([{"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}]));
+        let plugin = plugin(
+            json!([{"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}]),
+        );
         for (storage, want) in [
             ("1Gi", ""),
             ("512Mi", "minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 512Mi"),

@@ -30,7 +30,8 @@ impl Plugin for NamespaceLifecycle {
             }
             return Ok(());
         }
-        let is_access_review = a.gvr.group == "authorization.k8s.io" && a.gvr.resource == "localsubjectaccessreviews";
+        let is_access_review =
+            a.gvr.group == "authorization.k8s.io" && a.gvr.resource == "localsubjectaccessreviews";
         if a.namespace.is_empty() || a.operation == Operation::Delete || is_access_review {
             return Ok(());
         }
@@ -43,7 +44,10 @@ impl Plugin for NamespaceLifecycle {
             return Err(StatusError::not_found(&GroupResource::new("", "namespaces"), a.namespace));
         };
         if a.operation == Operation::Create && namespace.str_at(&["status", "phase"]) == "Terminating" {
-            let why = format!("unable to create new content in namespace {} because it is being terminated", a.namespace);
+            let why = format!(
+                "unable to create new content in namespace {} because it is being terminated",
+                a.namespace
+            );
             return Err(a.forbidden(why).with_cause(
                 "NamespaceTerminating",
                 "metadata.namespace",
@@ -62,7 +66,8 @@ mod tests {
     use crate::testing::{Ask, FakeCluster, object};
 
     fn plugin() -> NamespaceLifecycle {
-        let namespace = |name: &str, phase: &str| json!({"metadata": {"name": name}, "status": {"phase": phase}});
+        let namespace =
+            |name: &str, phase: &str| json!({"metadata": {"name": name}, "status": {"phase": phase}});
         NamespaceLifecycle(Arc::new(
             FakeCluster::default()
                 .with(Resource::NAMESPACES, namespace("a", "Active"))
@@ -92,7 +97,10 @@ mod tests {
     #[tokio::test]
     async fn some_namespaces_stay() {
         for (name, want) in [
-            ("kube-system", Err(r#"namespaces "kube-system" is forbidden: this namespace may not be deleted"#.to_owned())),
+            (
+                "kube-system",
+                Err(r#"namespaces "kube-system" is forbidden: this namespace may not be deleted"#.to_owned()),
+            ),
             ("a", Ok(())),
         ] {
             let old = object(json!({"metadata": {"name": name}}));

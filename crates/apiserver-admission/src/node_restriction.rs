@@ -26,7 +26,8 @@ impl NodeRestriction {
             Some(object) => Some(object),
             None => self.0.get_live(resource, namespace, name).await?,
         };
-        found.ok_or_else(|| StatusError::not_found(&GroupResource::new(resource.group, resource.plural), name))
+        found
+            .ok_or_else(|| StatusError::not_found(&GroupResource::new(resource.group, resource.plural), name))
     }
 
     async fn pod(&self, node: &str, a: &Attributes<'_>) -> StatusResult<()> {
@@ -64,7 +65,9 @@ impl NodeRestriction {
         }
         let pod = self.find(Resource::PODS, a.namespace, name).await?;
         if pod.str_at(&["spec", "nodeName"]) != node {
-            return Err(a.forbidden(format!("node {node} can only evict pods with spec.nodeName set to itself")));
+            return Err(
+                a.forbidden(format!("node {node} can only evict pods with spec.nodeName set to itself"))
+            );
         }
         Ok(())
     }
@@ -106,8 +109,14 @@ fn may_create_pod<'a>(node: &str, pod: &'a Object) -> Result<&'a str, String> {
     }
     let owner = match pod.list_at(&["metadata", "ownerReferences"]) {
         [one] => one,
-        [] => return Err(format!("node {node:?} can only create pods with an owner reference set to itself")),
-        _ => return Err(format!("node {node:?} can only create pods with a single owner reference set to itself")),
+        [] => {
+            return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
+        }
+        _ => {
+            return Err(format!(
+                "node {node:?} can only create pods with a single owner reference set to itself"
+            ));
+        }
     };
     let text = |field: &str| owner.get(field).and_then(Value::as_str).unwrap_or("");
     let flag = |field: &str| owner.get(field).and_then(Value::as_bool).unwrap_or(false);
@@ -115,7 +124,9 @@ fn may_create_pod<'a>(node: &str, pod: &'a Object) -> Result<&'a str, String> {
         return Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
     }
     if !flag("controller") {
-        return Err(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
+        return Err(format!(
+            "node {node:?} can only create pods with a controller owner reference set to itself"
+        ));
     }
     if flag("blockOwnerDeletion") {
         return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
@@ -131,10 +142,9 @@ fn may_create_pod<'a>(node: &str, pod: &'a Object) -> Result<&'a str, String> {
         return refuse("configmaps");
     }
     let volumes = pod.list_at(&["spec", "volumes"]);
-    for (source, what) in [
-        ("clusterTrustBundle", "clustertrustbundles"),
-        ("podCertificate", "podcertificates"),
-    ] {
+    for (source, what) in
+        [("clusterTrustBundle", "clustertrustbundles"), ("podCertificate", "podcertificates")]
+    {
         if volumes.iter().flat_map(pod_refs::projections).any(|s| s.get(source).is_some()) {
             return refuse(what);
         }
@@ -156,7 +166,9 @@ fn pod_status(node: &str, a: &Attributes<'_>) -> StatusResult<()> {
         "can only update pod status for pods with spec.nodeName set to itself"
     } else if !old.labels().eq(new.labels()) {
         "cannot update labels through pod status"
-    } else if old.list_at(&["status", "resourceClaimStatuses"]) != new.list_at(&["status", "resourceClaimStatuses"]) {
+    } else if old.list_at(&["status", "resourceClaimStatuses"])
+        != new.list_at(&["status", "resourceClaimStatuses"])
+    {
         "cannot update resource claim statues"
     } else {
         return Ok(());
@@ -201,11 +213,15 @@ fn node_object(node: &str, a: &Attributes<'_>) -> StatusResult<()> {
     match (a.operation, a.old) {
         (Operation::Create, _) => {
             if source(new).is_some() {
-                return Err(a.forbidden(format!("node {node:?} is not allowed to create pods with a non-nil configSource")));
+                return Err(a.forbidden(format!(
+                    "node {node:?} is not allowed to create pods with a non-nil configSource"
+                )));
             }
             let labels = forbidden_labels(new, &Object::default());
             if !labels.is_empty() {
-                return Err(a.forbidden(format!("node {node:?} is not allowed to set the following labels: {labels}")));
+                return Err(a.forbidden(format!(
+                    "node {node:?} is not allowed to set the following labels: {labels}"
+                )));
             }
         }
         (Operation::Update, Some(old)) => {
@@ -217,7 +233,8 @@ fn node_object(node: &str, a: &Attributes<'_>) -> StatusResult<()> {
             if new.list_at(&["spec", "taints"]) != old.list_at(&["spec", "taints"]) {
                 return Err(a.forbidden(format!("node {node:?} is not allowed to modify taints")));
             }
-            if new.list_at(&["metadata", "ownerReferences"]) != old.list_at(&["metadata", "ownerReferences"]) {
+            if new.list_at(&["metadata", "ownerReferences"]) != old.list_at(&["metadata", "ownerReferences"])
+            {
                 return Err(a.forbidden(format!("node {node:?} is not allowed to modify ownerReferences")));
             }
             let labels = forbidden_labels(new, old);
@@ -255,11 +272,13 @@ fn is_forbidden(label: &str) -> bool {
         "beta.kubernetes.io/arch",
     ];
     let prefix = label.split_once('/').map_or("", |(prefix, _)| prefix);
-    let below = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
+    let below =
+        |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
     if below("node-restriction.kubernetes.io") {
         return true;
     }
-    let kubelets_own = KUBELET.contains(&label) || below("kubelet.kubernetes.io") || below("node.kubernetes.io");
+    let kubelets_own =
+        KUBELET.contains(&label) || below("kubelet.kubernetes.io") || below("node.kubernetes.io");
     (below("kubernetes.io") || below("k8s.io")) && !kubelets_own
 }
 

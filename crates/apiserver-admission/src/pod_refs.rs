@@ -27,9 +27,12 @@ fn name_at<'a>(of: &'a Value, path: &[&str]) -> Option<&'a str> {
 
 /// Names of the secrets a pod refers to.
 pub fn secrets(pod: &Object) -> Vec<&str> {
-    let mut out: Vec<&str> = pod.list_at(&["spec", "imagePullSecrets"]).iter().filter_map(|s| name_at(s, &["name"])).collect();
+    let mut out: Vec<&str> =
+        pod.list_at(&["spec", "imagePullSecrets"]).iter().filter_map(|s| name_at(s, &["name"])).collect();
     for (_, container) in containers(pod) {
-        out.extend(items(container, "env").filter_map(|e| name_at(e, &["valueFrom", "secretKeyRef", "name"])));
+        out.extend(
+            items(container, "env").filter_map(|e| name_at(e, &["valueFrom", "secretKeyRef", "name"])),
+        );
         out.extend(items(container, "envFrom").filter_map(|e| name_at(e, &["secretRef", "name"])));
     }
     for volume in pod.list_at(&["spec", "volumes"]) {
@@ -48,7 +51,9 @@ pub fn secrets(pod: &Object) -> Vec<&str> {
 pub fn config_maps(pod: &Object) -> Vec<&str> {
     let mut out = Vec::new();
     for (_, container) in containers(pod) {
-        out.extend(items(container, "env").filter_map(|e| name_at(e, &["valueFrom", "configMapKeyRef", "name"])));
+        out.extend(
+            items(container, "env").filter_map(|e| name_at(e, &["valueFrom", "configMapKeyRef", "name"])),
+        );
         out.extend(items(container, "envFrom").filter_map(|e| name_at(e, &["configMapRef", "name"])));
     }
     for volume in pod.list_at(&["spec", "volumes"]) {

@@ -76,7 +76,8 @@ mod tests {
         let needs = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
         let sidecar = |cpu: &str| json!({"restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
         let check = |init: Vec<Value>, main: Vec<Value>, want: &str| {
-            let pod = Object::from_value(json!({"spec": {"initContainers": init, "containers": main}})).unwrap();
+            let pod =
+                Object::from_value(json!({"spec": {"initContainers": init, "containers": main}})).unwrap();
             assert_eq!(pod_amounts(&pod, "requests")["cpu"].to_string(), want);
         };
         check(vec![], vec![needs("1"), needs("500m")], "1500m");

@@ -62,8 +62,11 @@ fn broken(level: Level, spec: &PodSpec<'_>) -> Option<String> {
     } else {
         checks.extend(baseline::UNLESS_RESTRICTED);
     }
-    let texts: Vec<String> =
-        checks.iter().filter_map(|check| check(spec)).map(|v| format!("{} ({})", v.reason, v.detail)).collect();
+    let texts: Vec<String> = checks
+        .iter()
+        .filter_map(|check| check(spec))
+        .map(|v| format!("{} ({})", v.reason, v.detail))
+        .collect();
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 

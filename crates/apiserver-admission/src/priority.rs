@@ -117,15 +117,18 @@ impl Plugin for Priority {
     }
 
     async fn validate(&self, a: &Attributes<'_>) -> StatusResult<()> {
-        let Some(class) = a.object().filter(|_| a.is("scheduling.k8s.io", "priorityclasses")) else { return Ok(()) };
+        let Some(class) = a.object().filter(|_| a.is("scheduling.k8s.io", "priorityclasses")) else {
+            return Ok(());
+        };
         if class.bool_at(&["globalDefault"]) != Some(true) {
             return Ok(());
         }
         match self.default_class() {
-            Some(other) if a.operation == Operation::Create || other.name() != class.name() => Err(a.forbidden(format!(
-                "PriorityClass {} is already marked as default. Only one default can exist",
-                other.name()
-            ))),
+            Some(other) if a.operation == Operation::Create || other.name() != class.name() => Err(a
+                .forbidden(format!(
+                    "PriorityClass {} is already marked as default. Only one default can exist",
+                    other.name()
+                ))),
             _ => Ok(()),
         }
     }
@@ -140,7 +143,10 @@ mod tests {
 
     fn plugin(with_default: bool) -> Priority {
         let mut cluster = FakeCluster::default()
-            .with(Resource::PRIORITY_CLASSES, json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"}))
+            .with(
+                Resource::PRIORITY_CLASSES,
+                json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"}),
+            )
             .with(Resource::PRIORITY_CLASSES, system_classes()[0].clone().into_value());
         if with_default {
             let class = json!({"metadata": {"name": "usual"}, "value": 10, "globalDefault": true});
@@ -157,12 +163,12 @@ mod tests {
             assert_eq!(got, want.map_err(|e| format!("pods \"p\" is forbidden: {e}")));
         };
         check(false, json!({}), Ok(json!({"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}))).await;
-        let usual = json!({"priority": 10, "preemptionPolicy": "PreemptLowerPriority", "priorityClassName": "usual"});
+        let usual =
+            json!({"priority": 10, "preemptionPolicy": "PreemptLowerPriority", "priorityClassName": "usual"});
         check(true, json!({}), Ok(usual)).await;
         let high = json!({"priority": 1000, "preemptionPolicy": "Never", "priorityClassName": "high"});
         check(true, json!({"priorityClassName": "high"}), Ok(high)).await;
-        let critical =
-            json!({"priority": 2_000_001_000, "preemptionPolicy": "PreemptLowerPriority", "priorityClassName": "system-node-critical"});
+        let critical = json!({"priority": 2_000_001_000, "preemptionPolicy": "PreemptLowerPriority", "priorityClassName": "system-node-critical"});
         check(true, json!({"priorityClassName": "system-node-critical"}), Ok(critical)).await;
         check(false, json!({"priorityClassName": "x"}), Err("no PriorityClass with name x was found")).await;
         check(

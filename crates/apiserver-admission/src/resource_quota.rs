@@ -73,7 +73,11 @@ fn judge(quota: &Object, is_pod: bool, object: &Object, delta: &Amounts) -> Verd
     let used = amounts(quota.at(&["status", "used"]));
     if wanted.keys().any(|name| !used.contains_key(name)) {
         let names: Vec<&str> = wanted.keys().map(String::as_str).collect();
-        return Verdict::Refuse(format!("status unknown for quota: {}, resources: {}", quota.name(), names.join(",")));
+        return Verdict::Refuse(format!(
+            "status unknown for quota: {}, resources: {}",
+            quota.name(),
+            names.join(",")
+        ));
     }
     let after: Amounts = wanted.iter().map(|(name, more)| (name.clone(), used[name].add(more))).collect();
     let over = |name: &str| !wanted[name].is_negative() && after[name] > hard[name];
@@ -151,7 +155,8 @@ impl ResourceQuota {
             return Ok(());
         }
         for _ in 0..ATTEMPTS {
-            let live = self.cluster.get_live(Resource::RESOURCE_QUOTAS, quota.namespace(), quota.name()).await?;
+            let live =
+                self.cluster.get_live(Resource::RESOURCE_QUOTAS, quota.namespace(), quota.name()).await?;
             let Some(live) = live else { return Ok(()) };
             match judge(&live, is_pod, object, delta) {
                 Verdict::Unconcerned => return Ok(()),

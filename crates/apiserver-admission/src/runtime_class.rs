@@ -70,7 +70,9 @@ impl Plugin for RuntimeClass {
         if let Some(fixed) = overhead(&class, &["overhead", "podFixed"]) {
             let own = overhead(pod, &["spec", "overhead"]);
             if own.is_some_and(|own| amounts(Some(&own)) != amounts(Some(&fixed))) {
-                return Err(a.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+                return Err(a.forbidden(
+                    "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
+                ));
             }
             if let Some(pod) = a.object_mut() {
                 pod.set(&["spec", "overhead"], fixed);
@@ -85,7 +87,9 @@ impl Plugin for RuntimeClass {
         let class = self.class(a, pod).await?;
         let fixed = class.and_then(|c| overhead(&c, &["overhead", "podFixed"]));
         if overhead(pod, &["spec", "overhead"]).is_some() && fixed.is_none() {
-            return Err(a.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
+            return Err(a.forbidden(
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            ));
         }
         Ok(())
     }

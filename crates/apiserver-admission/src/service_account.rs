@@ -103,7 +103,11 @@ impl Plugin for ServiceAccount {
             return Err(a.forbidden(why));
         }
         if name.is_empty() {
-            return Err(a.forbidden(format!("no service account specified for pod {}/{}", a.namespace, pod.name())));
+            return Err(a.forbidden(format!(
+                "no service account specified for pod {}/{}",
+                a.namespace,
+                pod.name()
+            )));
         }
         let account = self.account(a, name).await?;
         if account.annotation("kubernetes.io/enforce-mountable-secrets") == Some("true") {
@@ -125,7 +129,9 @@ fn mount_token(pod: &mut Object) {
     let mount = json!({"name": volume, "readOnly": true, "mountPath": MOUNT_PATH});
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        let Some(Value::Array(containers)) = pod.0.get_mut("spec").and_then(|s| s.get_mut(list)) else { continue };
+        let Some(Value::Array(containers)) = pod.0.get_mut("spec").and_then(|s| s.get_mut(list)) else {
+            continue;
+        };
         for container in containers.iter_mut().filter_map(Value::as_object_mut) {
             let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
             if mounts.is_null() {
@@ -146,7 +152,8 @@ fn mount_token(pod: &mut Object) {
 }
 
 fn token_volume(name: &str) -> Value {
-    let namespace = json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
+    let namespace =
+        json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
     json!({
         "name": name,
         "projected": {
@@ -268,7 +275,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_absent_account_is_refused() {
         let plugin = plugin(json!({"metadata": {}}));
-        let refused = pod(json!({"serviceAccountName": "bot", "containers": []})).run(&plugin).await.unwrap_err();
+        let refused =
+            pod(json!({"serviceAccountName": "bot", "containers": []})).run(&plugin).await.unwrap_err();
         assert_eq!(
             refused,
             r#"pods "p" is forbidden: error looking up service account a/bot: serviceaccount "bot" not found"#
@@ -298,15 +306,21 @@ mod tests {
                 "a mirror pod may not use ServiceAccountToken volume projections",
             ),
         ] {
-            assert_eq!(mirror(spec).run(&plugin).await.unwrap_err(), format!("pods \"p\" is forbidden: {want}"));
+            assert_eq!(
+                mirror(spec).run(&plugin).await.unwrap_err(),
+                format!("pods \"p\" is forbidden: {want}")
+            );
         }
     }
 
     #[tokio::test]
     async fn an_account_may_restrict_secrets() {
-        let plugin = plugin(json!({"metadata": {"annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        let plugin =
+            plugin(json!({"metadata": {"annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
             "secrets": [{"name": "ok"}]}));
-        let run = async |secret: &str| pod(json!({"volumes": [{"secret": {"secretName": secret}}]})).run(&plugin).await;
+        let run = async |secret: &str| {
+            pod(json!({"volumes": [{"secret": {"secretName": secret}}]})).run(&plugin).await
+        };
         assert!(run("ok").await.is_ok());
         assert_eq!(
             run("other").await.unwrap_err(),

@@ -47,8 +47,12 @@ mod tests {
     #[tokio::test]
     async fn taints_once() {
         let want = json!([{"key": NOT_READY, "effect": "NoSchedule"}]);
-        for node in [json!({"metadata": {"name": "n"}}), json!({"metadata": {"name": "n"}, "spec": {"taints": want.clone()}})] {
-            let ask = Ask { object: Some(object(node)), ..Ask::new(Operation::Create, ("", "nodes"), "Node") };
+        for node in [
+            json!({"metadata": {"name": "n"}}),
+            json!({"metadata": {"name": "n"}, "spec": {"taints": want.clone()}}),
+        ] {
+            let ask =
+                Ask { object: Some(object(node)), ..Ask::new(Operation::Create, ("", "nodes"), "Node") };
             let node = ask.run(&TaintNodesByCondition).await.unwrap();
             assert_eq!(node.at(&["spec", "taints"]), Some(&want));
         }

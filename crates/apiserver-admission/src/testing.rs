@@ -28,7 +28,9 @@ impl FakeCluster {
     fn find(&self, resource: Resource, namespace: &str, name: &str, cached: bool) -> Option<Arc<Object>> {
         self.0
             .iter()
-            .find(|(r, o, c)| *r == resource && o.namespace() == namespace && o.name() == name && (*c || !cached))
+            .find(|(r, o, c)| {
+                *r == resource && o.namespace() == namespace && o.name() == name && (*c || !cached)
+            })
             .map(|(_, o, _)| o.clone())
     }
 }
@@ -40,11 +42,19 @@ impl ClusterView for FakeCluster {
     }
 
     fn list(&self, resource: Resource, namespace: &str) -> Vec<Arc<Object>> {
-        let all = self.0.iter().filter(|(r, o, _)| *r == resource && (namespace.is_empty() || o.namespace() == namespace));
+        let all = self
+            .0
+            .iter()
+            .filter(|(r, o, _)| *r == resource && (namespace.is_empty() || o.namespace() == namespace));
         all.map(|(_, o, _)| o.clone()).collect()
     }
 
-    async fn get_live(&self, resource: Resource, namespace: &str, name: &str) -> StatusResult<Option<Arc<Object>>> {
+    async fn get_live(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+    ) -> StatusResult<Option<Arc<Object>>> {
         Ok(self.find(resource, namespace, name, false))
     }
 }
@@ -68,7 +78,11 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    pub(crate) fn new(operation: Operation, resource: (&'static str, &'static str), kind: &'static str) -> Self {
+    pub(crate) fn new(
+        operation: Operation,
+        resource: (&'static str, &'static str),
+        kind: &'static str,
+    ) -> Self {
         Self {
             operation,
             resource,

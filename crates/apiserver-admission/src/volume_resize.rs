@@ -56,7 +56,10 @@ mod tests {
     #[tokio::test]
     async fn only_growing_needs_leave() {
         let cluster = FakeCluster::default()
-            .with(Resource::STORAGE_CLASSES, json!({"metadata": {"name": "grows"}, "allowVolumeExpansion": true}))
+            .with(
+                Resource::STORAGE_CLASSES,
+                json!({"metadata": {"name": "grows"}, "allowVolumeExpansion": true}),
+            )
             .with(Resource::STORAGE_CLASSES, json!({"metadata": {"name": "stays"}}));
         let plugin = PersistentVolumeClaimResize(Arc::new(cluster));
         let claim = |class: &str, phase: &str, storage: &str| {

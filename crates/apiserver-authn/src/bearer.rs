@@ -31,12 +31,18 @@ fn token(headers: &http::HeaderMap) -> Result<Option<String>, AuthnError> {
     }
     let protocols = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     let mut found = None;
-    for encoded in protocols.flat_map(|v| v.split(',')).filter_map(|p| p.trim().strip_prefix(WEBSOCKET_PROTOCOL_PREFIX)) {
+    for encoded in
+        protocols.flat_map(|v| v.split(',')).filter_map(|p| p.trim().strip_prefix(WEBSOCKET_PROTOCOL_PREFIX))
+    {
         if found.is_some() {
             return Err(AuthnError("multiple base64.bearer.authorization tokens specified".into()));
         }
-        let decoded = URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok().and_then(|b| String::from_utf8(b).ok());
-        found = Some(decoded.ok_or_else(|| AuthnError("invalid base64url encoding of a bearer token".into()))?);
+        let decoded = URL_SAFE_NO_PAD
+            .decode(encoded.trim_end_matches('='))
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok());
+        found =
+            Some(decoded.ok_or_else(|| AuthnError("invalid base64url encoding of a bearer token".into()))?);
     }
     Ok(found.filter(|t| !t.is_empty()))
 }
@@ -67,7 +73,8 @@ mod tests {
         check(&[("authorization", "bearer abc def")], Some("abc"));
         check(&[("authorization", "Bearer ")], None);
         check(&[("authorization", "Basic abc")], None);
-        let protocols = ("sec-websocket-protocol", "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj");
+        let protocols =
+            ("sec-websocket-protocol", "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj");
         check(&[("upgrade", "websocket"), protocols], Some("abc"));
         check(&[protocols], None);
     }

@@ -41,7 +41,8 @@ fn user(secret: &Object, id: &str, token_secret: &str, now: i64) -> Option<UserI
     };
     let stored = data("token-secret");
     if stored.is_empty()
-        || aws_lc_rs::constant_time::verify_slices_are_equal(stored.as_bytes(), token_secret.as_bytes()).is_err()
+        || aws_lc_rs::constant_time::verify_slices_are_equal(stored.as_bytes(), token_secret.as_bytes())
+            .is_err()
         || data("token-id") != id
         || data("usage-bootstrap-authentication") != "true"
     {
@@ -72,7 +73,11 @@ fn user(secret: &Object, id: &str, token_secret: &str, now: i64) -> Option<UserI
 
 #[async_trait]
 impl TokenAuthenticator for BootstrapTokens {
-    async fn authenticate_token(&self, token: &str, _audiences: &[String]) -> Result<Option<TokenUser>, AuthnError> {
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        _audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError> {
         let Some((id, token_secret)) = split(token) else { return Ok(None) };
         let name = format!("bootstrap-token-{id}");
         let Some(secret) = self.cluster.secret("kube-system", &name).await else { return Ok(None) };

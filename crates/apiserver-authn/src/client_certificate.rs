@@ -72,8 +72,8 @@ impl ClientCertificate {
                 return Ok(Some(hit.user.clone()));
             }
         }
-        let (_, parsed) = X509Certificate::from_der(leaf)
-            .map_err(|_| AuthnError("x509: malformed certificate".into()))?;
+        let (_, parsed) =
+            X509Certificate::from_der(leaf).map_err(|_| AuthnError("x509: malformed certificate".into()))?;
         let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         self.verifier
             .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since))
@@ -95,7 +95,9 @@ impl ClientCertificate {
 /// Whom a certificate names.
 fn subject(certificate: &X509Certificate<'_>, fingerprint: &[u8; 32]) -> UserInfo {
     let subject = certificate.subject();
-    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().unwrap_or("").to_owned();
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+        attribute.as_str().unwrap_or("").to_owned()
+    };
     let mut user = UserInfo::default();
     // As Go reads a name, the last common name counts.
     if let Some(name) = subject.iter_common_name().last() {
@@ -121,7 +123,9 @@ fn refusal(certificate: &X509Certificate<'_>, error: &rustls::Error, now: System
     let now = time(crate::unix_seconds(now));
     let validity = certificate.validity();
     let why = match error {
-        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => format!(
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => format!(
             "x509: certificate has expired or is not yet valid: current time {now} is after {}",
             time(validity.not_after.timestamp())
         ),
@@ -131,9 +135,9 @@ fn refusal(certificate: &X509Certificate<'_>, error: &rustls::Error, now: System
             "x509: certificate has expired or is not yet valid: current time {now} is before {}",
             time(validity.not_before.timestamp())
         ),
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "x509: certificate signed by unknown authority".to_owned()
-        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "x509: certificate signed by unknown authority".to_owned(),
         rustls::Error::InvalidCertificate(
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
         ) => "x509: certificate specifies an incompatible key usage".to_owned(),
@@ -153,7 +157,9 @@ impl Authenticator for ClientCertificate {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
 
     use super::*;
 
@@ -200,7 +206,11 @@ mod tests {
         let error = method.user(&chain).unwrap_err().to_string();
         assert!(error.contains("is after 2025-01-11T00:00:00Z"), "{error}");
         seconds.store(T2025 - DAY, Ordering::Relaxed);
-        let error = ClientCertificate::new(pem.as_bytes(), at(&seconds)).unwrap().user(&chain).unwrap_err().to_string();
+        let error = ClientCertificate::new(pem.as_bytes(), at(&seconds))
+            .unwrap()
+            .user(&chain)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is before 2025-01-01T00:00:00Z"), "{error}");
         assert_eq!(method.user(&[]), Ok(None));
     }

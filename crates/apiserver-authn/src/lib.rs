@@ -64,7 +64,11 @@ pub struct TokenUser {
 #[async_trait]
 pub trait TokenAuthenticator: Send + Sync {
     /// The user of a token that is good for at least one of `audiences` (none given: the server's own).
-    async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, AuthnError>;
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError>;
 }
 
 /// Tells the time; tests tell another.

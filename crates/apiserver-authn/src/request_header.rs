@@ -75,7 +75,8 @@ fn percent_decoded(key: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).filter(|_| bytes[i] == b'%').and_then(|h| std::str::from_utf8(h).ok());
+        let hex =
+            bytes.get(i + 1..i + 3).filter(|_| bytes[i] == b'%').and_then(|h| std::str::from_utf8(h).ok());
         match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -98,7 +99,10 @@ impl Authenticator for RequestHeader {
         // Shown by a client whose certificate is not the proxy's, the headers mean nothing.
         let Ok(Some(proxy)) = self.proxy.user(request.client_certs) else { return Ok(None) };
         if !self.allowed_names.is_empty() && !self.allowed_names.contains(&proxy.name) {
-            return Err(AuthnError(format!("x509: subject with cn={} is not in the allowed list", proxy.name)));
+            return Err(AuthnError(format!(
+                "x509: subject with cn={} is not in the allowed list",
+                proxy.name
+            )));
         }
         Ok(Some(Arc::new(with_authenticated_group(user))))
     }
@@ -121,7 +125,10 @@ mod tests {
             headers.append(k, v.parse().unwrap());
         }
         let user = user(&RequestHeaderNames::default(), &headers).unwrap();
-        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("jane", &["a".to_owned(), "b".to_owned()][..]));
+        assert_eq!(
+            (user.name.as_str(), user.groups.as_slice()),
+            ("jane", &["a".to_owned(), "b".to_owned()][..])
+        );
         assert_eq!(user.extra["example.com/scopes"], ["x"]);
     }
 }

@@ -62,13 +62,19 @@ mod tests {
         let mut review = Object::from_value(json!({"spec": {"token": "t", "audiences": ["a"]}})).unwrap();
         assert_eq!(token_review_question(&review).unwrap(), ("t", vec!["a".to_owned()]));
         let user = Arc::new(UserInfo::new("jane", &["devs"]));
-        set_token_review_status(&mut review, Ok(Some(TokenUser { user: user.clone(), audiences: vec!["a".into()] })));
+        set_token_review_status(
+            &mut review,
+            Ok(Some(TokenUser { user: user.clone(), audiences: vec!["a".into()] })),
+        );
         let want = json!({"authenticated": true, "user": {"username": "jane", "groups": ["devs"]}, "audiences": ["a"]});
         assert_eq!(review.at(&["status"]), Some(&want));
         set_token_review_status(&mut review, Ok(None));
         assert_eq!(review.at(&["status"]), Some(&json!({"user": {}, "error": "invalid bearer token"})));
         set_self_review_status(&mut review, &user);
-        assert_eq!(review.at(&["status"]), Some(&json!({"userInfo": {"username": "jane", "groups": ["devs"]}})));
+        assert_eq!(
+            review.at(&["status"]),
+            Some(&json!({"userInfo": {"username": "jane", "groups": ["devs"]}}))
+        );
         assert!(token_review_question(&Object::default()).is_err());
     }
 }

@@ -28,7 +28,11 @@ impl TokenCache {
 
 #[async_trait]
 impl TokenAuthenticator for TokenCache {
-    async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, AuthnError> {
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError> {
         let wanted = audiences.join("\0");
         let key = sha256(&[&self.salt, &token.len().to_le_bytes(), token.as_bytes(), wanted.as_bytes()]);
         let now = (self.now)();
@@ -68,7 +72,11 @@ mod tests {
 
     #[async_trait]
     impl TokenAuthenticator for Counts {
-        async fn authenticate_token(&self, token: &str, _audiences: &[String]) -> Result<Option<TokenUser>, AuthnError> {
+        async fn authenticate_token(
+            &self,
+            token: &str,
+            _audiences: &[String],
+        ) -> Result<Option<TokenUser>, AuthnError> {
             self.0.fetch_add(1, Ordering::Relaxed);
             let user = Arc::new(UserInfo::new(token, &[]));
             Ok((token != "unknown").then(|| TokenUser { user, audiences: Vec::new() }))

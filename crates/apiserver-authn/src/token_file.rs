@@ -44,7 +44,12 @@ impl TokenFile {
             }
             let groups = rest.first().map_or("", String::as_str);
             let groups = groups.split(',').map(str::trim).filter(|g| !g.is_empty()).map(str::to_owned);
-            let user = UserInfo { name: name.clone(), uid: uid.clone(), groups: groups.collect(), ..UserInfo::default() };
+            let user = UserInfo {
+                name: name.clone(),
+                uid: uid.clone(),
+                groups: groups.collect(),
+                ..UserInfo::default()
+            };
             users.insert(sha256(&[token.as_bytes()]), Arc::new(with_authenticated_group(user)));
         }
         Ok(Self(users))
@@ -88,7 +93,11 @@ fn columns(line: &str) -> Option<Vec<String>> {
 
 #[async_trait]
 impl TokenAuthenticator for TokenFile {
-    async fn authenticate_token(&self, token: &str, _audiences: &[String]) -> Result<Option<TokenUser>, AuthnError> {
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        _audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError> {
         let user = self.0.get(&sha256(&[token.as_bytes()]));
         Ok(user.map(|user| TokenUser { user: user.clone(), audiences: Vec::new() }))
     }
@@ -101,7 +110,9 @@ mod tests {
     #[tokio::test]
     async fn reads_users_and_groups() {
         let file = TokenFile::parse("abc,jane,1\n\n  def, joe , 2 ,\"devs,ops\"\n,nobody,3\n").unwrap();
-        let who = async |token: &str| file.authenticate_token(token, &[]).await.unwrap().map(|t| t.user.as_ref().clone());
+        let who = async |token: &str| {
+            file.authenticate_token(token, &[]).await.unwrap().map(|t| t.user.as_ref().clone())
+        };
         assert_eq!(who("abc").await.unwrap().groups, ["system:authenticated"]);
         let joe = who("def").await.unwrap();
         assert_eq!((joe.name.as_str(), joe.uid.as_str()), ("joe", "2"));
@@ -113,7 +124,10 @@ mod tests {
     #[test]
     fn says_which_line_is_wrong() {
         let error = |text: &str| TokenFile::parse(text).err().map(|e| e.to_string()).unwrap_or_default();
-        assert_eq!(error("a,b,c\na,b"), "line 2: a token line needs at least token, user name and user uid columns");
+        assert_eq!(
+            error("a,b,c\na,b"),
+            "line 2: a token line needs at least token, user name and user uid columns"
+        );
         assert_eq!(error("a,b,c,\"d"), "line 1: a quoted column does not end");
     }
 }

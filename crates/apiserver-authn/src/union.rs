@@ -44,7 +44,11 @@ pub struct TokenUnion(pub Vec<Box<dyn TokenAuthenticator>>);
 
 #[async_trait]
 impl TokenAuthenticator for TokenUnion {
-    async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, AuthnError> {
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError> {
         let mut errors = Vec::new();
         for method in &self.0 {
             match method.authenticate_token(token, audiences).await {
@@ -76,7 +80,10 @@ mod tests {
 
     #[async_trait]
     impl Authenticator for Says {
-        async fn authenticate(&self, _request: &AuthRequest<'_>) -> Result<Option<Arc<UserInfo>>, AuthnError> {
+        async fn authenticate(
+            &self,
+            _request: &AuthRequest<'_>,
+        ) -> Result<Option<Arc<UserInfo>>, AuthnError> {
             match self.0 {
                 Ok(name) => Ok(name.map(|n| Arc::new(UserInfo::new(n, &[])))),
                 Err(e) => Err(AuthnError(e.into())),
@@ -98,7 +105,12 @@ mod tests {
         check(vec![Says(Ok(None))], true, Ok(Some("system:anonymous"))).await;
         check(vec![Says(Ok(None))], false, Ok(None)).await;
         check(vec![Says(Err("expired"))], true, Err("expired")).await;
-        check(vec![Says(Err("expired")), Says(Err("invalid bearer token"))], true, Err("[expired, invalid bearer token]")).await;
+        check(
+            vec![Says(Err("expired")), Says(Err("invalid bearer token"))],
+            true,
+            Err("[expired, invalid bearer token]"),
+        )
+        .await;
         check(vec![Says(Err("expired")), Says(Ok(Some("jane")))], true, Ok(Some("jane"))).await;
     }
 }

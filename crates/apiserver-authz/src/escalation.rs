@@ -11,7 +11,11 @@ use crate::{Authorizer, aggregation};
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Says what of `wanted` the user may not grant, given what the user may do.
-pub fn confirm_no_escalation(user: &UserInfo, owned: &[PolicyRule], wanted: &[PolicyRule]) -> Result<(), String> {
+pub fn confirm_no_escalation(
+    user: &UserInfo,
+    owned: &[PolicyRule],
+    wanted: &[PolicyRule],
+) -> Result<(), String> {
     let missing = missing(owned, wanted);
     if missing.is_empty() {
         return Ok(());
@@ -58,7 +62,8 @@ pub async fn check_write(
         name: name.into(),
         ..RequestInfo::default()
     };
-    let refuse = |why: &str| Err(StatusError::forbidden(&GroupResource::new(GROUP, resource), new.name(), why));
+    let refuse =
+        |why: &str| Err(StatusError::forbidden(&GroupResource::new(GROUP, resource), new.name(), why));
     let namespace = new.namespace();
     let owned = || rbac.rules_of(user, namespace);
 

@@ -3,6 +3,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use machinery::Object;
+use machinery::field_selector::FieldSelector;
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 
 use crate::node_graph::{Kind, NodeGraph};
@@ -156,7 +157,9 @@ impl NodeAuthorizer {
             ("", "list" | "watch") => {
                 Answer::no_opinion("can only list/watch pods with spec.nodeName field selector")
             }
-            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Answer::ALLOW,
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                Answer::ALLOW
+            }
             _ => Answer::NO_OPINION,
         }
     }
@@ -182,10 +185,7 @@ fn related(node: &str, request: &RequestInfo, found: bool) -> Answer {
 
 /// Whether the request's field selector demands that a field has this value.
 fn selects(request: &RequestInfo, field: &str, value: &str) -> bool {
-    request.field_selector.split(',').any(|term| {
-        let Some((left, right)) = term.split_once('=') else { return false };
-        left.trim() == field && right.strip_prefix('=').unwrap_or(right).trim() == value
-    })
+    FieldSelector::parse(&request.field_selector).is_ok_and(|selector| selector.exact(field) == Some(value))
 }
 
 fn lease(node: &str, request: &RequestInfo) -> Answer {

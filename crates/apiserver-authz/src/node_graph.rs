@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     ResourceClaim,
 }
 
+/// How many pods of each node.
+type Uses = HashMap<Text, usize>;
 /// Namespace and name.
 type Key = (Text, Text);
 
@@ -25,7 +27,7 @@ pub(crate) struct NodeGraph {
     /// The node and everything each pod refers to, to undo it later.
     pods: HashMap<Key, (Text, Vec<(Kind, Text)>)>,
     /// How many pods of a node refer to an object: kind, namespace, name, node.
-    uses: HashMap<Kind, HashMap<Text, HashMap<Text, HashMap<Text, usize>>>>,
+    uses: HashMap<Kind, HashMap<Text, HashMap<Text, Uses>>>,
     volumes: HashMap<Text, Volume>,
     /// Persistent volumes that need a secret.
     secret_volumes: HashMap<Key, HashSet<Text>>,
@@ -71,7 +73,8 @@ impl NodeGraph {
     /// Whether a pod of the node refers to the object (or is the object).
     pub(crate) fn uses(&self, node: &str, kind: Kind, namespace: &str, name: &str) -> bool {
         let nodes = self.uses.get(&kind).and_then(|m| m.get(namespace)).and_then(|m| m.get(name));
-        nodes.is_some_and(|nodes| nodes.contains_key(node)) || (kind == Kind::Secret && self.mounts_secret(node, namespace, name))
+        nodes.is_some_and(|nodes| nodes.contains_key(node))
+            || (kind == Kind::Secret && self.mounts_secret(node, namespace, name))
     }
 
     fn mounts_secret(&self, node: &str, namespace: &str, name: &str) -> bool {
@@ -161,7 +164,8 @@ impl NodeGraph {
         // Azure files name their secret as plain text.
         let azure = |field: &str| volume.str_at(&["spec", "azureFile", field]);
         if !azure("secretName").is_empty() {
-            let namespace = if azure("secretNamespace").is_empty() { &claim.0 } else { azure("secretNamespace") };
+            let namespace =
+                if azure("secretNamespace").is_empty() { &claim.0 } else { azure("secretNamespace") };
             secrets.push((namespace.into(), azure("secretName").into()));
         }
         for secret in &secrets {
@@ -184,8 +188,13 @@ impl NodeGraph {
 }
 
 /// Fields of a persistent volume's source that refer to a secret which the node reads.
-const VOLUME_SECRETS: [&str; 5] =
-    ["secretRef", "nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef", "controllerExpandSecretRef"];
+const VOLUME_SECRETS: [&str; 5] = [
+    "secretRef",
+    "nodePublishSecretRef",
+    "nodeStageSecretRef",
+    "nodeExpandSecretRef",
+    "controllerExpandSecretRef",
+];
 
 /// Everything a pod refers to in its own namespace, itself included, sorted and without doubles.
 fn pod_refs(pod: &Object) -> Vec<(Kind, Text)> {

@@ -117,12 +117,7 @@ impl Rbac {
     /// All rules of a user in a namespace (in the whole cluster, where it is empty).
     pub fn rules_of(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
         let index = self.read();
-        index
-            .grants(user, namespace)
-            .filter_map(|grant| index.rules(grant))
-            .flatten()
-            .cloned()
-            .collect()
+        index.grants(user, namespace).filter_map(|grant| index.rules(grant)).flatten().cloned().collect()
     }
 
     /// The rules of one role; `namespace` is empty for a ClusterRole.
@@ -300,7 +295,13 @@ mod tests {
     #[test]
     fn a_role_binding_counts_only_in_its_namespace() {
         let rbac = reader();
-        rbac.set(&binding("RoleBinding", "a", "b", ("ClusterRole", "reader"), json!([{"kind": "User", "name": "jane"}])));
+        rbac.set(&binding(
+            "RoleBinding",
+            "a",
+            "b",
+            ("ClusterRole", "reader"),
+            json!([{"kind": "User", "name": "jane"}]),
+        ));
         let jane = UserInfo::new("jane", &["devs"]);
         assert_eq!(
             list_pods(&rbac, &jane, "a"),
@@ -314,7 +315,13 @@ mod tests {
     #[test]
     fn groups_and_service_accounts_are_subjects() {
         let rbac = reader();
-        rbac.set(&binding("ClusterRoleBinding", "", "all", ("ClusterRole", "reader"), json!([{"kind": "Group", "name": "devs"}])));
+        rbac.set(&binding(
+            "ClusterRoleBinding",
+            "",
+            "all",
+            ("ClusterRole", "reader"),
+            json!([{"kind": "Group", "name": "devs"}]),
+        ));
         rbac.set(&binding(
             "RoleBinding",
             "a",
@@ -336,7 +343,13 @@ mod tests {
     fn changed_and_removed_bindings_and_roles_count_at_once() {
         let rbac = reader();
         let bind = |who: &str| {
-            binding("ClusterRoleBinding", "", "b", ("ClusterRole", "reader"), json!([{"kind": "User", "name": who}]))
+            binding(
+                "ClusterRoleBinding",
+                "",
+                "b",
+                ("ClusterRole", "reader"),
+                json!([{"kind": "User", "name": who}]),
+            )
         };
         let (jane, joe) = (UserInfo::new("jane", &[]), UserInfo::new("joe", &[]));
         rbac.set(&bind("jane"));

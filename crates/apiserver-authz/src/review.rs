@@ -33,7 +33,11 @@ pub fn access_review_request(review: &Object, namespace: &str) -> StatusResult<R
         && review.str_at(&["spec", "user"]).is_empty()
         && review.list_at(&["spec", "groups"]).is_empty()
     {
-        errors.push(FieldError::invalid(&spec.child("user"), "", "at least one of user or group must be specified"));
+        errors.push(FieldError::invalid(
+            &spec.child("user"),
+            "",
+            "at least one of user or group must be specified",
+        ));
     }
     if review.kind() == "LocalSubjectAccessReview" {
         let asked = review.str_at(&["spec", "resourceAttributes", "namespace"]);
@@ -59,7 +63,8 @@ pub fn access_review_request(review: &Object, namespace: &str) -> StatusResult<R
     Ok(match (resource, path) {
         (Some(r), _) => resource_request(r),
         (None, p) => {
-            let text = |key: &str| p.and_then(|p| p.get(key)).and_then(Value::as_str).unwrap_or("").to_owned();
+            let text =
+                |key: &str| p.and_then(|p| p.get(key)).and_then(Value::as_str).unwrap_or("").to_owned();
             RequestInfo { path: text("path"), verb: text("verb"), ..RequestInfo::default() }
         }
     })
@@ -159,7 +164,8 @@ pub fn set_rules_review_status(review: &mut Object, rules: &Rules) {
         .iter()
         .map(|r| json!({"verbs": r.verbs, "nonResourceURLs": r.non_resource_urls}))
         .collect();
-    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": paths, "incomplete": rules.incomplete});
+    let mut status =
+        json!({"resourceRules": resource_rules, "nonResourceRules": paths, "incomplete": rules.incomplete});
     if let (Some(map), false) = (status.as_object_mut(), rules.evaluation_error.is_empty()) {
         map.insert("evaluationError".into(), rules.evaluation_error.clone().into());
     }
@@ -184,12 +190,21 @@ mod tests {
         );
         let request = access_review_request(&r, "").unwrap();
         assert_eq!(
-            (&*request.verb, &*request.resource, &*request.namespace, &*request.field_selector, request.is_resource),
+            (
+                &*request.verb,
+                &*request.resource,
+                &*request.namespace,
+                &*request.field_selector,
+                request.is_resource
+            ),
             ("list", "pods", "n", "spec.nodeName=m", true)
         );
         let user = access_review_user(&r);
         assert_eq!((&*user.name, user.extra["scopes"].as_slice()), ("jane", &["x".to_owned()][..]));
-        let own = review("SelfSubjectAccessReview", json!({"nonResourceAttributes": {"path": "/metrics", "verb": "get"}}));
+        let own = review(
+            "SelfSubjectAccessReview",
+            json!({"nonResourceAttributes": {"path": "/metrics", "verb": "get"}}),
+        );
         let request = access_review_request(&own, "").unwrap();
         assert_eq!((&*request.path, request.is_resource), ("/metrics", false));
     }
@@ -206,7 +221,10 @@ mod tests {
              exactly one of nonResourceAttributes or resourceAttributes must be specified",
         );
         check(
-            review("LocalSubjectAccessReview", json!({"user": "x", "resourceAttributes": {"namespace": "there"}})),
+            review(
+                "LocalSubjectAccessReview",
+                json!({"user": "x", "resourceAttributes": {"namespace": "there"}}),
+            ),
             "LocalSubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.resourceAttributes.namespace: Invalid \
              value: \"there\": must match metadata.namespace",
         );

@@ -139,9 +139,16 @@ impl PolicyRule {
                 || (!other.resource_names.is_empty() && all(&self.resource_names, &other.resource_names))
         };
         let urls = || {
-            other.non_resource_urls.iter().all(|u| self.non_resource_urls.iter().any(|mine| url_matches(mine, u)))
+            other
+                .non_resource_urls
+                .iter()
+                .all(|u| self.non_resource_urls.iter().any(|mine| url_matches(mine, u)))
         };
-        all(&self.verbs, &other.verbs) && all(&self.api_groups, &other.api_groups) && resources() && names() && urls()
+        all(&self.verbs, &other.verbs)
+            && all(&self.api_groups, &other.api_groups)
+            && resources()
+            && names()
+            && urls()
     }
 
     /// The rule as upstream's texts show it.
@@ -264,7 +271,9 @@ mod tests {
 
     #[test]
     fn finds_what_is_not_covered() {
-        let rules = |v: Value| -> Vec<PolicyRule> { v.as_array().unwrap().iter().map(PolicyRule::from_value).collect() };
+        let rules = |v: Value| -> Vec<PolicyRule> {
+            v.as_array().unwrap().iter().map(PolicyRule::from_value).collect()
+        };
         let check = |owned: Value, wanted: Value, want: &[&str]| {
             let missing = join_verbs(missing(&rules(owned), &rules(wanted)));
             let got: Vec<String> = missing.iter().map(PolicyRule::compact).collect();

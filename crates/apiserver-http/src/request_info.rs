@@ -1,5 +1,7 @@
 //! From a path to what it asks for. Upstream: apiserver/pkg/endpoints/request/requestinfo.go, 1.36.
 use http::Method;
+use machinery::field_selector::FieldSelector;
+use machinery::names;
 use machinery::request::RequestInfo;
 use percent_encoding::percent_decode_str;
 
@@ -77,19 +79,17 @@ pub fn request_info(method: &Method, path: &str, query: &Query<'_>) -> RequestIn
     if info.name.is_empty() && info.verb == "get" {
         info.verb = if query.flag("watch") { "watch" } else { "list" }.into();
     }
-    if matches!(info.verb.as_str(), "list" | "watch") {
-        let named = query.get("fieldSelector").split(',').find_map(|term| {
-            let (field, value) = term.split_once('=')?;
-            (field == "metadata.name").then(|| value.trim_start_matches('='))
-        });
-        if let Some(name) = named
-            && info.name.is_empty()
-        {
-            info.name = name.to_owned();
-        }
-    }
     if info.name.is_empty() && info.verb == "delete" {
         info.verb = "deletecollection".into();
+    }
+    if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+        info.field_selector = query.get("fieldSelector").to_owned();
+    }
+    if matches!(info.verb.as_str(), "list" | "watch") && info.name.is_empty() {
+        // Only the real parser knows which commas separate terms: authorization believes this name.
+        let selector = FieldSelector::parse(&info.field_selector).unwrap_or_default();
+        let named = selector.exact("metadata.name").filter(|name| names::path_segment(name).is_empty());
+        info.name = named.unwrap_or("").to_owned();
     }
     info
 }
@@ -123,6 +123,12 @@ mod tests {
             "GET",
             "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Dx&watch=1",
             "watch /v1 ns=a pods name=x sub=",
+        );
+        // An escaped comma is part of a value: this selects nearly everything, and names nothing.
+        check(
+            "GET",
+            "/api/v1/namespaces/a/secrets?fieldSelector=type!%3Dx%5C,metadata.name%3Dy",
+            "list /v1 ns=a secrets name= sub=",
         );
         check("GET", "/healthz", "get / ns=  name= sub=");
         check("GET", "/apis/apps/v1", "get / ns=  name= sub=");

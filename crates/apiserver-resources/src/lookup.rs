@@ -179,3 +179,154 @@ fn counts_generations(group: &str, plural: &str) -> bool {
         _ => !api::kinds::KINDS.iter().any(|k| k.group == group),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Every strategy runs over a sample that has every field, so that the cursor's check of names sees them all.
+    use api::kinds::{KINDS, Kind};
+    use api::schema::{self, Shape, Ty};
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    /// A value with every field that the type has, down to some depth.
+    fn sample(ty: Ty, depth: usize) -> Value {
+        within(ty, depth, &mut Vec::new())
+    }
+
+    /// `above`: types that hold this value; one that holds itself ends there.
+    fn within(ty: Ty, depth: usize, above: &mut Vec<schema::TypeId>) -> Value {
+        match ty {
+            Ty::Str => "x".into(),
+            Ty::Bytes => "eA==".into(),
+            Ty::Bool => true.into(),
+            Ty::Int32 | Ty::Int64 => 1.into(),
+            Ty::Double => json!(1.5),
+            Ty::Any => json!({}),
+            Ty::A(item) => vec![within(*item, depth, above)].into(),
+            Ty::M(item) => json!({"k": within(*item, depth, above)}),
+            Ty::R(id) => match schema::get(id).shape {
+                Shape::Fields(_) if depth == 0 || above.contains(&id) => json!({}),
+                Shape::Fields(fields) => {
+                    above.push(id);
+                    let all = fields.iter().map(|f| (f.name.to_owned(), within(f.ty, depth - 1, above)));
+                    let all = all.collect::<Map<_, _>>();
+                    above.pop();
+                    Value::Object(all)
+                }
+                Shape::Anything => json!({}),
+                Shape::Quantity => "1".into(),
+                Shape::Time => "2026-01-01T00:00:00Z".into(),
+                Shape::MicroTime => "2026-01-01T00:00:00.000000Z".into(),
+                Shape::IntOrString => 1.into(),
+            },
+        }
+    }
+
+    fn of_kind(kind: &Kind, depth: usize) -> Option<Object> {
+        let mut object = Object::from_value(sample(Ty::R(kind.schema?), depth))?;
+        object.set_type(&kind.api_version(), &kind.kind);
+        Some(object)
+    }
+
+    fn stored() -> impl Iterator<Item = &'static Kind> {
+        KINDS.iter().filter(|k| k.has_verb("update"))
+    }
+
+    #[test]
+    fn every_rule_reads_fields_that_exist() {
+        const DEEP: usize = 14;
+        for kind in stored() {
+            for object in [of_kind(kind, DEEP), of_kind(kind, 2), of_kind(kind, 1)].into_iter().flatten() {
+                let subresources = kind.subresources.iter().map(|s| &*s.name);
+                for subresource in [""].into_iter().chain(subresources) {
+                    let strategy = strategy_for(&kind.group, &kind.plural, subresource);
+                    let mut new = object.clone();
+                    strategy.fill_defaults(&mut new);
+                    let mut changed = of_kind(kind, 3).unwrap_or_default();
+                    strategy.admit_create(&mut new.clone());
+                    strategy.admit_update(&mut new, &object);
+                    strategy.admit_update(&mut changed, &object);
+                    strategy.warnings(&object, None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_fields_that_exist_and_come_once() {
+        for kind in stored() {
+            for depth in 1..9 {
+                let Some(mut object) = of_kind(kind, depth) else { continue };
+                let strategy = strategy_for(&kind.group, &kind.plural, "");
+                strategy.fill_defaults(&mut object);
+                let once = object.clone();
+                strategy.fill_defaults(&mut object);
+                assert_eq!(object, once, "{} {depth}", kind.kind);
+                strategy.admit_create(&mut object);
+                let mut value = object.into_value();
+                let problems = api::decode::check(kind.schema, &mut value);
+                assert_eq!(problems, Ok(Vec::new()), "{} {depth}", kind.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_without_change_makes_no_new_generation() {
+        for kind in stored() {
+            let Some(mut object) = of_kind(kind, 6) else { continue };
+            let strategy = strategy_for(&kind.group, &kind.plural, "");
+            strategy.fill_defaults(&mut object);
+            strategy.admit_create(&mut object);
+            let mut again = object.clone();
+            strategy.fill_defaults(&mut again);
+            strategy.admit_update(&mut again, &object);
+            assert_eq!(again, object, "{}", kind.kind);
+        }
+    }
+
+    #[test]
+    fn field_selectors_know_upstreams_fields() {
+        for (group, plural, field) in [
+            ("", "pods", "spec.nodeName"),
+            ("", "pods", "status.phase"),
+            ("", "events", "involvedObject.uid"),
+            ("", "events", "source"),
+            ("", "nodes", "spec.unschedulable"),
+            ("", "namespaces", "status.phase"),
+            ("", "secrets", "type"),
+            ("", "services", "spec.type"),
+            ("apps", "replicasets", "status.replicas"),
+            ("batch", "jobs", "status.successful"),
+            ("certificates.k8s.io", "certificatesigningrequests", "spec.signerName"),
+            ("", "configmaps", "metadata.name"),
+        ] {
+            assert!(supported_field(group, plural, field), "{plural} {field}");
+        }
+        assert!(!supported_field("", "configmaps", "data"));
+        assert!(!supported_field("", "pods", "spec.hostname"));
+    }
+
+    #[test]
+    fn kinds_without_generation_stay_without() {
+        for (group, plural, expected) in [
+            ("", "configmaps", None),
+            ("", "services", None),
+            ("", "nodes", None),
+            ("coordination.k8s.io", "leases", None),
+            ("", "pods", Some(1)),
+            ("apps", "statefulsets", Some(1)),
+            ("discovery.k8s.io", "endpointslices", Some(1)),
+            ("networking.k8s.io", "ingresses", Some(1)),
+            ("policy", "poddisruptionbudgets", Some(1)),
+            ("flowcontrol.apiserver.k8s.io", "flowschemas", Some(1)),
+            ("example.com", "foos", Some(1)),
+            ("resource.k8s.io", "deviceclasses", None),
+        ] {
+            let mut object = Object::default();
+            object.set(&["metadata", "generation"], 9);
+            strategy_for(group, plural, "").admit_create(&mut object);
+            assert_eq!(object.generation(), expected, "{plural}");
+        }
+    }
+}

@@ -310,6 +310,27 @@ pub(crate) fn text_of<'t>(tree: &'t Tree, key: &str) -> &'t str {
     tree.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
+/// Where an old field holds the first item of a newer list, fills the one from the other; the list wins.
+pub(crate) fn sync_first(
+    tree: &mut Tree,
+    one: &str,
+    list: &str,
+    to_item: impl Fn(&Value) -> Value,
+    from_item: impl Fn(&Value) -> Option<Value>,
+) {
+    let first = tree.get(list).and_then(Value::as_array).and_then(|items| items.first()).and_then(from_item);
+    match (first, tree.get(one)) {
+        (Some(first), _) => {
+            tree.insert(one.to_owned(), first);
+        }
+        (None, Some(value)) if !is_blank(Some(value)) => {
+            let item = to_item(value);
+            tree.insert(list.to_owned(), vec![item].into());
+        }
+        _ => {}
+    }
+}
+
 /// Drops flags that Go leaves out when `false`.
 pub(crate) fn drop_false(tree: &mut Tree, keys: &[&str]) {
     for key in keys {

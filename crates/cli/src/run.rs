@@ -12,11 +12,13 @@ use async_trait::async_trait;
 use base::{State, Supervised, supervise};
 use http::Request;
 use http_body_util::BodyExt as _;
+use k8s_openapi::api::core::v1::Node;
 use machinery::request::UserInfo;
 use storage::{Embedded, Options};
 use tokio::net::UnixDatagram;
 use tokio_util::sync::CancellationToken;
 
+use crate::addons;
 use crate::cluster::Cluster;
 
 /// A part in this process, as `componentstatuses` asks it.
@@ -143,6 +145,14 @@ pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathB
     scheduler_state.set(&scheduler);
     parts.push(scheduler);
 
+    if cluster.settings.node {
+        parts.extend(node_parts(&cluster, &server, &stop).await?);
+        notify.say("STATUS=waiting for the node").await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ready = node_ready(&cluster, &server) => ready?,
+        }
+    }
     notify.say("READY=1").await;
 
     stop.cancelled().await;
@@ -183,4 +193,136 @@ fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervis
     supervise("kube-scheduler", stop.clone(), move |token| {
         scheduler::run(scheduler::Config::default(), client.clone(), token)
     })
+}
+
+/// What makes this machine a node: the kubelet, the proxy, and a watch over containerd.
+async fn node_parts(
+    cluster: &Cluster,
+    server: &Arc<ApiServer>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Supervised>> {
+    let (layout, settings) = (&cluster.layout, &cluster.settings);
+    let host = cluster.host().await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    let facts = provision::Facts::gather(layout.root(), &[]);
+
+    let runtime = host.containerd_config(&facts);
+    let kept = layout.clone();
+    let containerd = supervise("containerd", stop.clone(), move |token| {
+        let (kept, runtime) = (kept.clone(), runtime.clone());
+        async move {
+            tokio::select! {
+                () = token.cancelled() => Ok::<_, std::io::Error>(()),
+                never = provision::Containerd::keep(&kept, &runtime) => match never {},
+            }
+        }
+    });
+
+    let name = format!("system:node:{}", settings.node_name);
+    let client = local_client(server, &name, &["system:nodes"], "kubelet/v1.36.0");
+    let config = kubelet_config(cluster, &facts);
+    let kubelet = supervise("kubelet", stop.clone(), move |token| kubelet::run(config.clone(), client.clone(), token));
+
+    let client = local_client(server, "system:kube-proxy", &["system:node-proxier"], "kube-proxy/v1.36.0");
+    let config = proxy_config(cluster);
+    let proxy = supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));
+
+    let admin = local_client(server, "system:apiserver", &["system:masters"], "cox");
+    addons::install(admin.clone()).await?;
+    let dns = dns_part(cluster, server, admin, stop);
+    Ok(vec![containerd, kubelet, proxy, dns])
+}
+
+/// The cluster DNS of this node: it listens on the node's address, and the `kube-dns` Service leads there.
+fn dns_part(
+    cluster: &Cluster,
+    server: &Arc<ApiServer>,
+    admin: kube::Client,
+    stop: &CancellationToken,
+) -> Supervised {
+    let settings = &cluster.settings;
+    let user = format!("system:serviceaccount:kube-system:{}", addons::DNS_ACCOUNT);
+    let client = local_client(
+        server,
+        &user,
+        &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
+        "coredns/cox",
+    );
+    let listen = SocketAddr::new(settings.address, settings.dns_port);
+    let config = dns::Config {
+        service_ips: vec![cluster.dns_ip().into()],
+        networks: vec![settings.cluster_cidr.into(), settings.service_cidr.into()],
+        ..dns::Config::new(vec![listen])
+    };
+    let (node, ip) = (settings.node_name.clone(), cluster.dns_ip());
+    supervise("dns", stop.clone(), move |token| {
+        let (config, client, admin, node) = (config.clone(), client.clone(), admin.clone(), node.clone());
+        async move {
+            dns::publish(&admin, &node, listen.ip(), listen.port(), &[ip.into()])
+                .await
+                .map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))?;
+            dns::run(config, client, token).await.map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))
+        }
+    })
+}
+
+fn kubelet_config(cluster: &Cluster, facts: &provision::Facts) -> kubelet::Config {
+    let (layout, settings) = (&cluster.layout, &cluster.settings);
+    let serving = cluster.pki().kubelet_serving(&settings.node_name);
+    kubelet::Config {
+        node_ip: Some(settings.address),
+        root_dir: layout.kubelet(),
+        pod_logs_dir: layout.pod_logs(),
+        cri_endpoint: format!("unix://{}", layout.containerd_socket().display()),
+        cluster_dns: vec![cluster.dns_ip().into()],
+        static_pod_path: Some(layout.root().join("manifests")),
+        cgroup_root: layout.cgroup_root(),
+        server: Some(kubelet::ServerConfig {
+            address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            port: settings.kubelet_port,
+            cert_file: serving.certificate,
+            key_file: serving.key,
+            client_ca_file: Some(cluster.pki().authority().certificate),
+            token_webhook: true,
+            access_webhook: true,
+            anonymous: false,
+        }),
+        cni_conf_dir: Some(layout.cni_conf()),
+        cni_bin_dir: facts.cni_bin_dir.clone(),
+        cni_data_dir: Some(layout.cni_ipam()),
+        cni_network: layout.cni_network(),
+        ..kubelet::Config::new(settings.node_name.clone())
+    }
+}
+
+/// Name of the proxy's table in the kernel: another one for each cluster of a machine.
+pub fn proxy_table(name: &str) -> String {
+    if name == provision::Layout::DEFAULT_NAME {
+        proxy::Config::TABLE.to_owned()
+    } else {
+        format!("{}-{name}", proxy::Config::TABLE)
+    }
+}
+
+fn proxy_config(cluster: &Cluster) -> proxy::Config {
+    let settings = &cluster.settings;
+    proxy::Config {
+        cluster_cidr: Some(settings.cluster_cidr.into()),
+        service_cidr: Some(settings.service_cidr.into()),
+        table: proxy_table(cluster.layout.name()),
+        ..proxy::Config::new(settings.node_name.clone(), vec![settings.address])
+    }
+}
+
+/// Waits until the node of this machine is Ready.
+async fn node_ready(cluster: &Cluster, server: &Arc<ApiServer>) -> anyhow::Result<()> {
+    let client = local_client(server, "system:apiserver", &["system:masters"], "cox");
+    let nodes: kube::Api<Node> = kube::Api::all(client);
+    let is_ready = |node: Option<&Node>| {
+        let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
+        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    kube::runtime::wait::await_condition(nodes, &cluster.settings.node_name, is_ready)
+        .await
+        .context("cannot watch the node")?;
+    Ok(())
 }

@@ -33,6 +33,7 @@ mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
 mod token_cleaner;
 
@@ -105,6 +106,7 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
     running.start(job::JobController::new);
     running.start(job::TtlAfterFinished::new);
     running.start(daemon_set::DaemonSetController::new);
+    running.start(stateful_set::StatefulSetController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");

@@ -101,6 +101,16 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// Container events as the runtime sends them.
+pub struct Events(Streaming<v1::ContainerEventResponse>);
+
+impl Events {
+    /// The next event; `None` once the runtime ended the stream.
+    pub async fn next(&mut self) -> Option<v1::ContainerEventResponse> {
+        self.0.message().await.ok().flatten()
+    }
+}
+
 /// A client of one CRI runtime; clones share the connection, which is remade when the runtime restarts.
 #[derive(Clone, Debug)]
 pub struct Cri {
@@ -291,8 +301,8 @@ impl Cri {
     }
 
     /// Container events as they happen; runtimes before containerd 1.7 answer `Unimplemented`.
-    pub async fn container_events(&self) -> Result<Streaming<v1::ContainerEventResponse>, Error> {
-        Ok(self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await?.into_inner())
+    pub async fn container_events(&self) -> Result<Events, Error> {
+        Ok(Events(self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await?.into_inner()))
     }
 
     /// All images.

@@ -11,4 +11,4 @@ pub mod v1 {
 
 mod connection;
 
-pub use connection::{Cri, Error};
+pub use connection::{Cri, Error, Events};

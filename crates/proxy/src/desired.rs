@@ -202,7 +202,7 @@ fn endpoints(
                 && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
         });
         let Some(port) = port.and_then(|p| p.port).and_then(number) else { continue };
-        for endpoint in &slice.endpoints {
+        for endpoint in slice.endpoints.iter().flatten() {
             // All addresses of an endpoint are interchangeable; the API asks to use the first.
             let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
             let conditions = endpoint.conditions.clone().unwrap_or_default();

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
+use base::Chain;
 use net::conntrack::{self, Flow};
 
 use crate::desired::{Port, Protocol};
@@ -50,14 +51,14 @@ pub async fn forget_stale(ports: &[Port], node: &[Ipv4Addr]) {
     let flows = match conntrack::udp_flows().await {
         Ok(flows) => flows,
         Err(error) => {
-            tracing::warn!(error = %base::chain(&error), "cannot look for UDP flows to endpoints that are gone");
+            tracing::warn!(error = %Chain(&error), "cannot look for UDP flows to endpoints that are gone");
             return;
         }
     };
     let stale = stale(&flows, ports.iter(), node);
     for flow in &stale {
         if let Err(error) = conntrack::forget(flow).await {
-            tracing::warn!(error = %base::chain(&error), ?flow, "cannot forget a UDP flow");
+            tracing::warn!(error = %Chain(&error), ?flow, "cannot forget a UDP flow");
         }
     }
     if !stale.is_empty() {

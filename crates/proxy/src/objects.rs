@@ -35,7 +35,8 @@ impl Objects {
 pub struct Transaction {
     new_sets: Vec<String>,
     new_chains: Vec<String>,
-    rules: Vec<(String, Vec<String>)>,
+    /// Chains with their rules; whether they have rules already.
+    rules: Vec<(String, Vec<String>, bool)>,
     gone_elements: Vec<(&'static str, String)>,
     new_elements: Vec<(&'static str, String, String)>,
     gone_chains: Vec<String>,
@@ -58,7 +59,7 @@ impl Transaction {
                     if known.is_none() {
                         self.new_chains.push(name.clone());
                     }
-                    self.rules.push((name.clone(), rules.clone()));
+                    self.rules.push((name.clone(), rules.clone(), known.is_some()));
                 }
             }
         }
@@ -99,8 +100,10 @@ impl Transaction {
         for chain in &self.new_chains {
             line(format_args!("add chain ip {table} {chain}"));
         }
-        for (chain, rules) in &self.rules {
-            line(format_args!("flush chain ip {table} {chain}"));
+        for (chain, rules, filled) in &self.rules {
+            if *filled {
+                line(format_args!("flush chain ip {table} {chain}"));
+            }
             for rule in rules {
                 line(format_args!("add rule ip {table} {chain} {rule}"));
             }
@@ -224,7 +227,7 @@ mod tests {
         let new = objects(&[("a", "one"), ("b", "other"), ("d", "four")], &[]);
         let mut t = Transaction::default();
         t.change(&old, &new);
-        let expected = "add chain ip t d\nflush chain ip t b\nadd rule ip t b other\nflush chain ip t d\n\
+        let expected = "add chain ip t d\nflush chain ip t b\nadd rule ip t b other\n\
                         add rule ip t d four\nflush chain ip t c\ndelete chain ip t c\n";
         assert_eq!(t.script("t"), expected);
         let mut t = Transaction::default();

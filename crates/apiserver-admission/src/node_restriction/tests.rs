@@ -46,16 +46,32 @@ async fn a_node_makes_only_its_own_mirror_pods() {
     .await;
     for (path, value, why) in [
         (&["spec", "nodeName"][..], json!("n2"), "only create pods with spec.nodeName set to itself"),
-        (&["metadata", "ownerReferences"], json!([]), "only create pods with an owner reference set to itself"),
-        (&["metadata", "ownerReferences"], json!([{}, {}]), "only create pods with a single owner reference set to itself"),
+        (
+            &["metadata", "ownerReferences"],
+            json!([]),
+            "only create pods with an owner reference set to itself",
+        ),
+        (
+            &["metadata", "ownerReferences"],
+            json!([{}, {}]),
+            "only create pods with a single owner reference set to itself",
+        ),
         (
             &["metadata", "ownerReferences"],
             json!([{"apiVersion": "v1", "kind": "Node", "name": "n1"}]),
             "only create pods with a controller owner reference set to itself",
         ),
         (&["spec", "serviceAccountName"], json!("x"), "not create pods that reference a service account"),
-        (&["spec", "volumes"], json!([{"secret": {"secretName": "s"}}]), "not create pods that reference secrets"),
-        (&["spec", "volumes"], json!([{"configMap": {"name": "s"}}]), "not create pods that reference configmaps"),
+        (
+            &["spec", "volumes"],
+            json!([{"secret": {"secretName": "s"}}]),
+            "not create pods that reference secrets",
+        ),
+        (
+            &["spec", "volumes"],
+            json!([{"configMap": {"name": "s"}}]),
+            "not create pods that reference configmaps",
+        ),
         (
             &["spec", "volumes"],
             json!([{"persistentVolumeClaim": {"claimName": "s"}}]),
@@ -81,7 +97,11 @@ async fn a_node_touches_only_its_own_pods() {
         ..Ask::create_pod(json!({}))
     };
     check(on(Operation::Delete, "mine", ""), "").await;
-    check(on(Operation::Delete, "other", ""), r#"node "n1" can only delete pods with spec.nodeName set to itself"#).await;
+    check(
+        on(Operation::Delete, "other", ""),
+        r#"node "n1" can only delete pods with spec.nodeName set to itself"#,
+    )
+    .await;
     check(on(Operation::Delete, "gone", ""), r#"pods "gone" not found"#).await;
     check(
         on(Operation::Update, "mine", ""),
@@ -89,13 +109,19 @@ async fn a_node_touches_only_its_own_pods() {
     )
     .await;
     check(on(Operation::Create, "mine", "eviction"), "").await;
-    check(on(Operation::Create, "other", "eviction"), "node n1 can only evict pods with spec.nodeName set to itself").await;
+    check(
+        on(Operation::Create, "other", "eviction"),
+        "node n1 can only evict pods with spec.nodeName set to itself",
+    )
+    .await;
     check(
         on(Operation::Update, "mine", "resize"),
         r#"unexpected pod subresource "resize", only 'status' and 'eviction' are allowed"#,
     )
     .await;
-    let pod = |labels: Value, node: &str| object(json!({"metadata": {"name": "p", "labels": labels}, "spec": {"nodeName": node}}));
+    let pod = |labels: Value, node: &str| {
+        object(json!({"metadata": {"name": "p", "labels": labels}, "spec": {"nodeName": node}}))
+    };
     let status = |old: Object, new: Object| Ask {
         operation: Operation::Update,
         subresource: "status",
@@ -119,7 +145,10 @@ async fn a_node_touches_only_its_own_pods() {
 #[tokio::test]
 async fn a_node_shapes_only_itself() {
     let value = |labels: Value| json!({"metadata": {"name": "n1", "labels": labels}, "spec": {}});
-    let create = |labels: Value| Ask { object: Some(object(value(labels))), ..Ask::new(Operation::Create, ("", "nodes"), "Node") };
+    let create = |labels: Value| Ask {
+        object: Some(object(value(labels))),
+        ..Ask::new(Operation::Create, ("", "nodes"), "Node")
+    };
     let own = json!({"kubernetes.io/hostname": "n1", "node.kubernetes.io/x": "y", "example.com/role": "z"});
     check(create(own.clone()), "").await;
     let role = json!({"node-role.kubernetes.io/control-plane": "", "node-restriction.kubernetes.io/x": ""});
@@ -155,21 +184,31 @@ async fn leases_and_tokens() {
     };
     check(lease("kube-node-lease", "n1"), "").await;
     check(lease("a", "n1"), r#"can only access leases in the "kube-node-lease" system namespace"#).await;
-    check(lease("kube-node-lease", "n2"), "can only access node lease with the same name as the requesting node").await;
+    check(
+        lease("kube-node-lease", "n2"),
+        "can only access node lease with the same name as the requesting node",
+    )
+    .await;
     let token = |bound: Value| Ask {
         subresource: "token",
-        object: Some(object(json!({"metadata": {"namespace": "a", "name": "bot"}, "spec": {"boundObjectRef": bound}}))),
+        object: Some(object(
+            json!({"metadata": {"namespace": "a", "name": "bot"}, "spec": {"boundObjectRef": bound}}),
+        )),
         ..Ask::new(Operation::Create, ("", "serviceaccounts"), "TokenRequest")
     };
     let pod = |name: &str, uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
     check(token(pod("mine", "u")), "").await;
     check(token(json!(null)), "node requested token not bound to a pod").await;
     check(token(pod("mine", "")), "node requested token with a pod binding without a uid").await;
-    check(token(pod("other", "u")), "node requested token bound to a pod scheduled on a different node").await;
+    check(token(pod("other", "u")), "node requested token bound to a pod scheduled on a different node")
+        .await;
 }
 
 #[tokio::test]
 async fn others_are_not_concerned() {
-    let ask = Ask { user: UserInfo::new("jane", &["system:nodes"]), ..Ask::create_pod(json!({"metadata": {"name": "p"}})) };
+    let ask = Ask {
+        user: UserInfo::new("jane", &["system:nodes"]),
+        ..Ask::create_pod(json!({"metadata": {"name": "p"}}))
+    };
     assert!(ask.run(&plugin()).await.is_ok());
 }

@@ -21,7 +21,9 @@ pub(super) const ALWAYS: [Check; 9] = [
 pub(super) const UNLESS_RESTRICTED: [Check; 3] = [capabilities, host_path_volumes, seccomp];
 
 fn app_armor(pod: &PodSpec<'_>) -> Option<Violation> {
-    let forbidden = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|t| !matches!(t, "RuntimeDefault" | "Localhost"));
+    let forbidden = |v: Option<&Value>| {
+        v.and_then(Value::as_str).is_some_and(|t| !matches!(t, "RuntimeDefault" | "Localhost"))
+    };
     let path = ["appArmorProfile", "type"];
     let by_pod = forbidden(pod.security(&path));
     let names = pod.names_where(|c| forbidden(c.security(&path)));
@@ -47,10 +49,18 @@ fn app_armor(pod: &PodSpec<'_>) -> Option<Violation> {
         .filter_map(Value::as_str));
     let mut details = Vec::new();
     if by_pod || !names.is_empty() {
-        details.push(format!("{} must not set AppArmor profile type to {}", setters(by_pod, &names), quoted(&values)));
+        details.push(format!(
+            "{} must not set AppArmor profile type to {}",
+            setters(by_pod, &names),
+            quoted(&values)
+        ));
     }
     if !annotated.is_empty() {
-        details.push(format!("{} {}", plural(annotated.len(), "annotation", "annotations"), annotated.join(", ")));
+        details.push(format!(
+            "{} {}",
+            plural(annotated.len(), "annotation", "annotations"),
+            annotated.join(", ")
+        ));
     }
     let count = values.len() + annotated.len();
     violation(plural(count, "forbidden AppArmor profile", "forbidden AppArmor profiles"), details.join(", "))
@@ -106,7 +116,12 @@ fn host_probes(pod: &PodSpec<'_>) -> Option<Violation> {
     let uses = plural(names.len(), "uses", "use");
     violation(
         "probe or lifecycle host",
-        format!("{} {uses} probe or lifecycle {} {}", containers(&names), plural(all.len(), "host", "hosts"), quoted(&all)),
+        format!(
+            "{} {uses} probe or lifecycle {} {}",
+            containers(&names),
+            plural(all.len(), "host", "hosts"),
+            quoted(&all)
+        ),
     )
 }
 
@@ -131,7 +146,10 @@ fn proc_mount(pod: &PodSpec<'_>) -> Option<Violation> {
         return None;
     }
     let values = set(pod.containers().filter_map(forbidden));
-    violation("procMount", format!("{} must not set securityContext.procMount to {}", containers(&names), quoted(&values)))
+    violation(
+        "procMount",
+        format!("{} must not set securityContext.procMount to {}", containers(&names), quoted(&values)),
+    )
 }
 
 fn selinux(pod: &PodSpec<'_>) -> Option<Violation> {
@@ -140,7 +158,9 @@ fn selinux(pod: &PodSpec<'_>) -> Option<Violation> {
         options.and_then(|o| at(o, &[field])).and_then(Value::as_str).unwrap_or("")
     }
     let bad = |options: Option<&Value>| {
-        !TYPES.contains(&text(options, "type")) || !text(options, "user").is_empty() || !text(options, "role").is_empty()
+        !TYPES.contains(&text(options, "type"))
+            || !text(options, "user").is_empty()
+            || !text(options, "role").is_empty()
     };
     let of_pod = pod.security(&["seLinuxOptions"]);
     let names = pod.names_where(|c| bad(c.security(&["seLinuxOptions"])));
@@ -160,7 +180,11 @@ fn selinux(pod: &PodSpec<'_>) -> Option<Violation> {
     }
     violation(
         "seLinuxOptions",
-        format!("{} set forbidden securityContext.seLinuxOptions: {}", setters(bad(of_pod), &names), data.join("; ")),
+        format!(
+            "{} set forbidden securityContext.seLinuxOptions: {}",
+            setters(bad(of_pod), &names),
+            data.join("; ")
+        ),
     )
 }
 
@@ -198,8 +222,19 @@ fn windows_host_process(pod: &PodSpec<'_>) -> Option<Violation> {
 
 fn capabilities(pod: &PodSpec<'_>) -> Option<Violation> {
     const ALLOWED: [&str; 13] = [
-        "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
-        "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
     ];
     let bad = |c: Container<'_>| c.capabilities("add").iter().any(|x| !ALLOWED.contains(x));
     let names = pod.names_where(bad);
@@ -209,7 +244,11 @@ fn capabilities(pod: &PodSpec<'_>) -> Option<Violation> {
     let added = set(pod.containers().flat_map(|c| c.capabilities("add")).filter(|x| !ALLOWED.contains(x)));
     violation(
         "non-default capabilities",
-        format!("{} must not include {} in securityContext.capabilities.add", containers(&names), quoted(&added)),
+        format!(
+            "{} must not include {} in securityContext.capabilities.add",
+            containers(&names),
+            quoted(&added)
+        ),
     )
 }
 
@@ -231,5 +270,8 @@ fn seccomp(pod: &PodSpec<'_>) -> Option<Violation> {
         return None;
     }
     let who = setters(by_pod, &names);
-    violation("seccompProfile", format!("{who} must not set securityContext.seccompProfile.type to \"Unconfined\""))
+    violation(
+        "seccompProfile",
+        format!("{who} must not set securityContext.seccompProfile.type to \"Unconfined\""),
+    )
 }

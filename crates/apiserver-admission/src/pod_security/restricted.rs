@@ -11,7 +11,8 @@ fn allow_privilege_escalation(pod: &PodSpec<'_>) -> Option<Violation> {
     if pod.is_windows() {
         return None;
     }
-    let names = pod.names_where(|c| c.security(&["allowPrivilegeEscalation"]).and_then(Value::as_bool) != Some(false));
+    let names = pod
+        .names_where(|c| c.security(&["allowPrivilegeEscalation"]).and_then(Value::as_bool) != Some(false));
     if names.is_empty() {
         return None;
     }
@@ -35,14 +36,25 @@ fn capabilities(pod: &PodSpec<'_>) -> Option<Violation> {
     if !adds.is_empty() {
         let added = set(pod.containers().flat_map(|c| c.capabilities("add")).filter(bad));
         let what = quoted(&added);
-        details.push(format!("{} must not include {what} in securityContext.capabilities.add", containers(&adds)));
+        details.push(format!(
+            "{} must not include {what} in securityContext.capabilities.add",
+            containers(&adds)
+        ));
     }
     if details.is_empty() { None } else { violation("unrestricted capabilities", details.join("; ")) }
 }
 
 fn volumes(pod: &PodSpec<'_>) -> Option<Violation> {
     const ALLOWED: [&str; 9] = [
-        "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret",
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
     ];
     fn kind(volume: &Value) -> Option<&str> {
         let keys = volume.as_object()?.iter().filter(|(k, v)| *k != "name" && !v.is_null());

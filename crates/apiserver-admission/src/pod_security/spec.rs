@@ -24,7 +24,10 @@ pub(super) fn list<'a>(value: &'a Value, path: &[&str]) -> impl Iterator<Item = 
 impl<'a> PodSpec<'a> {
     pub(super) fn containers(&self) -> impl Iterator<Item = Container<'a>> + use<'a> {
         let spec = self.spec;
-        ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(move |l| list(spec, &[l])).map(Container)
+        ["initContainers", "containers", "ephemeralContainers"]
+            .into_iter()
+            .flat_map(move |l| list(spec, &[l]))
+            .map(Container)
     }
 
     /// A field of the pod's security context.

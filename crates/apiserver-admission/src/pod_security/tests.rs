@@ -57,7 +57,9 @@ async fn what_baseline_refuses() {
             "privileged (containers \"i\", \"a\" must not set securityContext.privileged=true)",
         ),
         (
-            with(json!({"name": "a", "securityContext": {"capabilities": {"add": ["SYS_ADMIN", "CHOWN", "NET_RAW"]}}})),
+            with(
+                json!({"name": "a", "securityContext": {"capabilities": {"add": ["SYS_ADMIN", "CHOWN", "NET_RAW"]}}}),
+            ),
             "non-default capabilities (container \"a\" must not include \"NET_RAW\", \"SYS_ADMIN\" in \
              securityContext.capabilities.add)",
         ),
@@ -107,7 +109,12 @@ async fn what_restricted_refuses_on_top() {
         "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false)",
     )
     .await;
-    check("restricted", changed(&["securityContext", "runAsUser"], json!(0)), "runAsUser=0 (pod must not set runAsUser=0)").await;
+    check(
+        "restricted",
+        changed(&["securityContext", "runAsUser"], json!(0)),
+        "runAsUser=0 (pod must not set runAsUser=0)",
+    )
+    .await;
 }
 
 #[tokio::test]

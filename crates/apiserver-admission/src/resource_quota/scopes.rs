@@ -6,7 +6,8 @@ use crate::pod_resources::pod_amounts;
 
 /// Whether all scopes of a quota match; a quota without scopes counts everything, one with scopes only pods.
 pub(super) fn match_all(quota: &Object, is_pod: bool, object: &Object) -> bool {
-    let plain = quota.list_at(&["spec", "scopes"]).iter().filter_map(Value::as_str).map(|s| (s, "Exists", None));
+    let plain =
+        quota.list_at(&["spec", "scopes"]).iter().filter_map(Value::as_str).map(|s| (s, "Exists", None));
     let selected = quota.list_at(&["spec", "scopeSelector", "matchExpressions"]).iter().map(|e| {
         let text = |key: &str| e.get(key).and_then(Value::as_str).unwrap_or("");
         (text("scopeName"), text("operator"), e.get("values").and_then(Value::as_array))
@@ -39,7 +40,9 @@ fn matches(pod: &Object, scope: &str, operator: &str, values: Option<&Vec<Value>
 
 fn is_best_effort(pod: &Object) -> bool {
     let none = |which: &str| {
-        pod_amounts(pod, which).iter().all(|(name, q)| q.is_zero() || !matches!(name.as_str(), "cpu" | "memory"))
+        pod_amounts(pod, which)
+            .iter()
+            .all(|(name, q)| q.is_zero() || !matches!(name.as_str(), "cpu" | "memory"))
     };
     none("requests") && none("limits")
 }
@@ -48,7 +51,8 @@ fn crosses_namespaces(pod: &Object) -> bool {
     let affinity = pod.at(&["spec", "affinity"]);
     ["podAffinity", "podAntiAffinity"].into_iter().filter_map(|kind| affinity?.get(kind)).any(|affinity| {
         let terms = |list: &str| affinity.get(list).and_then(Value::as_array).into_iter().flatten();
-        let preferred = terms("preferredDuringSchedulingIgnoredDuringExecution").filter_map(|t| t.get("podAffinityTerm"));
+        let preferred =
+            terms("preferredDuringSchedulingIgnoredDuringExecution").filter_map(|t| t.get("podAffinityTerm"));
         terms("requiredDuringSchedulingIgnoredDuringExecution").chain(preferred).any(|term| {
             let names = term.get("namespaces").and_then(Value::as_array).is_some_and(|n| !n.is_empty());
             names || term.get("namespaceSelector").is_some_and(|s| !s.is_null())

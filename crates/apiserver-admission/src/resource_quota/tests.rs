@@ -45,7 +45,8 @@ impl QuotaWriter for Store {
         if *steals > 0 {
             *steals -= 1;
             let mut stored = self.quota.lock().unwrap();
-            let pods = stored.at(&["status", "used", "pods"]).and_then(crate::pod_resources::quantity).unwrap();
+            let pods =
+                stored.at(&["status", "used", "pods"]).and_then(crate::pod_resources::quantity).unwrap();
             stored.set(&["status", "used", "pods"], pods.add(&Quantity::from_value(1)).to_string());
             return Err(StatusError::stale(&GroupResource::new("", "resourcequotas"), "q"));
         }
@@ -66,7 +67,11 @@ fn pod(cpu: Option<&str>) -> Ask {
 
 #[tokio::test]
 async fn charges_until_the_limit() {
-    let store = Store::new(json!({}), json!({"pods": "2", "requests.cpu": "1"}), json!({"pods": "0", "requests.cpu": "0"}));
+    let store = Store::new(
+        json!({}),
+        json!({"pods": "2", "requests.cpu": "1"}),
+        json!({"pods": "0", "requests.cpu": "0"}),
+    );
     let plugin = plugin(&store);
     pod(Some("600m")).run(&plugin).await.unwrap();
     assert_eq!(store.used(), json!({"pods": "1", "requests.cpu": "600m"}));
@@ -81,7 +86,10 @@ async fn charges_until_the_limit() {
     pod(Some("400m")).run(&plugin).await.unwrap();
     assert_eq!(store.used(), json!({"pods": "2", "requests.cpu": "1"}));
     let third = pod(Some("0")).run(&plugin).await.unwrap_err();
-    assert!(third.ends_with("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"), "{third}");
+    assert!(
+        third.ends_with("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"),
+        "{third}"
+    );
 }
 
 #[tokio::test]
@@ -93,7 +101,10 @@ async fn a_lost_swap_is_judged_anew() {
     let full = Store::new(json!({}), json!({"pods": "1"}), json!({"pods": "0"}));
     *full.steals.lock().unwrap() = 1;
     let refused = pod(None).run(&plugin(&full)).await.unwrap_err();
-    assert!(refused.contains("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"), "{refused}");
+    assert!(
+        refused.contains("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -123,18 +134,31 @@ async fn scopes_choose_pods() {
 
 #[tokio::test]
 async fn other_kinds_count_too() {
-    let run = async |resource: (&'static str, &'static str), kind: &'static str, new: Value, old: Option<Value>, used: Value| {
-        let hard: Map<String, Value> = used.as_object().unwrap().keys().map(|k| (k.clone(), json!("10Gi"))).collect();
+    let run = async |resource: (&'static str, &'static str),
+                     kind: &'static str,
+                     new: Value,
+                     old: Option<Value>,
+                     used: Value| {
+        let hard: Map<String, Value> =
+            used.as_object().unwrap().keys().map(|k| (k.clone(), json!("10Gi"))).collect();
         let zero: Map<String, Value> = hard.keys().map(|k| (k.clone(), json!("0"))).collect();
         let store = Store::new(json!({}), hard.into(), zero.into());
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-        let ask = Ask { object: Some(object(new)), old: old.map(object), ..Ask::new(operation, resource, kind) };
+        let ask =
+            Ask { object: Some(object(new)), old: old.map(object), ..Ask::new(operation, resource, kind) };
         ask.run(&plugin(&store)).await.unwrap();
         assert_eq!(store.used(), used, "{kind}");
     };
     let meta = json!({"name": "x", "namespace": "a"});
     let service = |ty: &str| json!({"metadata": meta, "spec": {"type": ty, "ports": [{}, {}]}});
-    run(("", "services"), "Service", service("NodePort"), None, json!({"services": "1", "services.nodeports": "2"})).await;
+    run(
+        ("", "services"),
+        "Service",
+        service("NodePort"),
+        None,
+        json!({"services": "1", "services.nodeports": "2"}),
+    )
+    .await;
     run(
         ("", "services"),
         "Service",
@@ -152,6 +176,20 @@ async fn other_kinds_count_too() {
         json!({"requests.storage": "1Gi", "persistentvolumeclaims": "1", "fast.storageclass.storage.k8s.io/requests.storage": "1Gi"}),
     )
     .await;
-    run(("apps", "deployments"), "Deployment", json!({"metadata": meta}), None, json!({"count/deployments.apps": "1"})).await;
-    run(("", "configmaps"), "ConfigMap", json!({"metadata": meta}), None, json!({"configmaps": "1", "count/configmaps": "1"})).await;
+    run(
+        ("apps", "deployments"),
+        "Deployment",
+        json!({"metadata": meta}),
+        None,
+        json!({"count/deployments.apps": "1"}),
+    )
+    .await;
+    run(
+        ("", "configmaps"),
+        "ConfigMap",
+        json!({"metadata": meta}),
+        None,
+        json!({"configmaps": "1", "count/configmaps": "1"}),
+    )
+    .await;
 }

@@ -10,7 +10,8 @@ use crate::pod_resources::{Amounts, add, amounts, pod_amounts, quantity};
 pub(super) fn usage(group: &str, resource: &str, object: &Object) -> Amounts {
     let mut out = Amounts::new();
     let one = Quantity::from_value(1);
-    let count = if group.is_empty() { format!("count/{resource}") } else { format!("count/{resource}.{group}") };
+    let count =
+        if group.is_empty() { format!("count/{resource}") } else { format!("count/{resource}.{group}") };
     match (group, resource) {
         ("", "pods") if matches!(object.str_at(&["status", "phase"]), "Succeeded" | "Failed") => {}
         ("", "pods") => return pod(object, one),
@@ -37,7 +38,8 @@ fn pod(pod: &Object, one: Quantity) -> Amounts {
         }
     }
     for (name, amount) in requests {
-        let plain = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+        let plain =
+            matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
         // Extended resources are counted by their requests only.
         if plain {
             out.insert(name.clone(), amount);
@@ -65,7 +67,8 @@ fn service(service: &Object, one: Quantity, out: &mut Amounts) {
         "LoadBalancer" => {
             out.insert("services.loadbalancers".into(), one);
             let allocates = service.bool_at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(false);
-            let given = service.list_at(&["spec", "ports"]).iter().filter(|p| p.get("nodePort").is_some()).count();
+            let given =
+                service.list_at(&["spec", "ports"]).iter().filter(|p| p.get("nodePort").is_some()).count();
             let given = Quantity::from_value(i64::try_from(given).unwrap_or(i64::MAX));
             out.insert("services.nodeports".into(), if allocates { ports } else { given });
         }
@@ -91,7 +94,8 @@ fn claim(claim: &Object, one: Quantity, out: &mut Amounts) {
 
 /// Where cpu or memory are limited, each container must say what it needs: what is missing, in upstream's words.
 pub(super) fn unspecified(pod: &Object, hard: &Amounts) -> Option<String> {
-    const COMPUTE: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+    const COMPUTE: [&str; 6] =
+        ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let pod_level = |which: &str, name: &str| pod.at(&["spec", "resources", which, name]).is_some();
     for list in ["containers", "initContainers"] {
@@ -114,7 +118,9 @@ pub(super) fn unspecified(pod: &Object, hard: &Amounts) -> Option<String> {
     }
     let texts: Vec<String> = missing
         .into_iter()
-        .map(|(resource, names)| format!("{resource} for: {}", names.into_iter().collect::<Vec<_>>().join(",")))
+        .map(|(resource, names)| {
+            format!("{resource} for: {}", names.into_iter().collect::<Vec<_>>().join(","))
+        })
         .collect();
     Some(format!("must specify {}", texts.join("; ")))
 }

@@ -92,7 +92,13 @@ pub fn bound_ref(request: &Object) -> StatusResult<Option<BoundRef>> {
 
 impl TokenIssuer {
     /// Answers a prepared request: fills its `status` (and audiences). Gives warnings for the client.
-    pub fn issue(&self, request: &mut Object, account: &Object, bound: Bound<'_>, now: i64) -> StatusResult<Vec<String>> {
+    pub fn issue(
+        &self,
+        request: &mut Object,
+        account: &Object,
+        bound: Bound<'_>,
+        now: i64,
+    ) -> StatusResult<Vec<String>> {
         check_bound(request, account, bound)?;
         if request.list_at(&["spec", "audiences"]).is_empty() {
             request.set(&["spec", "audiences"], self.api_audiences.clone());
@@ -112,7 +118,8 @@ impl TokenIssuer {
             && seconds == WARN_ONLY_EXPIRATION
             && for_the_api
             && matches!(bound, Bound::Pod(..));
-        let (lifetime, warn_after) = if extend { (EXTENDED_EXPIRATION, Some(now + seconds)) } else { (seconds, None) };
+        let (lifetime, warn_after) =
+            if extend { (EXTENDED_EXPIRATION, Some(now + seconds)) } else { (seconds, None) };
         let claims = self.claims(account, bound, audiences, now, lifetime, warn_after);
         let token = self.key.sign(&claims).map_err(StatusError::internal)?;
         let expires = jiff::Timestamp::from_second(now + seconds).map_err(StatusError::internal)?;
@@ -249,7 +256,10 @@ mod tests {
         assert_eq!((claims["exp"].as_i64(), claims["nbf"].as_i64()), (Some(4600), Some(1000)));
         assert_eq!(claims["sub"], "system:serviceaccount:a:bot");
         assert_eq!(claims["aud"], json!(["https://me"]));
-        assert_eq!(claims["kubernetes.io"], json!({"namespace": "a", "serviceaccount": {"name": "bot", "uid": "u1"}}));
+        assert_eq!(
+            claims["kubernetes.io"],
+            json!({"namespace": "a", "serviceaccount": {"name": "bot", "uid": "u1"}})
+        );
         assert_eq!(request.str_at(&["status", "expirationTimestamp"]), "1970-01-01T01:16:40Z");
     }
 
@@ -280,7 +290,9 @@ mod tests {
             "TokenRequest.authentication.k8s.io \"bot\" is invalid: spec.expirationSeconds: Invalid value: 60: may not \
              specify a duration less than 10 minutes"
         );
-        let request = object(json!({"spec": {"boundObjectRef": {"kind": "Job", "apiVersion": "batch/v1", "name": "x"}}}));
+        let request = object(
+            json!({"spec": {"boundObjectRef": {"kind": "Job", "apiVersion": "batch/v1", "name": "x"}}}),
+        );
         assert_eq!(
             bound_ref(&request).unwrap_err().to_string(),
             "cannot bind token to object of type batch/v1, Kind=Job"

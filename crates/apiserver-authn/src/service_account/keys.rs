@@ -3,7 +3,8 @@ use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
-    self, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, ParsedPublicKey, RsaKeyPair, VerificationAlgorithm,
+    self, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, ParsedPublicKey, RsaKeyPair,
+    VerificationAlgorithm,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -93,10 +94,9 @@ impl VerifyKey {
             base64url(&bytes[zeros..])
         };
         let (algorithm, mut jwk) = match public {
-            PublicKey::RSA(key) => (
-                Algorithm::Rs256,
-                json!({"kty": "RSA", "n": strip(key.modulus), "e": strip(key.exponent)}),
-            ),
+            PublicKey::RSA(key) => {
+                (Algorithm::Rs256, json!({"kty": "RSA", "n": strip(key.modulus), "e": strip(key.exponent)}))
+            }
             PublicKey::EC(point) => {
                 let data = point.data();
                 let (algorithm, curve, size) = match data.len() {
@@ -129,7 +129,8 @@ impl SigningKey {
         let der = block.contents();
         let private = match block.tag() {
             "RSA PRIVATE KEY" => Private::Rsa(Box::new(
-                RsaKeyPair::from_der(der).map_err(|_| KeyError::Unusable("not a private RSA key of 2048 bits or more"))?,
+                RsaKeyPair::from_der(der)
+                    .map_err(|_| KeyError::Unusable("not a private RSA key of 2048 bits or more"))?,
             )),
             "EC PRIVATE KEY" => Private::Ecdsa(Box::new(ecdsa(der, EcdsaKeyPair::from_private_key_der)?)),
             _ => match RsaKeyPair::from_pkcs8(der) {
@@ -154,7 +155,11 @@ impl SigningKey {
     /// Signs claims: a token.
     pub fn sign(&self, claims: &Value) -> Result<String, KeyError> {
         let header = json!({"alg": self.public.algorithm.name(), "kid": self.public.id});
-        let message = format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()));
+        let message = format!(
+            "{}.{}",
+            base64url(header.to_string().as_bytes()),
+            base64url(claims.to_string().as_bytes())
+        );
         let random = SystemRandom::new();
         let signature = match &self.private {
             Private::Rsa(key) => {
@@ -240,7 +245,8 @@ impl VerifyKeys {
         let algorithm = header.get("alg").and_then(Value::as_str)?;
         let id = header.get("kid").and_then(Value::as_str).filter(|id| !id.is_empty());
         let fits = |key: &&VerifyKey| key.algorithm.name() == algorithm && id.is_none_or(|id| id == key.id);
-        let verified = self.0.iter().filter(fits).any(|k| k.parsed.verify_sig(message.as_bytes(), &signature).is_ok());
+        let verified =
+            self.0.iter().filter(fits).any(|k| k.parsed.verify_sig(message.as_bytes(), &signature).is_ok());
         if !verified {
             return None;
         }
@@ -273,7 +279,9 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn ec_pem() -> String {
-        let der = EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let der =
+            EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .unwrap();
         pem::encode(&pem::Pem::new("PRIVATE KEY", der.as_ref().to_vec()))
     }
 
@@ -287,7 +295,10 @@ pub(super) mod tests {
             assert_eq!(keys.algorithms(), [algorithm]);
             let jwks = keys.jwks();
             assert_eq!(jwks["keys"].as_array().unwrap().len(), 1);
-            assert_eq!((jwks["keys"][0]["kid"].as_str(), jwks["keys"][0]["alg"].as_str()), (Some(key.id()), Some(algorithm)));
+            assert_eq!(
+                (jwks["keys"][0]["kid"].as_str(), jwks["keys"][0]["alg"].as_str()),
+                (Some(key.id()), Some(algorithm))
+            );
             let token = key.sign(&json!({"iss": "me"})).unwrap();
             assert_eq!(keys.verified_claims(&token), Some(json!({"iss": "me"})));
             assert_eq!(unverified_issuer(&token).as_deref(), Some("me"));

@@ -45,7 +45,9 @@ fn named<'a>(private: &'a Value, what: &str) -> Option<Named<'a>> {
 
 /// Whether the object a token is bound to is still the one, and not long deleted.
 fn still_there(what: &str, claim: &Named<'_>, found: Option<&Object>, now: i64) -> Result<(), AuthnError> {
-    let Some(found) = found else { return refuse(format!("{what} {:?} of the token does not exist", claim.name)) };
+    let Some(found) = found else {
+        return refuse(format!("{what} {:?} of the token does not exist", claim.name));
+    };
     if found.uid() != claim.uid {
         return refuse(format!("{what} UID ({}) does not match claim ({})", found.uid(), claim.uid));
     }
@@ -108,7 +110,8 @@ impl ServiceAccountTokens {
             let found = self.cluster.secret(namespace, secret.name).await;
             still_there("Secret", &secret, found.as_deref(), now)?;
         }
-        let mut user = UserInfo { name, uid: account.uid.to_owned(), groups: groups(namespace), ..UserInfo::default() };
+        let mut user =
+            UserInfo { name, uid: account.uid.to_owned(), groups: groups(namespace), ..UserInfo::default() };
         let mut fact = |key: &str, value: &str| {
             if !value.is_empty() {
                 user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
@@ -142,7 +145,11 @@ impl ServiceAccountTokens {
 
 #[async_trait]
 impl TokenAuthenticator for ServiceAccountTokens {
-    async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, AuthnError> {
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError> {
         match unverified_issuer(token) {
             Some(issuer) if self.issuers.contains(&issuer) => self.check(token, audiences).await.map(Some),
             _ => Ok(None),
@@ -212,7 +219,9 @@ mod tests {
                 api_audiences: vec!["api".into()],
                 keys: Arc::new(keys),
                 cluster: Arc::new(Cluster),
-                now: Arc::new(move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed) as u64)),
+                now: Arc::new(move || {
+                    UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed) as u64)
+                }),
             },
             clock,
         }
@@ -242,9 +251,14 @@ mod tests {
         assert_eq!(user.audiences, ["api"]);
         assert_eq!(user.user.name, "system:serviceaccount:a:bot");
         assert_eq!(user.user.uid, "u");
-        assert_eq!(user.user.groups, ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]);
+        assert_eq!(
+            user.user.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]
+        );
         let facts: Vec<_> = user.user.extra.iter().map(|(k, v)| (k.as_str(), v[0].as_str())).collect();
-        assert!(matches!(facts[0], ("authentication.kubernetes.io/credential-id", id) if id.starts_with("JTI=")));
+        assert!(
+            matches!(facts[0], ("authentication.kubernetes.io/credential-id", id) if id.starts_with("JTI="))
+        );
         assert_eq!(
             facts[1..],
             [
@@ -274,7 +288,10 @@ mod tests {
         );
         assert_eq!(bench.ask(&vault, &["x", "vault"]).await.unwrap().unwrap().audiences, ["vault"]);
         let stranger = self::bench().token(json!({}), Bound::No);
-        assert_eq!(bench.ask(&stranger, &[]).await, Err("service account token is signed by no known key".into()));
+        assert_eq!(
+            bench.ask(&stranger, &[]).await,
+            Err("service account token is signed by no known key".into())
+        );
         assert_eq!(bench.ask("not.a.token", &[]).await, Ok(None));
     }
 
@@ -297,7 +314,8 @@ mod tests {
         check(Bound::Pod(&pod("gone", "u"), None), 1000, r#"Pod "gone" of the token does not exist"#).await;
         check(Bound::Pod(&pod("p", "old"), None), 1000, "Pod UID (u) does not match claim (old)").await;
         check(Bound::Pod(&pod("deleted", "u"), None), 1000 + LEEWAY, "").await;
-        check(Bound::Pod(&pod("deleted", "u"), None), 1001 + LEEWAY, r#"Pod "deleted" has been deleted"#).await;
+        check(Bound::Pod(&pod("deleted", "u"), None), 1001 + LEEWAY, r#"Pod "deleted" has been deleted"#)
+            .await;
         check(Bound::Secret(&pod("gone", "u")), 1000, r#"Secret "gone" of the token does not exist"#).await;
         check(Bound::Node(&pod("gone", "u")), 1000, r#"Node "gone" of the token does not exist"#).await;
     }

@@ -6,7 +6,8 @@ use super::{EVENTS, Rule, Who, Words, binding, may, named, object, rules, urls};
 
 const READ: Words = &["get", "list", "watch"];
 const WRITE: Words = &["create", "update", "patch", "delete", "deletecollection"];
-const READ_WRITE: Words = &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+const READ_WRITE: Words =
+    &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 const READ_UPDATE: Words = &["get", "list", "watch", "update", "patch"];
 
 const CORE: Words = &[""];
@@ -78,8 +79,17 @@ const ROLES: &[Role] = &[
         &[urls(
             &["get"],
             &[
-                "/livez", "/readyz", "/healthz", "/version", "/version/", "/openapi", "/openapi/*", "/api", "/api/*",
-                "/apis", "/apis/*",
+                "/livez",
+                "/readyz",
+                "/healthz",
+                "/version",
+                "/version/",
+                "/openapi",
+                "/openapi/*",
+                "/api",
+                "/api/*",
+                "/apis",
+                "/apis/*",
             ],
         )],
     ),
@@ -87,7 +97,16 @@ const ROLES: &[Role] = &[
         "system:monitoring",
         &[urls(
             &["get"],
-            &["/metrics", "/metrics/slis", "/livez", "/readyz", "/healthz", "/livez/*", "/readyz/*", "/healthz/*"],
+            &[
+                "/metrics",
+                "/metrics/slis",
+                "/livez",
+                "/readyz",
+                "/healthz",
+                "/livez/*",
+                "/readyz/*",
+                "/healthz/*",
+            ],
         )],
     ),
     role(
@@ -130,8 +149,15 @@ const ROLES: &[Role] = &[
                 WRITE,
                 CORE,
                 &[
-                    "replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts", "services",
-                    "services/proxy", "persistentvolumeclaims", "configmaps", "secrets", "events",
+                    "replicationcontrollers",
+                    "replicationcontrollers/scale",
+                    "serviceaccounts",
+                    "services",
+                    "services/proxy",
+                    "persistentvolumeclaims",
+                    "configmaps",
+                    "secrets",
+                    "events",
                 ],
             ),
             may(&["create"], CORE, &["serviceaccounts/token"]),
@@ -139,8 +165,14 @@ const ROLES: &[Role] = &[
                 WRITE,
                 APPS,
                 &[
-                    "statefulsets", "statefulsets/scale", "daemonsets", "deployments", "deployments/scale",
-                    "deployments/rollback", "replicasets", "replicasets/scale",
+                    "statefulsets",
+                    "statefulsets/scale",
+                    "daemonsets",
+                    "deployments",
+                    "deployments/scale",
+                    "deployments/rollback",
+                    "replicasets",
+                    "replicasets/scale",
                 ],
             ),
             may(WRITE, AUTOSCALING, &["horizontalpodautoscalers"]),
@@ -149,8 +181,15 @@ const ROLES: &[Role] = &[
                 WRITE,
                 EXTENSIONS,
                 &[
-                    "daemonsets", "deployments", "deployments/scale", "deployments/rollback", "ingresses",
-                    "replicasets", "replicasets/scale", "replicationcontrollers/scale", "networkpolicies",
+                    "daemonsets",
+                    "deployments",
+                    "deployments/scale",
+                    "deployments/rollback",
+                    "ingresses",
+                    "replicasets",
+                    "replicasets/scale",
+                    "replicationcontrollers/scale",
+                    "networkpolicies",
                 ],
             ),
             may(WRITE, POLICY, &["poddisruptionbudgets"]),
@@ -168,8 +207,15 @@ const ROLES: &[Role] = &[
                 READ,
                 CORE,
                 &[
-                    "pods", "replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts", "services",
-                    "services/status", "endpoints", "persistentvolumeclaims", "persistentvolumeclaims/status",
+                    "pods",
+                    "replicationcontrollers",
+                    "replicationcontrollers/scale",
+                    "serviceaccounts",
+                    "services",
+                    "services/status",
+                    "endpoints",
+                    "persistentvolumeclaims",
+                    "persistentvolumeclaims/status",
                     "configmaps",
                 ],
             ),
@@ -177,8 +223,15 @@ const ROLES: &[Role] = &[
                 READ,
                 CORE,
                 &[
-                    "limitranges", "resourcequotas", "bindings", "events", "pods/status", "resourcequotas/status",
-                    "namespaces/status", "replicationcontrollers/status", "pods/log",
+                    "limitranges",
+                    "resourcequotas",
+                    "bindings",
+                    "events",
+                    "pods/status",
+                    "resourcequotas/status",
+                    "namespaces/status",
+                    "replicationcontrollers/status",
+                    "pods/log",
                 ],
             ),
             may(READ, CORE, &["namespaces"]),
@@ -187,9 +240,18 @@ const ROLES: &[Role] = &[
                 READ,
                 APPS,
                 &[
-                    "controllerrevisions", "statefulsets", "statefulsets/status", "statefulsets/scale", "daemonsets",
-                    "daemonsets/status", "deployments", "deployments/status", "deployments/scale", "replicasets",
-                    "replicasets/status", "replicasets/scale",
+                    "controllerrevisions",
+                    "statefulsets",
+                    "statefulsets/status",
+                    "statefulsets/scale",
+                    "daemonsets",
+                    "daemonsets/status",
+                    "deployments",
+                    "deployments/status",
+                    "deployments/scale",
+                    "replicasets",
+                    "replicasets/status",
+                    "replicasets/scale",
                 ],
             ),
             may(READ, AUTOSCALING, &["horizontalpodautoscalers", "horizontalpodautoscalers/status"]),
@@ -198,9 +260,18 @@ const ROLES: &[Role] = &[
                 READ,
                 EXTENSIONS,
                 &[
-                    "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status",
-                    "ingresses", "ingresses/status", "replicasets", "replicasets/scale", "replicasets/status",
-                    "replicationcontrollers/scale", "networkpolicies",
+                    "daemonsets",
+                    "daemonsets/status",
+                    "deployments",
+                    "deployments/scale",
+                    "deployments/status",
+                    "ingresses",
+                    "ingresses/status",
+                    "replicasets",
+                    "replicasets/scale",
+                    "replicasets/status",
+                    "replicationcontrollers/scale",
+                    "networkpolicies",
                 ],
             ),
             may(READ, POLICY, &["poddisruptionbudgets", "poddisruptionbudgets/status"]),
@@ -210,7 +281,10 @@ const ROLES: &[Role] = &[
     },
     role(
         "system:heapster",
-        &[may(READ, CORE, &["events", "pods", "nodes", "namespaces"]), may(READ, EXTENSIONS, &["deployments"])],
+        &[
+            may(READ, CORE, &["events", "pods", "nodes", "namespaces"]),
+            may(READ, EXTENSIONS, &["deployments"]),
+        ],
     ),
     role("system:node", NODE_RULES),
     role(
@@ -293,7 +367,9 @@ const ROLES: &[Role] = &[
         &[urls(
             &["get"],
             &[
-                "/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks",
+                "/.well-known/openid-configuration",
+                "/.well-known/openid-configuration/",
+                "/openid/v1/jwks",
                 "/openid/v1/jwks/",
             ],
         )],
@@ -307,7 +383,12 @@ const ROLES: &[Role] = &[
                 &["*"],
                 CORE,
                 &[
-                    "nodes/proxy", "nodes/metrics", "nodes/stats", "nodes/log", "nodes/pods", "nodes/healthz",
+                    "nodes/proxy",
+                    "nodes/metrics",
+                    "nodes/stats",
+                    "nodes/log",
+                    "nodes/pods",
+                    "nodes/healthz",
                     "nodes/configz",
                 ],
             ),
@@ -384,7 +465,10 @@ pub(super) fn roles() -> Vec<Object> {
                 object.set(&["metadata", "labels", label], "true");
             }
             if let Some(label) = role.gathers {
-                object.set(&["aggregationRule", "clusterRoleSelectors"], json!([{"matchLabels": {label: "true"}}]));
+                object.set(
+                    &["aggregationRule", "clusterRoleSelectors"],
+                    json!([{"matchLabels": {label: "true"}}]),
+                );
             }
             object.set(&["rules"], rules(role.rules));
             object
@@ -393,6 +477,7 @@ pub(super) fn roles() -> Vec<Object> {
 }
 
 pub(super) fn bindings() -> Vec<Object> {
-    let bind = |(role, who): &(&str, &[Who])| binding("ClusterRoleBinding", "", role, ("ClusterRole", role), who);
+    let bind =
+        |(role, who): &(&str, &[Who])| binding("ClusterRoleBinding", "", role, ("ClusterRole", role), who);
     BINDINGS.iter().map(bind).collect()
 }

@@ -100,7 +100,9 @@ fn binding(kind: &str, namespace: &str, name: &str, role: (&str, &str), subjects
             .map(|who| match who {
                 Who::User(name) => json!({"apiGroup": GROUP, "kind": "User", "name": name}),
                 Who::Group(name) => json!({"apiGroup": GROUP, "kind": "Group", "name": name}),
-                Who::Account(name) => json!({"kind": "ServiceAccount", "name": name, "namespace": "kube-system"}),
+                Who::Account(name) => {
+                    json!({"kind": "ServiceAccount", "name": name, "namespace": "kube-system"})
+                }
             })
             .collect();
         object.set(&["subjects"], subjects);

@@ -47,7 +47,9 @@ pub fn reconcile(expected: &Object, existing: Option<&Object>) -> Reconciled {
             // Whole rules of the table read better than the broken-down rest.
             let held = PolicyRule::all_of(existing);
             let mut rules = existing.list_at(&["rules"]).to_vec();
-            let lacks = |rule: &&Value| !super::super::rule::missing(&held, &[PolicyRule::from_value(rule)]).is_empty();
+            let lacks = |rule: &&Value| {
+                !super::super::rule::missing(&held, &[PolicyRule::from_value(rule)]).is_empty()
+            };
             rules.extend(expected.list_at(&["rules"]).iter().filter(lacks).cloned());
             result.set(&["rules"], rules);
         }

@@ -32,7 +32,11 @@ fn every_object_is_whole_and_there_once() {
     let objects = objects();
     let mut seen = HashSet::new();
     for o in &objects {
-        assert!(seen.insert((o.kind().to_owned(), o.namespace().to_owned(), o.name().to_owned())), "{}", o.name());
+        assert!(
+            seen.insert((o.kind().to_owned(), o.namespace().to_owned(), o.name().to_owned())),
+            "{}",
+            o.name()
+        );
         assert_eq!(o.annotation(AUTOUPDATE), Some("true"));
         assert_eq!(o.label("kubernetes.io/bootstrapping"), Some("rbac-defaults"));
     }
@@ -119,7 +123,10 @@ fn prints_the_cost_of_a_decision() {
     for (who, request) in [
         (UserInfo::new("jane", &["devs", "system:authenticated"]), resource("get", "", "pods", "default")),
         (UserInfo::new("system:kube-scheduler", &["system:authenticated"]), resource("list", "", "pods", "")),
-        (UserInfo::new("root", &["system:masters", "system:authenticated"]), resource("get", "", "pods", "default")),
+        (
+            UserInfo::new("root", &["system:masters", "system:authenticated"]),
+            resource("get", "", "pods", "default"),
+        ),
     ] {
         let rounds = 20_000_u32;
         let start = Instant::now();

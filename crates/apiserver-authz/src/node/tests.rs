@@ -36,7 +36,9 @@ fn cluster() -> NodeAuthorizer {
     nodes.set(&object(json!({"kind": "PersistentVolume", "metadata": {"name": "pv"}, "spec": {
         "claimRef": {"namespace": "a", "name": "claim"},
         "csi": {"nodeStageSecretRef": {"namespace": "secrets", "name": "stage"}}}})));
-    nodes.set(&object(json!({"kind": "VolumeAttachment", "metadata": {"name": "va"}, "spec": {"nodeName": "n1"}})));
+    nodes.set(&object(
+        json!({"kind": "VolumeAttachment", "metadata": {"name": "va"}, "spec": {"nodeName": "n1"}}),
+    ));
     nodes
 }
 
@@ -102,17 +104,32 @@ fn refusals_say_why() {
         ("list /persistentvolumes ", "can only get individual resources of this type"),
         ("create /serviceaccounts a/bot", "can only create token subresource of serviceaccount"),
         ("get /serviceaccounts a/bot", "can only create tokens for individual service accounts"),
-        ("list coordination.k8s.io/leases kube-node-lease/", "can only get, create, update, patch, or delete a node lease"),
-        ("get coordination.k8s.io/leases a/n1", r#"can only access leases in the "kube-node-lease" system namespace"#),
+        (
+            "list coordination.k8s.io/leases kube-node-lease/",
+            "can only get, create, update, patch, or delete a node lease",
+        ),
+        (
+            "get coordination.k8s.io/leases a/n1",
+            r#"can only access leases in the "kube-node-lease" system namespace"#,
+        ),
         (
             "get coordination.k8s.io/leases kube-node-lease/n2",
             "can only access node lease with the same name as the requesting node",
         ),
-        ("get storage.k8s.io/csinodes n2", "can only access CSINode with the same name as the requesting node"),
+        (
+            "get storage.k8s.io/csinodes n2",
+            "can only access CSINode with the same name as the requesting node",
+        ),
         ("list /nodes ", "node 'n1' cannot read all nodes, only its own Node object"),
         ("get /nodes n2", "node 'n1' cannot read 'n2', only its own Node object"),
         ("list /pods ", "can only list/watch pods with spec.nodeName field selector"),
         ("list /pods / spec.nodeName=n2", "can only list/watch pods with spec.nodeName field selector"),
+        // An escaped comma is part of a value: this selects pods of all nodes.
+        (
+            "list /pods / status.phase!=x\\,spec.nodeName=n1",
+            "can only list/watch pods with spec.nodeName field selector",
+        ),
+        ("list /pods / spec.nodeName!=n1", "can only list/watch pods with spec.nodeName field selector"),
         ("delete /nodes n1", ""),
         ("get apps/deployments a/x", ""),
     ] {
@@ -142,7 +159,12 @@ fn what_every_node_may_do() {
     ] {
         assert!(ask(&nodes, "n1", question).is_allowed(), "{question}");
     }
-    let request = RequestInfo { verb: "list".into(), is_resource: true, resource: "services".into(), ..RequestInfo::default() };
+    let request = RequestInfo {
+        verb: "list".into(),
+        is_resource: true,
+        resource: "services".into(),
+        ..RequestInfo::default()
+    };
     let impostor = UserInfo::new("system:node:n1", &["system:authenticated"]);
     assert_eq!(nodes.decide(&Attributes { user: &impostor, request: &request }), Answer::NO_OPINION);
     let nameless = UserInfo::new("system:node:", &["system:nodes"]);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::checks;
 use crate::core::{resource_list, taint};
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, child, drop_false};
+use crate::tree::{At, child, drop_false, sync_first};
 
 /// Rules of nodes.
 pub(crate) struct Node;
@@ -16,6 +16,7 @@ impl Rules for Node {
     fn fill_defaults(&self, object: &mut Object) {
         if let Some(spec) = child(&mut object.0, "spec") {
             drop_false(spec, &["unschedulable"]);
+            sync_first(spec, "podCIDR", "podCIDRs", |one| one.clone(), |item| Some(item.clone()));
         }
         if let Some(status) = child(&mut object.0, "status") {
             resource_list::fill(status, "capacity");
@@ -41,7 +42,7 @@ impl Rules for Node {
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
         let before = old_spec.field("podCIDRs");
         let same_cidrs = crate::tree::same(spec.field("podCIDRs").get(), before.get());
-        if before.len() > 0 && !same_cidrs {
+        if !before.is_empty() && !same_cidrs {
             errors.push(machinery::FieldError::forbidden(
                 &spec.field("podCIDRs").path(),
                 "node updates may not change podCIDR except from \"\" to valid",

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::core::service_validation;
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, default_text, default_value, drop_false, each, ensure, has, text_of};
+use crate::tree::{
+    At, below, child, default_text, default_value, drop_false, each, ensure, has, same, text_of,
+};
 
 /// Rules of services.
 pub(crate) struct Service;
@@ -49,7 +51,7 @@ impl Rules for Service {
         }
         if ty == "LoadBalancer" {
             default_value(spec, "allocateLoadBalancerNodePorts", true);
-            if let Some(balancer) = crate::tree::below(&mut object.0, &["status", "loadBalancer"]) {
+            if let Some(balancer) = below(&mut object.0, &["status", "loadBalancer"]) {
                 for ingress in each(balancer, "ingress") {
                     if has(ingress, "ip") {
                         default_value(ingress, "ipMode", "VIP");
@@ -61,6 +63,16 @@ impl Rules for Service {
 
     fn status_at_birth(&self, _object: &Object) -> Option<Value> {
         Some(json!({"loadBalancer": {}}))
+    }
+
+    fn prepare_for_create(&self, object: &mut Object) {
+        one_ip_is_a_list(object);
+    }
+
+    fn prepare_for_update(&self, new: &mut Object, old: &Object) {
+        keep_allocated(new, old);
+        one_ip_is_a_list(new);
+        drop_unused(new, old);
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
@@ -85,5 +97,153 @@ impl Rules for Service {
             ("spec.clusterIP", object.str_at(&["spec", "clusterIP"]).to_owned()),
             ("spec.type", object.str_at(&["spec", "type"]).to_owned()),
         ]
+    }
+}
+
+fn type_is(service: &Object, types: &[&str]) -> bool {
+    types.contains(&service.str_at(&["spec", "type"]))
+}
+
+fn needs_ip(service: &Object) -> bool {
+    type_is(service, &["ClusterIP", "NodePort", "LoadBalancer"])
+}
+
+fn needs_node_ports(service: &Object) -> bool {
+    let allocates = service.bool_at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(false);
+    type_is(service, &["NodePort"]) || (type_is(service, &["LoadBalancer"]) && allocates)
+}
+
+/// Old clients know only `clusterIP`.
+fn one_ip_is_a_list(service: &mut Object) {
+    let ip = service.str_at(&["spec", "clusterIP"]).to_owned();
+    if service.list_at(&["spec", "clusterIPs"]).is_empty() && !ip.is_empty() {
+        service.set(&["spec", "clusterIPs"], json!([ip]));
+    }
+}
+
+/// A writer who leaves out what the server allocated keeps it.
+fn keep_allocated(new: &mut Object, old: &Object) {
+    if needs_ip(new) && needs_ip(old) {
+        if new.str_at(&["spec", "clusterIP"]).is_empty() {
+            new.copy_from(old, &["spec", "clusterIP"]);
+        }
+        let same_ip = new.str_at(&["spec", "clusterIP"]) == old.str_at(&["spec", "clusterIP"]);
+        if new.list_at(&["spec", "clusterIPs"]).is_empty() && same_ip {
+            new.copy_from(old, &["spec", "clusterIPs"]);
+        } else if !same_ip && new.at(&["spec", "clusterIPs"]) == old.at(&["spec", "clusterIPs"]) {
+            new.remove(&["spec", "clusterIPs"]);
+        }
+    }
+    if needs_node_ports(new) && needs_node_ports(old) {
+        let before = old.list_at(&["spec", "ports"]);
+        let mut taken: Vec<i64> =
+            new.list_at(&["spec", "ports"]).iter().filter_map(|p| p.get("nodePort")?.as_i64()).collect();
+        let Some(spec) = child(&mut new.0, "spec") else { return };
+        for port in each(spec, "ports").filter(|p| !has(p, "nodePort")) {
+            let same = |b: &&Value| ["protocol", "port"].iter().all(|f| b.get(*f) == port.get(*f));
+            let number = before.iter().find(same).and_then(|b| b.get("nodePort")?.as_i64());
+            if let Some(number) = number.filter(|n| !taken.contains(n)) {
+                taken.push(number);
+                port.insert("nodePort".into(), number.into());
+            }
+        }
+    }
+    if type_is(new, &["LoadBalancer"]) && type_is(old, &["LoadBalancer"]) {
+        let path = ["spec", "healthCheckNodePort"];
+        let local = |s: &Object| s.str_at(&["spec", "externalTrafficPolicy"]) == "Local";
+        if local(new) && local(old) && new.i64_at(&path).unwrap_or(0) == 0 {
+            new.copy_from(old, &path);
+        }
+    }
+}
+
+/// Whether clients outside the cluster reach it, so that `externalTrafficPolicy` means something.
+fn is_exposed(service: &Object) -> bool {
+    let external = !service.list_at(&["spec", "externalIPs"]).is_empty();
+    type_is(service, &["NodePort", "LoadBalancer"]) || (type_is(service, &["ClusterIP"]) && external)
+}
+
+/// What the new type has no use for goes, unless the writer changed it, which is an error then.
+fn drop_unused(new: &mut Object, old: &Object) {
+    let lost = |needs: fn(&Object) -> bool, new: &Object| needs(old) && !needs(new);
+    let balances = |s: &Object| type_is(s, &["LoadBalancer"]);
+    let mut unused: Vec<&str> = Vec::new();
+    if lost(needs_ip, new) {
+        unused.extend(["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
+    }
+    if lost(is_exposed, new) {
+        unused.push("externalTrafficPolicy");
+    }
+    if lost(balances, new) {
+        unused.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]);
+    }
+    for field in unused {
+        let path = ["spec", field];
+        if same(new.at(&path), old.at(&path)) {
+            new.remove(&path);
+        }
+    }
+    if lost(needs_node_ports, new) {
+        let before: Vec<Value> =
+            old.list_at(&["spec", "ports"]).iter().filter_map(|p| p.get("nodePort").cloned()).collect();
+        let Some(spec) = child(&mut new.0, "spec") else { return };
+        for port in each(spec, "ports") {
+            if port.get("nodePort").is_some_and(|n| before.contains(n)) {
+                port.remove("nodePort");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy_for;
+
+    fn service(spec: Value) -> Object {
+        let mut object = Object::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap();
+        object.set_type("v1", "Service");
+        strategy_for("", "services", "").fill_defaults(&mut object);
+        object
+    }
+
+    fn updated(old: Value, new: Value) -> Object {
+        let mut new = service(new);
+        let errors = strategy_for("", "services", "").admit_update(&mut new, &service(old));
+        assert_eq!(errors, [], "{new:?}");
+        new
+    }
+
+    #[test]
+    fn a_headless_service_needs_only_the_old_field() {
+        let mut s = service(json!({"clusterIP": "None"}));
+        assert_eq!(strategy_for("", "services", "").admit_create(&mut s), []);
+        assert_eq!(s.at(&["spec", "clusterIPs"]), Some(&json!(["None"])));
+    }
+
+    #[test]
+    fn what_the_server_allocated_stays_when_left_out() {
+        let old = json!({"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+            "ports": [{"port": 80, "nodePort": 30000}]});
+        let new = updated(old, json!({"type": "NodePort", "ports": [{"port": 80}]}));
+        assert_eq!(new.at(&["spec", "clusterIPs"]), Some(&json!(["10.0.0.1"])));
+        assert_eq!(new.list_at(&["spec", "ports"])[0]["nodePort"], 30000);
+    }
+
+    #[test]
+    fn another_type_drops_what_it_has_no_use_for() {
+        let old = json!({"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "nodePort": 30000}]});
+        let mut inside = old.clone();
+        inside["type"] = "ClusterIP".into();
+        inside["externalTrafficPolicy"] = "Cluster".into();
+        let new = updated(old.clone(), inside);
+        assert_eq!(new.list_at(&["spec", "ports"])[0].get("nodePort"), None);
+        assert_eq!(new.at(&["spec", "externalTrafficPolicy"]), None);
+        let mut alias = old.clone();
+        alias["type"] = "ExternalName".into();
+        alias["externalName"] = "a.b".into();
+        let new = updated(old, alias);
+        assert_eq!((new.at(&["spec", "clusterIP"]), new.at(&["spec", "ipFamilies"])), (None, None));
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::args::Down;
 use crate::cluster;
 use crate::output::Failure;
+use crate::run::proxy_table;
 
 /// `cox down`.
 pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
@@ -20,8 +21,10 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let lock = layout.lock().map_err(|e| Failure::of(&e))?;
-    let removed =
-        provision::down(&layout, &DownOptions { purge: options.purge, ..DownOptions::default() }).await;
+    let table = proxy_table(layout.name());
+    let tables = ["ip", "ip6"].map(|family| (family.to_owned(), table.clone()));
+    let what = DownOptions { purge: options.purge, nft_tables: tables.to_vec(), ..DownOptions::default() };
+    let removed = provision::down(&layout, &what).await;
     drop(lock);
     if as_json {
         let value = json!({

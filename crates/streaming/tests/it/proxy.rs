@@ -126,3 +126,23 @@ async fn an_unreachable_target_is_a_status() {
     let message = status["message"].as_str().expect("a message");
     assert!(message.starts_with(&format!("error dialing backend: dial tcp {closed}: ")), "{message}");
 }
+
+#[tokio::test]
+async fn certificates_of_strangers_are_taken_only_where_asked_for() {
+    let far = Server::tls(|_| async { Response::new(body::full("through TLS")) }).await;
+    let target = format!("https://{}/", far.address).parse().expect("a uri");
+    let get = async |dialer: Dialer| {
+        let request = Request::get("/").body(Empty::<Bytes>::new()).expect("a request");
+        proxy::forward(request, &target, &dialer, &ProxyOptions::default(), &Limits::default()).await
+    };
+    let response = get(Dialer::unverified()).await.expect("an answer");
+    assert_eq!(&response.into_body().collect().await.expect("a body").to_bytes()[..], b"through TLS");
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let strict = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let refused = get(Dialer::tls(std::sync::Arc::new(strict))).await.err().expect("an unknown certificate");
+    assert!(refused.to_string().starts_with("error dialing backend: tls handshake with "), "{refused}");
+}

@@ -36,7 +36,7 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
     };
     let (regular, init, ephemeral) =
         (spec.field("containers"), spec.field("initContainers"), spec.field("ephemeralContainers"));
-    if regular.len() == 0 {
+    if regular.is_empty() {
         errors.push(regular.required(""));
     }
     let mut names_seen: BTreeSet<&str> = BTreeSet::new();
@@ -170,8 +170,9 @@ fn validate_ports(ports: &At, host_network: bool, errors: &mut FieldErrors) {
             0 => {}
             n => errors.extend(names::port_number(n).into_iter().map(|p| host.invalid(p))),
         }
-        if host_network && host.int().unwrap_or(0) != number.int().unwrap_or(0) {
-            errors.push(number.invalid("must match `hostPort` when `hostNetwork` is true"));
+        // Of a template it may be left out: its pods get it.
+        if host_network && host.int().is_some_and(|n| n != 0 && Some(n) != number.int()) {
+            errors.push(host.invalid("must match `containerPort` when `hostNetwork` is true"));
         }
         protocol(&port.field("protocol"), errors);
         let host_ip = port.field("hostIP");

@@ -1,0 +1,107 @@
+//! One cluster for the tests.
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::kubectl::{Answer, Kubectl, run};
+
+/// A cluster that a test brought up; dropped, it is taken down with its data.
+pub struct Cluster {
+    binary: PathBuf,
+    data: tempfile::TempDir,
+    name: String,
+    flags: Vec<String>,
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Cluster {
+    /// Brings a cluster up. `node`: with pods.
+    pub fn up(binary: &Path, name: &str, node: bool) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("cox-e2e-").tempdir()?;
+        let mut flags = vec!["--secure-port".to_owned(), free_port()?.to_string()];
+        if node {
+            flags.extend(["--kubelet-port".to_owned(), free_port()?.to_string()]);
+            flags.extend(["--dns-port".to_owned(), free_port()?.to_string()]);
+        } else {
+            flags.push("--no-node".into());
+        }
+        let cluster = Self { binary: binary.to_owned(), data, name: name.into(), flags };
+        cluster.up_again()?;
+        Ok(cluster)
+    }
+
+    /// `cox up` with the flags of the first time; gives its JSON.
+    pub fn up_again(&self) -> Result<Value> {
+        let mut arguments = vec!["up", "-o", "json"];
+        arguments.extend(self.flags.iter().map(String::as_str));
+        let answer = self.cox(&arguments)?;
+        ensure!(answer.code == Some(0), "cox up failed: {}{}\n{}", answer.out, answer.err, self.log_tail());
+        serde_json::from_str(answer.out.lines().last().unwrap_or("")).context("cox up -o json")
+    }
+
+    /// The end of the log of the parts.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.root().join("logs/cox.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Runs `cox` on this cluster.
+    pub fn cox(&self, arguments: &[&str]) -> Result<Answer> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).args(["--name", &self.name]).arg("--data-dir").arg(self.data.path());
+        run(command, None, Duration::from_secs(300)).with_context(|| format!("cox {}", arguments.join(" ")))
+    }
+
+    /// The cluster's directory.
+    pub fn root(&self) -> PathBuf {
+        self.data.path().join(&self.name)
+    }
+
+    /// The binary under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// The cluster's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The port of the API server.
+    pub fn port(&self) -> &str {
+        &self.flags[1]
+    }
+
+    /// `kubectl` as the administrator.
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(&self.root().join("kubeconfig/admin.kubeconfig"))
+    }
+
+    /// `kubectl` in a new namespace whose service account is there.
+    pub fn namespace(&self, name: &str) -> Result<Kubectl> {
+        let kubectl = self.kubectl();
+        kubectl.run(&format!("create namespace {name}"))?;
+        let within = kubectl.within(name);
+        crate::eventually("the default service account", Duration::from_secs(20), || {
+            within.run("get serviceaccount default")
+        })?;
+        Ok(within)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(e) = self.cox(&["down", "--purge"]) {
+            eprintln!("the cluster is still there: {e:#}");
+        }
+    }
+}
