@@ -30,7 +30,9 @@ pub enum PublishError {
         source: Box<kube::Error>,
     },
     /// The Service is there with another address, which every pod's `/etc/resolv.conf` would miss.
-    #[error("Service {NAMESPACE}/{NAME} has the cluster address {found}, not {wanted}; delete it to have it made anew")]
+    #[error(
+        "Service {NAMESPACE}/{NAME} has the cluster address {found}, not {wanted}; delete it to have it made anew"
+    )]
     Address {
         /// What it has.
         found: String,
@@ -176,11 +178,7 @@ fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-fn failed(
-    verb: &'static str,
-    kind: &'static str,
-    name: &str,
-) -> impl Fn(kube::Error) -> PublishError {
+fn failed(verb: &'static str, kind: &'static str, name: &str) -> impl Fn(kube::Error) -> PublishError {
     let name = name.to_owned();
     move |source| PublishError::Api { verb, kind, name: name.clone(), source: Box::new(source) }
 }
