@@ -67,8 +67,8 @@ impl Tokens {
 async fn request(client: &kube::Client, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Token, String> {
     let account = pod.spec().service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     let ask = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: if audience.is_empty() { vec![] } else { vec![audience.to_owned()] },
+        spec: Some(TokenRequestSpec {
+            audiences: Some(if audience.is_empty() { vec![] } else { vec![audience.to_owned()] }),
             expiration_seconds: Some(seconds),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".into()),
@@ -76,7 +76,7 @@ async fn request(client: &kube::Client, pod: &Pod, audience: &str, seconds: i64,
                 name: Some(pod.name().to_owned()),
                 uid: Some(pod.uid().to_owned()),
             }),
-        },
+        }),
         ..Default::default()
     };
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), pod.namespace());
@@ -86,7 +86,10 @@ async fn request(client: &kube::Client, pod: &Pod, audience: &str, seconds: i64,
             other => other.to_string(),
         })?;
     let status = answer.status.ok_or("the API server answered without a token")?;
-    Ok(Token { text: status.token, issued: now, expires: status.expiration_timestamp.0 })
+    match (status.token, status.expiration_timestamp) {
+        (Some(text), Some(expires)) => Ok(Token { text, issued: now, expires: expires.0 }),
+        _ => Err("the API server answered without a token".into()),
+    }
 }
 
 #[cfg(test)]
