@@ -98,7 +98,8 @@ fn services_are_reached_by_every_way_in() {
 
     // Pods leave the cluster as the node, and meet each other as themselves.
     assert_eq!(network.tcp("a", &format!("{WORLD}:8080")), format!("world sees {NODE}"));
-    assert_eq!(network.udp("a", "198.51.100.7:8080"), format!("world sees {NODE}"));
+    assert_eq!(network.tcp("a", "198.51.100.7:8080"), format!("world sees {NODE}"));
+    assert_eq!(network.udp("a", &format!("{WORLD}:8080")), format!("world sees {NODE}"));
     assert_eq!(network.tcp("a", &format!("{POD_B}:8080")), format!("b sees {POD_A}"));
 
     // A service that goes takes its rules along.
