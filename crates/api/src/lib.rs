@@ -7,4 +7,5 @@ mod generated;
 pub mod kinds;
 pub mod merge;
 pub mod openapi;
+pub mod proto;
 pub mod schema;

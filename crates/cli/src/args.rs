@@ -67,9 +67,6 @@ pub enum Command {
     /// The scheduler alone.
     #[command(name = "kube-scheduler")]
     KubeScheduler(Box<parts::scheduler::Flags>),
-    /// The scheduler alone.
-    #[command(name = "kube-scheduler")]
-    KubeScheduler(Box<parts::scheduler::Flags>),
     /// The node agent alone.
     #[command(name = "kubelet")]
     Kubelet(Box<parts::kubelet::Flags>),

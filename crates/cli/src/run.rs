@@ -257,7 +257,7 @@ fn dns_part(
     supervise("dns", stop.clone(), move |token| {
         let (config, client, admin, node) = (config.clone(), client.clone(), admin.clone(), node.clone());
         async move {
-            dns::publish(&admin, &node, listen.ip(), listen.port(), &[ip.into()])
+            dns::publish(&admin, &node, listen.ip(), listen.port(), ip.into())
                 .await
                 .map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))?;
             dns::run(config, client, token).await.map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))

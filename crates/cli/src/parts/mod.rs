@@ -5,7 +5,6 @@ pub mod dns;
 pub mod kubelet;
 pub mod proxy;
 pub mod scheduler;
-pub mod scheduler;
 
 use std::path::Path;
 use std::process::ExitCode;

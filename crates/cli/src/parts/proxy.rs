@@ -34,7 +34,7 @@ pub struct Flags {
 /// Runs the proxy until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     if flags.cleanup {
-        return super::ended(proxy::cleanup(proxy::Config::TABLE).await);
+        return super::ended(proxy::cleanup(proxy::Config::TABLE).await.map(drop));
     }
     let stop = super::stop_on_signal()?;
     let client = super::client_of(&flags.kubeconfig).await?;
