@@ -41,7 +41,7 @@ pub enum Done {
     /// What was left of the pod on the node was removed, or not.
     Cleaned(Result<(), String>),
     /// The status was written, or not.
-    Reported(Result<Option<super::Reported>, String>),
+    Reported(Result<Option<Reported>, String>),
     /// The pod object was deleted, or not.
     Deleted(Result<(), String>),
     /// The mirror pod was brought in line, or not.
@@ -364,7 +364,7 @@ impl Worker {
 
     pub(super) fn end_container(
         &mut self,
-        record: crate::actual::ContainerRecord,
+        record: actual::ContainerRecord,
         about: Option<k8s_openapi::api::core::v1::ObjectReference>,
         message: String,
         ip: Option<String>,
