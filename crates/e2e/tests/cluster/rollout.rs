@@ -89,6 +89,7 @@ pub fn services(cluster: &Cluster) -> Result<()> {
         ensure!(said.contains("refused") || said.contains("Couldn't connect"), "{said}");
         Ok(())
     })?;
+    kubectl.run("delete pod client --grace-period=1")?;
     kubectl.run("delete namespace services --wait --timeout=120s")?;
     Ok(())
 }
