@@ -204,7 +204,7 @@ impl Worker {
                 memory.retry_at = None;
             }
             Err(failure) => {
-                if failure.image {
+                if failure.reason == "ErrImagePull" {
                     memory.pull.advance(time, time);
                     memory.pull_failed = Some((time, format!("{}: {}", failure.reason, failure.message)));
                 } else {
