@@ -23,8 +23,9 @@ struct Extras {
     resource: BTreeMap<String, Extra>,
 }
 
-/// The generated files, by name.
-pub fn generate(spec: &Path, extras: &Path) -> Result<BTreeMap<&'static str, String>> {
+/// The generated files, by name. The proto files lie in `proto` beside the OpenAPI document.
+pub fn generate(spec: &Path, extras: &Path, pointers: &Path) -> Result<BTreeMap<&'static str, String>> {
+    let proto = spec.with_file_name("proto");
     let spec: Value = serde_json::from_slice(
         &std::fs::read(spec).with_context(|| format!("read {}", spec.display()))?,
     )?;
@@ -35,6 +36,8 @@ pub fn generate(spec: &Path, extras: &Path) -> Result<BTreeMap<&'static str, Str
     let mut files = BTreeMap::new();
     files.insert("schema.rs", schema(definitions, &index)?);
     files.insert("kinds.rs", kinds(&spec, &index, &extras)?);
+    let pointers = std::fs::read_to_string(pointers)?;
+    files.insert("proto.rs", crate::proto::generate(&proto, definitions, &pointers, HEADER)?);
     Ok(files)
 }
 

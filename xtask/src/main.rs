@@ -5,13 +5,18 @@ use anyhow::{Result, bail};
 
 mod generate;
 mod layers;
+mod proto;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["generate", spec] => {
-            let files = generate::generate(&PathBuf::from(spec), &root.join("xtask/kinds.toml"))?;
+            let files = generate::generate(
+                &PathBuf::from(spec),
+                &root.join("xtask/kinds.toml"),
+                &root.join("xtask/pointers.txt"),
+            )?;
             for (name, text) in files {
                 std::fs::write(root.join("crates/api/src/generated").join(name), text)?;
             }

@@ -38,12 +38,17 @@ impl Context {
 
     /// Agrees on an answer that may also be a Table or PartialObjectMetadata.
     pub fn negotiate(&self) -> StatusResult<Agreed> {
-        negotiate(&self.headers, true)
+        negotiate(&self.headers, true, false)
     }
 
-    /// Agrees on the text form of an answer that is always the object itself.
+    /// Agrees on the form of the bytes of an answer that is always the object itself.
     pub fn media(&self) -> StatusResult<Media> {
-        negotiate(&self.headers, false).map(|a| a.media)
+        negotiate(&self.headers, false, false).map(|a| a.media)
+    }
+
+    /// Whether the kind has a protobuf form: all but custom resources do.
+    pub fn has_protobuf(&self) -> bool {
+        self.kind.schema.is_some()
     }
 
     /// Whether `dryRun=All` was asked for.

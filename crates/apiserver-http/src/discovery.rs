@@ -49,7 +49,7 @@ pub fn answer(server: &Server, path: &str, headers: &HeaderMap) -> StatusResult<
         },
         _ => return Ok(None),
     };
-    let media = negotiate::negotiate(headers, false)?.media;
+    let media = negotiate::negotiate(headers, false, false)?.media;
     Ok(Some(respond::json(StatusCode::OK, media, &value)))
 }
 

@@ -3,13 +3,15 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 use machinery::{StatusError, StatusResult};
 
-/// Text form of an answer.
+/// Form of the bytes of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
     /// `application/json`.
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 impl Media {
@@ -18,6 +20,7 @@ impl Media {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => api::proto::CONTENT_TYPE,
         }
     }
 }
@@ -36,14 +39,19 @@ pub enum Form {
 /// What was agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    /// Text form.
+    /// Form of the bytes.
     pub media: Media,
     /// What stands for the object.
     pub form: Form,
 }
 
-/// The media types a client may ask for.
-pub const SERVED: &[&str] = &["application/json", "application/yaml"];
+/// The media types a client may ask for and send; a custom resource has all but the last.
+pub const SERVED: &[&str] = &["application/json", "application/yaml", api::proto::CONTENT_TYPE];
+
+/// [`SERVED`], or what of it serves when there is no protobuf form.
+pub fn served(protobuf: bool) -> &'static [&'static str] {
+    if protobuf { SERVED } else { &SERVED[..2] }
+}
 
 /// One media range of an `Accept` header.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,8 +97,8 @@ pub fn ranges(headers: &HeaderMap) -> Vec<Range<'_>> {
     all
 }
 
-/// Agrees on an answer. `forms`: whether Table and PartialObjectMetadata can be had.
-pub fn negotiate(headers: &HeaderMap, forms: bool) -> StatusResult<Agreed> {
+/// Agrees on an answer. `forms`: whether Table and PartialObjectMetadata can be had; `protobuf`: whether protobuf can.
+pub fn negotiate(headers: &HeaderMap, forms: bool, protobuf: bool) -> StatusResult<Agreed> {
     let ranges = ranges(headers);
     if ranges.is_empty() {
         return Ok(Agreed { media: Media::Json, form: Form::Object });
@@ -99,11 +107,13 @@ pub fn negotiate(headers: &HeaderMap, forms: bool) -> StatusResult<Agreed> {
         let media = match range.media {
             "application/json" | "application/*" | "*/*" => Media::Json,
             "application/yaml" => Media::Yaml,
+            api::proto::CONTENT_TYPE if protobuf => Media::Protobuf,
             _ => continue,
         };
         let form = match (range.param("as"), range.param("g"), range.param("v")) {
             ("", _, _) => Form::Object,
-            ("Table", "meta.k8s.io", "v1" | "v1beta1") if forms => Form::Table,
+            // A table has no protobuf form.
+            ("Table", "meta.k8s.io", "v1" | "v1beta1") if forms && media != Media::Protobuf => Form::Table,
             ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") if forms => {
                 Form::Partial
             }
@@ -111,7 +121,7 @@ pub fn negotiate(headers: &HeaderMap, forms: bool) -> StatusResult<Agreed> {
         };
         return Ok(Agreed { media, form });
     }
-    Err(StatusError::not_acceptable(SERVED))
+    Err(StatusError::not_acceptable(served(protobuf)))
 }
 
 #[cfg(test)]
@@ -121,14 +131,19 @@ mod tests {
     fn check(accept: &str, expect: Option<(Media, Form)>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let got = negotiate(&headers, true).ok().map(|a| (a.media, a.form));
+        let got = negotiate(&headers, true, true).ok().map(|a| (a.media, a.form));
         assert_eq!(got, expect, "{accept}");
     }
 
     #[test]
     fn the_first_form_that_can_be_had_is_taken() {
         check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Media::Json, Form::Table)));
-        check("application/vnd.kubernetes.protobuf,application/json", Some((Media::Json, Form::Object)));
+        check("application/vnd.kubernetes.protobuf,application/json", Some((Media::Protobuf, Form::Object)));
+        check("application/json,application/vnd.kubernetes.protobuf", Some((Media::Json, Form::Object)));
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io",
+            Some((Media::Json, Form::Table)),
+        );
         check("application/yaml;q=0.5,application/json;q=0.2", Some((Media::Yaml, Form::Object)));
         check("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Some((Media::Json, Form::Partial)));
         check("application/vnd.kubernetes.protobuf", None);

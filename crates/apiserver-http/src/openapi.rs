@@ -37,7 +37,7 @@ impl OpenApi {
         headers: &HeaderMap,
     ) -> StatusResult<Option<Response<Body>>> {
         let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
-        let media = negotiate(headers, false)?.media;
+        let media = negotiate(headers, false, false)?.media;
         let versions = kinds.group_versions();
         if rest.is_empty() {
             let hashes = self.hashes.get_or_init(|| {

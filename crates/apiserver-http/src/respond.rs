@@ -19,7 +19,7 @@ pub fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Byt
     response
 }
 
-/// An answer in the text form agreed on, from JSON bytes.
+/// An answer in the form agreed on, from JSON bytes.
 pub fn json_bytes(status: StatusCode, media: Media, json: impl Into<Bytes>) -> Response<Body> {
     let json = json.into();
     match media {
@@ -28,7 +28,19 @@ pub fn json_bytes(status: StatusCode, media: Media, json: impl Into<Bytes>) -> R
             Ok(text) => bytes(status, media.content_type(), text),
             Err(e) => error(&StatusError::internal(e)),
         },
+        Media::Protobuf => match protobuf(&json) {
+            Some(message) => bytes(status, media.content_type(), message),
+            None => bytes(status, Media::Json.content_type(), json),
+        },
     }
+}
+
+/// The message of an object. `None`: it has no such form; a client that takes protobuf reads the `Content-Type`.
+fn protobuf(json: &[u8]) -> Option<Vec<u8>> {
+    let object: Object = serde_json::from_slice(json).ok()?;
+    api::proto::encode_object(&object.0)
+        .inspect_err(|e| tracing::debug!(error = %e, "answering in JSON"))
+        .ok()
 }
 
 fn yaml(json: &[u8]) -> Result<String, Box<dyn std::error::Error>> {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::body::{Body, BoxError};
 use crate::context::Context;
-use crate::negotiate::{Agreed, Form, Media};
+use crate::negotiate::{Agreed, Form, Media, negotiate};
 use crate::read::{self, invalid_list_options};
 
 /// How long a watch without `timeoutSeconds` lasts at least; at most twice that (`--min-request-timeout`).
@@ -40,7 +40,7 @@ struct Options {
 
 /// Serves `watch`.
 pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Response<Body>> {
-    let agreed = context.negotiate()?;
+    let agreed = negotiate(&context.headers, true, false)?;
     if agreed.media != Media::Json {
         return Err(StatusError::not_acceptable(&["application/json", "application/json;stream=watch"]));
     }

@@ -30,11 +30,13 @@ pub fn content_type(headers: &HeaderMap) -> &str {
         .unwrap_or("application/json")
 }
 
-fn body_media(headers: &HeaderMap) -> StatusResult<BodyMedia> {
+/// The form of a body. `protobuf`: whether what it is to be has a protobuf form.
+pub fn body_media(headers: &HeaderMap, protobuf: bool) -> StatusResult<BodyMedia> {
     match content_type(headers) {
         "application/json" | "*/*" => Ok(BodyMedia::Json),
         "application/yaml" => Ok(BodyMedia::Yaml),
-        _ => Err(StatusError::unsupported_media_type(crate::negotiate::SERVED)),
+        api::proto::CONTENT_TYPE if protobuf => Ok(BodyMedia::Protobuf),
+        _ => Err(StatusError::unsupported_media_type(crate::negotiate::served(protobuf))),
     }
 }
 
@@ -55,8 +57,8 @@ fn field_validation(context: &Context) -> StatusResult<FieldValidation> {
 
 /// Decodes a body into an object of a kind and checks its fields.
 pub fn decode(context: &Context, bytes: &[u8], target: &Target<'_>, warnings: &Warnings) -> StatusResult<Object> {
-    let decoded =
-        api::decode::decode(bytes, body_media(&context.headers)?, target, field_validation(context)?)?;
+    let media = body_media(&context.headers, target.schema.is_some())?;
+    let decoded = api::decode::decode(bytes, media, target, field_validation(context)?)?;
     for warning in decoded.warnings {
         warnings.add(warning);
     }
@@ -208,20 +210,25 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
 
 /// Reads `DeleteOptions` from body and query.
 pub fn delete_options(context: &Context, bytes: &[u8]) -> StatusResult<(DeleteOptions, bool)> {
-    let query = context.query();
     let value: Value = if bytes.is_empty() {
         Value::Null
     } else {
-        match content_type(&context.headers) {
-            "application/json" | "*/*" => serde_json::from_slice(bytes)
+        match body_media(&context.headers, true)? {
+            BodyMedia::Json => serde_json::from_slice(bytes)
                 .map_err(|e| StatusError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
-            "application/yaml" => {
+            BodyMedia::Yaml => {
                 let text = std::str::from_utf8(bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
                 serde_saphyr::from_str(text).map_err(|e| StatusError::bad_request(e.to_string()))?
             }
-            _ => return Err(StatusError::unsupported_media_type(crate::negotiate::SERVED)),
+            BodyMedia::Protobuf => api::proto::decode_delete_options(bytes)?,
         }
     };
+    deletion(context, &value)
+}
+
+/// Reads `DeleteOptions` from a tree and from the query.
+pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions, bool)> {
+    let query = context.query();
     if !value.is_null() && !value.is_object() {
         return Err(StatusError::bad_request("the body of a deletion must be DeleteOptions"));
     }

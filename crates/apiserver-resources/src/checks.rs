@@ -93,10 +93,10 @@ pub(crate) fn label_selector(at: &At, errors: &mut FieldErrors) {
     for requirement in at.field("matchExpressions").items() {
         let (operator, values) = (requirement.field("operator"), requirement.field("values"));
         match operator.text() {
-            "In" | "NotIn" if values.len() == 0 => {
+            "In" | "NotIn" if values.is_empty() => {
                 errors.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
             }
-            "Exists" | "DoesNotExist" if values.len() > 0 => {
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
                 errors.push(
                     values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
                 );

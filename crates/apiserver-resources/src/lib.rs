@@ -29,4 +29,4 @@ mod tree;
 pub use convert::convert;
 pub use lookup::{strategy_for, supported_field};
 pub use meta::{NameRule, name_rule, validate_object_meta, validate_object_meta_update};
-pub use strategy::{Generic, Grace, Propagation, Strategy, Typed, TypedStrategy};
+pub use strategy::{Generic, Grace, Propagation, Strategy};

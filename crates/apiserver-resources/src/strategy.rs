@@ -1,7 +1,5 @@
-//! The trait that the generic store drives, and its two usual implementations.
+//! The trait that the generic store drives, and its implementation for kinds without rules of their own.
 use machinery::{FieldErrors, Object};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 /// How long a deletion may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,120 +62,6 @@ pub trait Strategy: Send + Sync + 'static {
     /// Selectable fields beyond `metadata.name` and `metadata.namespace`: always the same names in the same order.
     fn selectable_fields(&self, _object: &Object) -> Vec<(&'static str, String)> {
         Vec::new()
-    }
-}
-
-/// The same rules over a typed object. Wrap in [`Typed`] to get a [`Strategy`].
-pub trait TypedStrategy: Send + Sync + 'static {
-    /// The `k8s-openapi` type.
-    type Object: Serialize + DeserializeOwned;
-    /// See [`Strategy::fill_defaults`].
-    fn fill_defaults(&self, _object: &mut Self::Object) {}
-    /// Clears what a writer may not set; sets `generation` where the kind has one.
-    fn prepare_for_create(&self, object: &mut Self::Object);
-    /// Keeps what this write may not change; raises `generation`.
-    fn prepare_for_update(&self, new: &mut Self::Object, old: &Self::Object);
-    /// Every problem, with its path.
-    fn validate(&self, object: &Self::Object) -> FieldErrors;
-    /// Every problem of the change; by default those of the new object.
-    fn validate_update(&self, new: &Self::Object, _old: &Self::Object) -> FieldErrors {
-        self.validate(new)
-    }
-    /// See [`Strategy::warnings`].
-    fn warnings(&self, _new: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
-        Vec::new()
-    }
-    /// See [`Strategy::allows_create_on_update`].
-    fn allows_create_on_update(&self) -> bool {
-        false
-    }
-    /// See [`Strategy::allows_unconditional_update`].
-    fn allows_unconditional_update(&self) -> bool {
-        true
-    }
-    /// See [`Strategy::grace`].
-    fn grace(&self, _object: &Object, _requested: Option<i64>) -> Grace {
-        Grace::Immediate
-    }
-    /// See [`Strategy::default_propagation`].
-    fn default_propagation(&self) -> Propagation {
-        Propagation::Background
-    }
-    /// See [`Strategy::selectable_fields`]; reads the tree, since it runs for every event of the cache.
-    fn selectable_fields(&self, _object: &Object) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-}
-
-/// A typed strategy as a [`Strategy`]: decodes once, applies the rules, encodes once.
-pub struct Typed<S>(pub S);
-
-fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, machinery::FieldError> {
-    object.to_typed().map_err(|e| {
-        machinery::FieldError::invalid(&machinery::FieldPath::root(), object.kind(), e.to_string())
-    })
-}
-
-/// Writes the typed object back, keeping `metadata` members that the type does not know.
-fn encode<T: Serialize>(typed: &T, object: &mut Object) {
-    if let Ok(encoded) = Object::from_typed(typed) {
-        *object = encoded;
-    }
-}
-
-impl<S: TypedStrategy> Strategy for Typed<S> {
-    fn fill_defaults(&self, object: &mut Object) {
-        if let Ok(mut typed) = decode::<S::Object>(object) {
-            self.0.fill_defaults(&mut typed);
-            encode(&typed, object);
-        }
-    }
-
-    fn admit_create(&self, object: &mut Object) -> FieldErrors {
-        let mut typed = match decode::<S::Object>(object) {
-            Ok(typed) => typed,
-            Err(e) => return vec![e],
-        };
-        self.0.prepare_for_create(&mut typed);
-        encode(&typed, object);
-        self.0.validate(&typed)
-    }
-
-    fn admit_update(&self, new: &mut Object, old: &Object) -> FieldErrors {
-        let (mut typed, old) = match (decode::<S::Object>(new), decode::<S::Object>(old)) {
-            (Ok(new), Ok(old)) => (new, old),
-            (Err(e), _) | (_, Err(e)) => return vec![e],
-        };
-        self.0.prepare_for_update(&mut typed, &old);
-        encode(&typed, new);
-        self.0.validate_update(&typed, &old)
-    }
-
-    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        match (decode::<S::Object>(new), old.map(decode::<S::Object>).transpose()) {
-            (Ok(new), Ok(old)) => self.0.warnings(&new, old.as_ref()),
-            _ => Vec::new(),
-        }
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        self.0.allows_create_on_update()
-    }
-
-    fn allows_unconditional_update(&self) -> bool {
-        self.0.allows_unconditional_update()
-    }
-
-    fn grace(&self, object: &Object, requested: Option<i64>) -> Grace {
-        self.0.grace(object, requested)
-    }
-
-    fn default_propagation(&self) -> Propagation {
-        self.0.default_propagation()
-    }
-
-    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
-        self.0.selectable_fields(object)
     }
 }
 

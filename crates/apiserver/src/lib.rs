@@ -5,6 +5,7 @@ mod bootstrap;
 mod config;
 mod endpoints;
 mod feed;
+mod guards;
 mod server;
 mod service_allocator;
 mod view;

@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
+use crate::guards::{self, MaySign, Quotas, RbacEscalation};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
 use crate::{endpoints, feed};
@@ -215,14 +216,6 @@ impl ApiServer {
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
         builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
-        let admission = Arc::new(apiserver_admission::default_chain(view.clone()));
-        let allocator =
-            ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
-                .map_err(StartError::Bootstrap)?;
-        let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
-        hooks.insert(("", "services"), Arc::new(allocator));
-        let registry = Arc::new(builder.finish(admission.clone(), &hooks));
-
         let rbac = Arc::new(Rbac::new());
         let node = Arc::new(NodeAuthorizer::new());
         let modes = config.authorization.iter().map(|mode| -> Box<dyn Authorizer> {
@@ -236,6 +229,21 @@ impl ApiServer {
         let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
         authorizers.extend(modes);
         let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
+
+        let quotas = Quotas::new(config.storage.clone()).map_err(StartError::Bootstrap)?;
+        let mut chain = apiserver_admission::full_chain(
+            view.clone(),
+            Arc::new(MaySign(authorizer.clone())),
+            Arc::new(quotas),
+        );
+        chain.0.push(Box::new(RbacEscalation { rbac: rbac.clone(), authorizer: authorizer.clone() }));
+        let admission = Arc::new(chain);
+        let allocator =
+            ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
+                .map_err(StartError::Bootstrap)?;
+        let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
+        hooks.insert(("", "services"), Arc::new(allocator));
+        let registry = Arc::new(builder.finish(admission.clone(), &hooks));
 
         let identity = identity(&config, view)?;
         let documents = BTreeMap::from([
@@ -278,6 +286,7 @@ impl ApiServer {
             bootstrap.storage_answers().await
         };
         work.await.map_err(StartError::Bootstrap)?;
+        guards::aggregate_roles(registry, stop.clone());
         ready.store(true, Ordering::Release);
         tasks.spawn(listener.serve(server.clone(), stop));
         tasks.close();

@@ -67,6 +67,15 @@ pub enum Command {
     /// The scheduler alone.
     #[command(name = "kube-scheduler")]
     KubeScheduler(Box<parts::scheduler::Flags>),
+    /// The node agent alone.
+    #[command(name = "kubelet")]
+    Kubelet(Box<parts::kubelet::Flags>),
+    /// The service proxy alone.
+    #[command(name = "kube-proxy")]
+    KubeProxy(Box<parts::proxy::Flags>),
+    /// The cluster DNS alone.
+    #[command(name = "dns")]
+    Dns(Box<parts::dns::Flags>),
     /// A small HTTP server that tells its pod, node and request: the image localhost/cox/hello.
     #[command(hide = true)]
     Hello {
@@ -122,6 +131,9 @@ pub struct Up {
     /// Port of the kubelet.
     #[arg(long, default_value_t = 10250)]
     pub kubelet_port: u16,
+    /// Port of the cluster DNS on this machine's address.
+    #[arg(long, default_value_t = 10053)]
+    pub dns_port: u16,
     /// How long to wait until the cluster is healthy, in seconds.
     #[arg(long, default_value_t = 120)]
     pub wait: u64,

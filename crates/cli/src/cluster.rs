@@ -28,6 +28,8 @@ pub struct Settings {
     pub service_cidr: Ipv4Net,
     /// Port of the kubelet.
     pub kubelet_port: u16,
+    /// Port of the cluster DNS on the node's address; Services lead port 53 there.
+    pub dns_port: u16,
 }
 
 /// A local cluster.
@@ -61,6 +63,7 @@ impl Cluster {
             cluster_cidr: options.cluster_cidr,
             service_cidr: options.service_cidr,
             kubelet_port: options.kubelet_port,
+            dns_port: options.dns_port,
         };
         Ok(Self { layout, settings })
     }
@@ -82,7 +85,8 @@ impl Cluster {
         host.pod_cidrs = vec![settings.cluster_cidr.into()];
         host.node = settings.node;
         if settings.node {
-            host.other_ports = vec![(settings.kubelet_port, "kubelet".to_owned())];
+            host.other_ports =
+                vec![(settings.kubelet_port, "kubelet".to_owned()), (settings.dns_port, "cluster DNS".to_owned())];
         }
         Ok(host)
     }
@@ -153,6 +157,7 @@ mod tests {
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),
             service_cidr: "10.32.0.0/24".parse().unwrap(),
             kubelet_port: 10250,
+            dns_port: 10053,
         };
         let layout = Layout::new(std::path::Path::new("/tmp/x"), "a").unwrap();
         assert_eq!(Cluster { layout, settings }.dns_ip().to_string(), "10.32.0.10");

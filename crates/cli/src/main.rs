@@ -1,6 +1,7 @@
 //! The `cox` binary: parses, builds configuration, starts parts, maps exit codes. No rule of any part lives here.
 #![forbid(unsafe_code)]
 
+mod addons;
 mod args;
 mod cluster;
 mod commands;
@@ -66,6 +67,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::KubeApiserver(flags) => parts::api_server::run(flags).await,
             Command::KubeControllerManager(flags) => parts::controller_manager::run(flags).await,
             Command::KubeScheduler(flags) => parts::scheduler::run(flags).await,
+            Command::Kubelet(flags) => parts::kubelet::run(flags).await,
+            Command::KubeProxy(flags) => parts::proxy::run(flags).await,
+            Command::Dns(flags) => parts::dns::run(flags).await,
         }
     })
 }

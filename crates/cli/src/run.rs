@@ -18,6 +18,7 @@ use storage::{Embedded, Options};
 use tokio::net::UnixDatagram;
 use tokio_util::sync::CancellationToken;
 
+use crate::addons;
 use crate::cluster::Cluster;
 
 /// A part in this process, as `componentstatuses` asks it.
@@ -210,8 +211,8 @@ async fn node_parts(
         let (kept, runtime) = (kept.clone(), runtime.clone());
         async move {
             tokio::select! {
-                () = token.cancelled() => Ok(()),
-                () = provision::Containerd::keep(&kept, &runtime) => Err(std::io::Error::other("nobody watches containerd")),
+                () = token.cancelled() => Ok::<_, std::io::Error>(()),
+                never = provision::Containerd::keep(&kept, &runtime) => match never {},
             }
         }
     });
@@ -224,7 +225,44 @@ async fn node_parts(
     let client = local_client(server, "system:kube-proxy", &["system:node-proxier"], "kube-proxy/v1.36.0");
     let config = proxy_config(cluster);
     let proxy = supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));
-    Ok(vec![containerd, kubelet, proxy])
+
+    let admin = local_client(server, "system:apiserver", &["system:masters"], "cox");
+    addons::install(admin.clone()).await?;
+    let dns = dns_part(cluster, server, admin, stop);
+    Ok(vec![containerd, kubelet, proxy, dns])
+}
+
+/// The cluster DNS of this node: it listens on the node's address, and the `kube-dns` Service leads there.
+fn dns_part(
+    cluster: &Cluster,
+    server: &Arc<ApiServer>,
+    admin: kube::Client,
+    stop: &CancellationToken,
+) -> Supervised {
+    let settings = &cluster.settings;
+    let user = format!("system:serviceaccount:kube-system:{}", addons::DNS_ACCOUNT);
+    let client = local_client(
+        server,
+        &user,
+        &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
+        "coredns/cox",
+    );
+    let listen = SocketAddr::new(settings.address, settings.dns_port);
+    let config = dns::Config {
+        service_ips: vec![cluster.dns_ip().into()],
+        networks: vec![settings.cluster_cidr.into(), settings.service_cidr.into()],
+        ..dns::Config::new(vec![listen])
+    };
+    let (node, ip) = (settings.node_name.clone(), cluster.dns_ip());
+    supervise("dns", stop.clone(), move |token| {
+        let (config, client, admin, node) = (config.clone(), client.clone(), admin.clone(), node.clone());
+        async move {
+            dns::publish(&admin, &node, listen.ip(), listen.port(), ip.into())
+                .await
+                .map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))?;
+            dns::run(config, client, token).await.map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))
+        }
+    })
 }
 
 fn kubelet_config(cluster: &Cluster, facts: &provision::Facts) -> kubelet::Config {

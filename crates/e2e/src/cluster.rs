@@ -29,6 +29,7 @@ impl Cluster {
         let mut flags = vec!["--secure-port".to_owned(), free_port()?.to_string()];
         if node {
             flags.extend(["--kubelet-port".to_owned(), free_port()?.to_string()]);
+            flags.extend(["--dns-port".to_owned(), free_port()?.to_string()]);
         } else {
             flags.push("--no-node".into());
         }

@@ -23,6 +23,8 @@ pub enum Media {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 /// What to do about fields that are unknown or given twice: the `fieldValidation` parameter.
@@ -73,7 +75,8 @@ impl<'a> Target<'a> {
         Self { group: &sub.group, version: &sub.version, kind: &sub.kind, schema: sub.schema }
     }
 
-    fn api_version(&self) -> String {
+    /// `group/version`.
+    pub fn api_version(&self) -> String {
         GroupVersionKind::new(self.group, self.version, self.kind).api_version()
     }
 
@@ -98,10 +101,14 @@ pub fn decode(
     target: &Target<'_>,
     validation: FieldValidation,
 ) -> StatusResult<Decoded> {
+    if media == Media::Protobuf {
+        let object = crate::proto::decode_protobuf(bytes, target)?;
+        return Ok(Decoded { object, warnings: Vec::new() });
+    }
     let mut walk = Walk::new(validation != FieldValidation::Ignore, target.schema.is_none());
     let parsed = match media {
         Media::Json => parse_json(bytes, target, &mut walk),
-        Media::Yaml => yaml::parse(bytes, target.root(), &mut walk),
+        _ => yaml::parse(bytes, target.root(), &mut walk),
     };
     let object = match parsed {
         Ok(object) => object,
@@ -212,7 +219,7 @@ fn unreadable(bytes: &[u8], media: Media, target: &Target<'_>, problem: String) 
     }
     let said: Option<TypeMeta> = match media {
         Media::Json => serde_json::from_slice(bytes).ok(),
-        Media::Yaml => serde_saphyr::from_slice(bytes).ok(),
+        _ => serde_saphyr::from_slice(bytes).ok(),
     };
     let Some(said) = said else {
         return StatusError::bad_request(format!(
@@ -228,26 +235,25 @@ fn unreadable(bytes: &[u8], media: Media, target: &Target<'_>, problem: String) 
     cannot_be_handled(target, target.kind, target.version, &problem)
 }
 
-fn cannot_be_handled(target: &Target<'_>, kind: &str, version: &str, problem: &str) -> StatusError {
+pub(crate) fn cannot_be_handled(target: &Target<'_>, kind: &str, version: &str, problem: &str) -> StatusError {
     StatusError::bad_request(format!(
         "{kind} in version {version:?} cannot be handled as a {}: {problem}",
         target.kind
     ))
 }
 
-fn wrong_kind(api_version: &str, kind: &str, target: &Target<'_>) -> StatusError {
+pub(crate) fn wrong_kind(api_version: &str, kind: &str, target: &Target<'_>) -> StatusError {
     let expected = target.api_version();
     let api_version = if api_version.is_empty() { &expected } else { api_version };
     let kind = if kind.is_empty() { target.kind } else { kind };
     let gvk = GroupVersionKind::from_api_version(api_version, kind);
-    if kind == target.kind && target.schema.is_none()
-        || crate::kinds::by_kind(&gvk.group, &gvk.version, kind).is_some() && kind == target.kind
-    {
+    let known = crate::kinds::by_kind(&gvk.group, &gvk.version, kind).is_some();
+    if kind == target.kind && (known || target.schema.is_none()) {
         return StatusError::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({expected})"
         ));
     }
-    let problem = if crate::kinds::by_kind(&gvk.group, &gvk.version, kind).is_some() {
+    let problem = if known {
         let package = |group: &str| match group.split('.').next() {
             None | Some("") => "core".to_owned(),
             Some(first) => first.to_owned(),
@@ -267,7 +273,7 @@ fn wrong_kind(api_version: &str, kind: &str, target: &Target<'_>) -> StatusError
 }
 
 /// The first bytes of a body, as upstream shows them.
-fn summary(bytes: &[u8]) -> String {
+pub(crate) fn summary(bytes: &[u8]) -> String {
     const MAX: usize = 30;
     let more = if bytes.len() > MAX { " ..." } else { "" };
     let head = &bytes[..bytes.len().min(MAX)];

@@ -1,3 +1,4 @@
 //! What `cargo xtask generate` writes.
 pub mod kinds;
+pub mod proto;
 pub mod schema;

@@ -1,5 +1,6 @@
 //! `pods/eviction`: deletes a pod unless a disruption budget forbids it. Upstream:
 //! pkg/registry/core/pod/storage/eviction.go, 1.36.
+use api::decode::{Media, Target};
 use apiserver_registry::{DeleteOptions, Store, Warnings, Write};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
@@ -130,8 +131,18 @@ impl Endpoint for Eviction {
             ));
         }
         let bytes = body::read(request.into_body()).await?;
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
+        let value: Value = match write::body_media(&context.headers, true)? {
+            Media::Protobuf => {
+                let eviction = context.kind.subresources.iter().find(|s| s.name == "eviction");
+                let target = eviction.map(Target::of_subresource).ok_or_else(StatusError::no_such_path)?;
+                api::proto::decode_protobuf(&bytes, &target)?.into_value()
+            }
+            Media::Json => serde_json::from_slice(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?,
+            Media::Yaml => {
+                let text = std::str::from_utf8(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
+                serde_saphyr::from_str(text).map_err(|e| StatusError::bad_request(e.to_string()))?
+            }
+        };
         if value.get("kind").and_then(Value::as_str).is_some_and(|k| k != "Eviction") {
             return Err(StatusError::bad_request("the body of an eviction must be an Eviction"));
         }
@@ -139,8 +150,7 @@ impl Endpoint for Eviction {
         if name.is_some_and(|name| name != context.info.name) {
             return Err(StatusError::bad_request("name in URL does not match name in Eviction object"));
         }
-        let options = value.get("deleteOptions").map(Value::to_string).unwrap_or_default();
-        let (options, dry_run) = write::delete_options(context, options.as_bytes())?;
+        let (options, dry_run) = write::deletion(context, value.get("deleteOptions").unwrap_or(&Value::Null))?;
         let pods = context.server.registry.store("", "pods").ok_or_else(StatusError::no_such_path)?;
         evict(context, pods, &options, dry_run).await?;
         let status = Status { status: Some("Success".into()), code: Some(201), ..Status::default() };

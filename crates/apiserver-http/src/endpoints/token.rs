@@ -1,5 +1,6 @@
 //! `serviceaccounts/token`: issues tokens. Upstream: pkg/registry/core/serviceaccount/storage/token.go, 1.36.
 use api::decode::Target;
+use apiserver_admission::{Attributes, Operation};
 use apiserver_authn::service_account::{Bound, TokenIssuer, bound_ref, prepare_token_request};
 use apiserver_registry::{Warnings, timestamp};
 use async_trait::async_trait;
@@ -22,6 +23,28 @@ async fn find(context: &Context, plural: &str, namespace: &str, name: &str) -> S
 async fn need(context: &Context, plural: &str, namespace: &str, name: &str) -> StatusResult<Object> {
     let gr = machinery::gvk::GroupResource::new("", plural);
     find(context, plural, namespace, name).await?.ok_or_else(|| StatusError::not_found(&gr, name))
+}
+
+/// Admission sees the request as a creation: `NodeRestriction` holds kubelets to the pods of their node.
+async fn admit(context: &Context, token: &mut Object) -> StatusResult<()> {
+    let gvk = machinery::gvk::GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
+    let gvr = context.kind.gvr();
+    let mut attributes = Attributes {
+        operation: Operation::Create,
+        gvk: &gvk,
+        gvr: &gvr,
+        subresource: &context.info.subresource,
+        namespace: &context.info.namespace,
+        name: &context.info.name,
+        object: Some(token),
+        old: None,
+        options: None,
+        user: &context.user,
+        dry_run: context.dry_run()?,
+        warnings: Vec::new(),
+    };
+    context.server.admission.mutate(&mut attributes).await?;
+    context.server.admission.validate(&attributes).await
 }
 
 #[async_trait]
@@ -47,6 +70,7 @@ impl Endpoint for ServiceAccountToken {
         token.set(&["metadata", "name"], name.as_str());
         token.set(&["metadata", "namespace"], namespace.as_str());
         prepare_token_request(&mut token)?;
+        admit(context, &mut token).await?;
         let reference = bound_ref(&token)?;
         let (mut object, mut node) = (None, None);
         if let Some(reference) = &reference {

@@ -35,7 +35,7 @@ impl Rules for ValidatingPolicy {
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         let (validations, audits) = (spec.field("validations"), spec.field("auditAnnotations"));
-        if validations.len() == 0 && audits.len() == 0 {
+        if validations.is_empty() && audits.is_empty() {
             errors
                 .push(validations.required("validations or auditAnnotations must contain at least one item"));
         }
@@ -60,7 +60,7 @@ fn validate_constraints(constraints: &At, errors: &mut FieldErrors) {
         return;
     }
     let rules = constraints.field("resourceRules");
-    if rules.len() == 0 {
+    if rules.is_empty() {
         errors.push(rules.required(""));
     }
     for rule in rules.items() {
@@ -86,7 +86,7 @@ impl Rules for MutatingPolicy {
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         let mutations = spec.field("mutations");
-        if mutations.len() == 0 {
+        if mutations.is_empty() {
             errors.push(mutations.required("mutations must contain at least one item"));
         }
         validate_constraints(&spec.field("matchConstraints"), errors);
@@ -123,7 +123,7 @@ impl Rules for PolicyBinding {
         checks::required(&spec.field("policyName"), errors);
         if self.validating {
             let actions = spec.field("validationActions");
-            if actions.len() == 0 {
+            if actions.is_empty() {
                 errors.push(actions.required("at least one validation action is required"));
             }
             for action in actions.items() {

@@ -55,7 +55,7 @@ impl Rules for WebhookConfiguration {
 
 fn validate_webhook(webhook: &At, errors: &mut FieldErrors) {
     let versions = webhook.field("admissionReviewVersions");
-    if versions.len() == 0 {
+    if versions.is_empty() {
         errors.push(versions.required("must specify one of v1, v1beta1"));
     } else if !versions.items().any(|v| matches!(v.text(), "v1" | "v1beta1")) {
         errors.push(versions.invalid("must include at least one of v1, v1beta1"));
@@ -97,7 +97,7 @@ fn validate_webhook(webhook: &At, errors: &mut FieldErrors) {
 /// Checks what a rule of a webhook or a policy is about.
 pub(crate) fn validate_rule(rule: &At, errors: &mut FieldErrors) {
     let operations = rule.field("operations");
-    if operations.len() == 0 {
+    if operations.is_empty() {
         errors.push(operations.required(""));
     }
     for operation in operations.items() {
@@ -108,7 +108,7 @@ pub(crate) fn validate_rule(rule: &At, errors: &mut FieldErrors) {
     }
     for field in ["apiGroups", "apiVersions", "resources"] {
         let list = rule.field(field);
-        if list.len() == 0 {
+        if list.is_empty() {
             errors.push(list.required(""));
         }
         if field != "resources" && list.len() > 1 && list.items().any(|v| v.text() == "*") {

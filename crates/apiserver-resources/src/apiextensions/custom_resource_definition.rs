@@ -119,7 +119,7 @@ impl Rules for CustomResourceDefinition {
 
 fn validate_versions(spec: &At, errors: &mut FieldErrors) {
     let versions = spec.field("versions");
-    if versions.len() == 0 {
+    if versions.is_empty() {
         errors.push(versions.required("must have exactly one version marked as storage version"));
         return;
     }

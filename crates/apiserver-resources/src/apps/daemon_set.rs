@@ -6,6 +6,7 @@ use crate::apps::deployment::is_zero;
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, ensure, text_of};
 
@@ -32,6 +33,10 @@ impl Rules for DaemonSet {
         Some(json!({
             "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0,
         }))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec", "template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

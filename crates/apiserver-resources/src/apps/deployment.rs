@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, ensure, same, text_of};
 
@@ -33,6 +34,10 @@ impl Rules for Deployment {
     fn changes_generation(&self, new: &Object, old: &Object) -> bool {
         let annotations = ["metadata", "annotations"];
         !same(new.at(&["spec"]), old.at(&["spec"])) || !same(new.at(&annotations), old.at(&annotations))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec", "template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::{fill_claim_spec, fill_template};
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, each, ensure, same, text_of};
 
@@ -49,6 +50,10 @@ impl Rules for StatefulSet {
 
     fn status_at_birth(&self, _object: &Object) -> Option<Value> {
         Some(json!({"replicas": 0, "availableReplicas": 0}))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec", "template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -4,6 +4,7 @@ use machinery::{FieldError, FieldErrors, Object};
 use crate::batch::job::{fill_job_template, validate_job_spec};
 use crate::batch::schedule;
 use crate::checks;
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, ensure};
 
@@ -23,6 +24,10 @@ impl Rules for CronJob {
         default_value(spec, "successfulJobsHistoryLimit", 3);
         default_value(spec, "failedJobsHistoryLimit", 1);
         fill_job_template(spec);
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec", "jobTemplate", "spec", "template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

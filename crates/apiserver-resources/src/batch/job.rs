@@ -5,9 +5,10 @@ use serde_json::Value;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::validate_template;
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Propagation;
-use crate::tree::{At, Tree, below, child, default_text, default_value, each, ensure, has, same};
+use crate::tree::{At, Tree, child, default_text, default_value, each, ensure, has, same};
 
 /// Rules of jobs.
 pub(crate) struct Job;
@@ -41,11 +42,7 @@ impl Rules for Job {
         let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
         default_value(spec, "podReplacementPolicy", replacement);
         fill_template(spec);
-        let labels = below(spec, &["template", "metadata"]).and_then(|m| m.get("labels")).cloned();
-        let unlabelled = object.labels().next().is_none();
-        if let (Some(labels @ Value::Object(_)), true) = (labels, unlabelled) {
-            object.set(&["metadata", "labels"], labels);
-        }
+        label_as_template(object);
     }
 
     fn prepare_for_create(&self, object: &mut Object) {
@@ -53,6 +50,11 @@ impl Rules for Job {
             let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
             select_own_pods(ensure(&mut object.0, "spec"), &name, &uid);
         }
+        label_as_template(object);
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec", "template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
@@ -119,6 +121,15 @@ impl Rules for Job {
 
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
         vec![("status.successful", object.i64_at(&["status", "succeeded"]).unwrap_or(0).to_string())]
+    }
+}
+
+/// A job without labels has those of its pods.
+fn label_as_template(job: &mut Object) {
+    let labels = job.at(&["spec", "template", "metadata", "labels"]).cloned();
+    let unlabelled = job.labels().next().is_none();
+    if let (Some(labels @ Value::Object(_)), true) = (labels, unlabelled) {
+        job.set(&["metadata", "labels"], labels);
     }
 }
 
@@ -217,7 +228,7 @@ fn validate_failure_policy(policy: &At, errors: &mut FieldErrors) {
         let action = rule.field("action");
         checks::one_of(&action, &["Count", "FailIndex", "FailJob", "Ignore"], errors);
         let (codes, conditions) = (rule.field("onExitCodes"), rule.field("onPodConditions"));
-        match (codes.exists(), conditions.len() > 0) {
+        match (codes.exists(), !conditions.is_empty()) {
             (false, false) => {
                 errors.push(rule.invalid("specifying one of OnExitCodes and OnPodConditions is required"));
             }
@@ -228,7 +239,7 @@ fn validate_failure_policy(policy: &At, errors: &mut FieldErrors) {
         }
         if codes.exists() {
             checks::one_of(&codes.field("operator"), &["In", "NotIn"], errors);
-            if codes.field("values").len() == 0 {
+            if codes.field("values").is_empty() {
                 errors.push(codes.field("values").invalid("at least one value is required"));
             }
         }

@@ -32,7 +32,7 @@ impl Rules for SigningRequest {
         {
             errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
         }
-        if usages.len() == 0 {
+        if usages.is_empty() {
             errors.push(usages.required("usages must be provided"));
         }
         for (i, usage) in usages.items().enumerate() {

@@ -22,7 +22,7 @@ impl Rules for Endpoints {
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         for subset in object.field("subsets").items() {
             let (ready, not_ready) = (subset.field("addresses"), subset.field("notReadyAddresses"));
-            if ready.len() == 0 && not_ready.len() == 0 {
+            if ready.is_empty() && not_ready.is_empty() {
                 errors.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
             }
             for address in ready.items().chain(not_ready.items()) {

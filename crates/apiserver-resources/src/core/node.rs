@@ -42,7 +42,7 @@ impl Rules for Node {
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
         let before = old_spec.field("podCIDRs");
         let same_cidrs = crate::tree::same(spec.field("podCIDRs").get(), before.get());
-        if before.len() > 0 && !same_cidrs {
+        if !before.is_empty() && !same_cidrs {
             errors.push(machinery::FieldError::forbidden(
                 &spec.field("podCIDRs").path(),
                 "node updates may not change podCIDR except from \"\" to valid",

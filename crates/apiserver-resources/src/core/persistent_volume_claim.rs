@@ -75,7 +75,7 @@ fn sync_data_source(spec: &mut Tree) {
 
 /// Checks access modes.
 pub(crate) fn validate_access_modes(modes: &At, supported: &[&str], errors: &mut FieldErrors) {
-    if modes.len() == 0 {
+    if modes.is_empty() {
         errors.push(modes.required(""));
     }
     for mode in modes.items() {
@@ -93,7 +93,7 @@ pub(crate) fn validate_access_modes(modes: &At, supported: &[&str], errors: &mut
 /// Checks the specification of a claim, of a template for one too.
 pub(crate) fn validate_claim_spec(spec: &At, errors: &mut FieldErrors) {
     let modes = spec.field("accessModes");
-    if modes.len() == 0 {
+    if modes.is_empty() {
         errors.push(modes.required("at least 1 access mode is required"));
     } else {
         validate_access_modes(&modes, &ACCESS_MODES, errors);

@@ -3,6 +3,7 @@ use machinery::{FieldErrors, Object};
 use serde_json::{Value, json};
 
 use crate::core::pod_qos::qos_class;
+use crate::core::pod_spec::warnings::warnings;
 use crate::core::pod_spec::{defaults, validation};
 use crate::core::pod_update;
 use crate::rules::{Facts, Rules};
@@ -28,13 +29,17 @@ impl Rules for Pod {
         Some(json!({"phase": "Pending", "qosClass": qos_class(object)}))
     }
 
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec"])
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         validation::validate_pod_spec(&spec, errors);
-        if spec.field("ephemeralContainers").len() > 0 {
+        if !spec.field("ephemeralContainers").is_empty() {
             errors.push(spec.field("ephemeralContainers").forbidden("cannot be set on create"));
         }
-        if spec.field("schedulingGates").len() > 0 && !spec.field("nodeName").is_empty() {
+        if !spec.field("schedulingGates").is_empty() && !spec.field("nodeName").is_empty() {
             errors.push(
                 spec.field("nodeName").forbidden("cannot be set until all schedulingGates have been cleared"),
             );

@@ -3,6 +3,7 @@ use machinery::{FieldErrors, Object};
 
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::validate_template;
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::At;
 
@@ -14,6 +15,10 @@ impl Rules for PodTemplate {
 
     fn fill_defaults(&self, object: &mut Object) {
         fill_template(&mut object.0);
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -46,7 +46,7 @@ pub(crate) fn validate(spec: &At, old: &At, errors: &mut FieldErrors) {
             old_tree.get("terminationGracePeriodSeconds").cloned(),
         );
     }
-    if old.field("schedulingGates").len() > 0 {
+    if !old.field("schedulingGates").is_empty() {
         allow_narrowing(&mut munged, spec, old, errors);
     }
     let (munged, old_value) = (Value::Object(munged), Value::Object(old_tree.clone()));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::{validate_restarts_always, validate_template};
+use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Propagation;
 use crate::tree::{At, below, default_value, ensure};
@@ -32,6 +33,10 @@ impl Rules for ReplicationController {
 
     fn status_at_birth(&self, _object: &Object) -> Option<Value> {
         Some(json!({"replicas": 0}))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        warnings(new, old, &["spec", "template", "spec"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

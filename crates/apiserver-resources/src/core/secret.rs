@@ -76,11 +76,9 @@ fn validate_type(object: &At, data: &At, errors: &mut FieldErrors) {
         }
         "kubernetes.io/dockercfg" => validate_json(data, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => validate_json(data, ".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth" => {
-            if !data.key("username").exists() && !data.key("password").exists() {
-                errors.push(data.key("username").required(""));
-                errors.push(data.key("password").required(""));
-            }
+        "kubernetes.io/basic-auth" if !data.key("username").exists() && !data.key("password").exists() => {
+            errors.push(data.key("username").required(""));
+            errors.push(data.key("password").required(""));
         }
         "kubernetes.io/ssh-auth" => checks::required(&data.key("ssh-privatekey"), errors),
         "kubernetes.io/tls" => {

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::core::service_validation;
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, below, child, default_text, default_value, drop_false, each, ensure, has, same, text_of};
+use crate::tree::{
+    At, below, child, default_text, default_value, drop_false, each, ensure, has, same, text_of,
+};
 
 /// Rules of services.
 pub(crate) struct Service;
@@ -134,11 +136,8 @@ fn keep_allocated(new: &mut Object, old: &Object) {
     }
     if needs_node_ports(new) && needs_node_ports(old) {
         let before = old.list_at(&["spec", "ports"]);
-        let mut taken: Vec<i64> = new
-            .list_at(&["spec", "ports"])
-            .iter()
-            .filter_map(|p| p.get("nodePort")?.as_i64())
-            .collect();
+        let mut taken: Vec<i64> =
+            new.list_at(&["spec", "ports"]).iter().filter_map(|p| p.get("nodePort")?.as_i64()).collect();
         let Some(spec) = child(&mut new.0, "spec") else { return };
         for port in each(spec, "ports").filter(|p| !has(p, "nodePort")) {
             let same = |b: &&Value| ["protocol", "port"].iter().all(|f| b.get(*f) == port.get(*f));

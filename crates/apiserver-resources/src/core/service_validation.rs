@@ -14,7 +14,7 @@ pub(crate) fn validate(service: &At, errors: &mut FieldErrors) {
     let ty = spec.field("type").text();
     let headless = is_headless(&spec);
     let ports = spec.field("ports");
-    if ports.len() == 0 && !headless && ty != "ExternalName" {
+    if ports.is_empty() && !headless && ty != "ExternalName" {
         errors.push(ports.required(""));
     }
     match ty {
@@ -73,7 +73,7 @@ fn is_headless(spec: &At) -> bool {
 
 fn validate_external_name(spec: &At, errors: &mut FieldErrors) {
     for field in ["clusterIPs", "ipFamilies"] {
-        if spec.field(field).len() > 0 {
+        if !spec.field(field).is_empty() {
             errors.push(spec.field(field).forbidden("may not be set for ExternalName services"));
         }
     }
@@ -183,7 +183,7 @@ fn validate_addresses(spec: &At, ty: &str, errors: &mut FieldErrors) {
         }
     }
     let ranges = spec.field("loadBalancerSourceRanges");
-    if ranges.len() > 0 && ty != "LoadBalancer" {
+    if !ranges.is_empty() && ty != "LoadBalancer" {
         errors.push(ranges.forbidden("may only be used when `type` is 'LoadBalancer'"));
     }
     for range in ranges.items() {
@@ -219,7 +219,7 @@ fn validate_repeats(spec: &At, ty: &str, errors: &mut FieldErrors) {
 fn validate_policies(spec: &At, ty: &str, errors: &mut FieldErrors) {
     let external = spec.field("externalTrafficPolicy");
     let exposed = matches!(ty, "LoadBalancer" | "NodePort")
-        || (ty == "ClusterIP" && spec.field("externalIPs").len() > 0);
+        || (ty == "ClusterIP" && !spec.field("externalIPs").is_empty());
     if exposed {
         if external.text().is_empty() {
             errors.push(external.required(""));
@@ -284,7 +284,7 @@ pub(crate) fn validate_change(new: &At, old: &At, errors: &mut FieldErrors) {
 pub(crate) fn validate_status(service: &At, errors: &mut FieldErrors) {
     let balancer = service.field("spec").field("type").text() == "LoadBalancer";
     let ingress = service.fields(&["status", "loadBalancer", "ingress"]);
-    if ingress.len() > 0 && !balancer {
+    if !ingress.is_empty() && !balancer {
         errors.push(ingress.forbidden("may only be used when `spec.type` is \"LoadBalancer\""));
         return;
     }

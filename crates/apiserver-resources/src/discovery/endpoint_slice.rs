@@ -78,7 +78,7 @@ fn validate_endpoints(endpoints: &At, ty: &str, errors: &mut FieldErrors) {
     }
     for endpoint in endpoints.items() {
         let addresses = endpoint.field("addresses");
-        if addresses.len() == 0 {
+        if addresses.is_empty() {
             errors.push(addresses.required("must contain at least 1 address"));
         } else if addresses.len() > MAX_ADDRESSES {
             errors.push(FieldError::too_many(&addresses.path(), addresses.len(), MAX_ADDRESSES));

@@ -37,7 +37,7 @@ impl Rules for ServiceCidr {
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let cidrs = object.fields(&["spec", "cidrs"]);
-        if cidrs.len() == 0 {
+        if cidrs.is_empty() {
             errors.push(cidrs.required("at least one CIDR required"));
         }
         if cidrs.len() > 2 {

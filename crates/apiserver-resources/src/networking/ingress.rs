@@ -19,7 +19,7 @@ impl Rules for Ingress {
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         let (rules, backend) = (spec.field("rules"), spec.field("defaultBackend"));
-        if rules.len() == 0 && !backend.exists() {
+        if rules.is_empty() && !backend.exists() {
             errors.push(spec.invalid("either `defaultBackend` or `rules` must be specified"));
         }
         if backend.exists() {
@@ -31,7 +31,7 @@ impl Rules for Ingress {
                 validate_path(&path, errors);
             }
             let paths = rule.fields(&["http", "paths"]);
-            if rule.field("http").exists() && paths.len() == 0 {
+            if rule.field("http").exists() && paths.is_empty() {
                 errors.push(paths.required(""));
             }
         }

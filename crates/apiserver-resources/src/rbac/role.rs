@@ -15,23 +15,23 @@ fn validate_rules(rules: &At, namespaced: bool, errors: &mut FieldErrors) {
     for rule in rules.items() {
         let (verbs, urls) = (rule.field("verbs"), rule.field("nonResourceURLs"));
         let (groups, resources) = (rule.field("apiGroups"), rule.field("resources"));
-        if verbs.len() == 0 {
+        if verbs.is_empty() {
             errors.push(verbs.required("verbs must contain at least one value"));
         }
-        if urls.len() > 0 {
+        if !urls.is_empty() {
             if namespaced {
                 errors.push(urls.invalid("namespaced rules cannot apply to non-resource URLs"));
             }
-            if groups.len() > 0 || resources.len() > 0 || rule.field("resourceNames").len() > 0 {
+            if !groups.is_empty() || !resources.is_empty() || !rule.field("resourceNames").is_empty() {
                 errors
                     .push(urls.invalid("rules cannot apply to both regular resources and non-resource URLs"));
             }
             continue;
         }
-        if groups.len() == 0 {
+        if groups.is_empty() {
             errors.push(groups.required("resource rules must supply at least one api group"));
         }
-        if resources.len() == 0 {
+        if resources.is_empty() {
             errors.push(resources.required("resource rules must supply at least one resource"));
         }
     }
@@ -57,7 +57,7 @@ impl Rules for ClusterRole {
         let aggregation = object.field("aggregationRule");
         if aggregation.exists() {
             let selectors = aggregation.field("clusterRoleSelectors");
-            if selectors.len() == 0 {
+            if selectors.is_empty() {
                 errors.push(
                     selectors
                         .required("at least one clusterRoleSelector required if aggregationRule is non-nil"),

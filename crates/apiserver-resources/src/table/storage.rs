@@ -18,7 +18,7 @@ fn modes(values: &[Value]) -> String {
     found.join(",")
 }
 
-fn phase<'o>(object: &'o Object) -> &'o str {
+fn phase(object: &Object) -> &str {
     if object.is_deleting() { "Terminating" } else { object.str_at(&["status", "phase"]) }
 }
 

@@ -38,9 +38,8 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
             .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), "see --root-ca-file"))?,
         None => String::new(),
     };
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let config = controllers::Config {
-        identity: format!("{}_{}", host.trim(), std::process::id()),
+        identity: super::identity(),
         leader_elect: flags.leader_elect,
         cluster_cidrs: flags.cluster_cidr,
         node_cidr_mask_v4: flags.node_cidr_mask_size,

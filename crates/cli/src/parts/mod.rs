@@ -1,6 +1,9 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
 pub mod controller_manager;
+pub mod dns;
+pub mod kubelet;
+pub mod proxy;
 pub mod scheduler;
 
 use std::path::Path;
@@ -32,4 +35,21 @@ async fn client_of(kubeconfig: &Path) -> Result<kube::Client, Failure> {
 /// Ends a part that ran until it was asked to stop.
 fn ended<E: std::error::Error + 'static>(result: Result<(), E>) -> Result<ExitCode, Failure> {
     result.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::of(&e))
+}
+
+/// The host's name as a node's.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase()
+}
+
+/// Tells this process from others that may lead.
+fn identity() -> String {
+    format!("{}_{}", host_name(), std::process::id())
+}
+
+/// The address that this host would use to reach others.
+async fn own_address() -> Result<std::net::IpAddr, Failure> {
+    let addresses = net::host::addresses().await.map_err(|e| Failure::of(&e))?;
+    net::host::primary_address(&addresses, &net::host::routes())
+        .ok_or_else(|| Failure::new("this host has no address that others can reach", "name one with --bind-address"))
 }

@@ -36,7 +36,7 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
     };
     let (regular, init, ephemeral) =
         (spec.field("containers"), spec.field("initContainers"), spec.field("ephemeralContainers"));
-    if regular.len() == 0 {
+    if regular.is_empty() {
         errors.push(regular.required(""));
     }
     let mut names_seen: BTreeSet<&str> = BTreeSet::new();

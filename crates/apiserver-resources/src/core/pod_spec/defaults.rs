@@ -102,6 +102,9 @@ fn fill_container(container: &mut Tree) {
         if let Some(field) = below(variable, &["valueFrom", "fieldRef"]) {
             default_text(field, "apiVersion", "v1");
         }
+        if let Some(resource) = below(variable, &["valueFrom", "resourceFieldRef"]) {
+            fill_divisor(resource);
+        }
         if let Some(file) = below(variable, &["valueFrom", "fileKeyRef"]) {
             default_value(file, "optional", false);
         }
@@ -236,10 +239,19 @@ pub(crate) fn fill_claim_spec(spec: &mut Tree) {
     }
 }
 
+/// A divisor that is not written reads as zero, which means one.
+fn fill_divisor(resource: &mut Tree) {
+    default_value(resource, "divisor", "0");
+    resource_list::fill_one(resource, "divisor");
+}
+
 fn fill_downward_items(downward: &mut Tree) {
     for item in each(downward, "items") {
         if let Some(field) = child(item, "fieldRef") {
             default_text(field, "apiVersion", "v1");
+        }
+        if let Some(resource) = child(item, "resourceFieldRef") {
+            fill_divisor(resource);
         }
     }
 }

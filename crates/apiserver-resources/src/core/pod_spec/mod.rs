@@ -7,6 +7,7 @@ mod scheduling;
 mod security;
 pub(crate) mod validation;
 mod volume;
+pub(crate) mod warnings;
 
 pub(crate) use container::validate_port_or_name;
 

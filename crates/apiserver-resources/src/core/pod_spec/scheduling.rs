@@ -37,7 +37,7 @@ fn validate_weight(weight: &At, errors: &mut FieldErrors) {
 /// Checks a node selector.
 pub(crate) fn validate_node_selector(selector: &At, errors: &mut FieldErrors) {
     let terms = selector.field("nodeSelectorTerms");
-    if terms.len() == 0 {
+    if terms.is_empty() {
         errors.push(terms.required("must have at least one node selector term"));
     }
     for term in terms.items() {
@@ -72,10 +72,10 @@ fn validate_node_term(term: &At, errors: &mut FieldErrors) {
 fn validate_node_requirement(requirement: &At, errors: &mut FieldErrors) {
     let (operator, values) = (requirement.field("operator"), requirement.field("values"));
     match operator.text() {
-        "In" | "NotIn" if values.len() == 0 => {
+        "In" | "NotIn" if values.is_empty() => {
             errors.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
         }
-        "Exists" | "DoesNotExist" if values.len() > 0 => {
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
             errors
                 .push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
         }

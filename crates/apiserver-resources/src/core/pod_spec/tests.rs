@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 use crate::strategy_for;
 
 fn pod(spec: Value) -> Object {
-    let mut object =
-        Object::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})).unwrap();
+    let mut object = Object::from_value(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}),
+    )
+    .unwrap();
     strategy_for("", "pods", "").fill_defaults(&mut object);
     object
 }
@@ -29,9 +31,15 @@ fn good_pods_have_no_problem() {
     for spec in [
         container(json!({})),
         container(json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "a/b"}]})),
-        container(json!({"env": [{"name": "A.b-c", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a/b']"}}}]})),
-        container(json!({"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "100m"}}})),
-        container(json!({"livenessProbe": {"tcpSocket": {"port": "web"}}, "ports": [{"name": "web", "containerPort": 80}]})),
+        container(
+            json!({"env": [{"name": "A.b-c", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a/b']"}}}]}),
+        ),
+        container(
+            json!({"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "100m"}}}),
+        ),
+        container(
+            json!({"livenessProbe": {"tcpSocket": {"port": "web"}}, "ports": [{"name": "web", "containerPort": 80}]}),
+        ),
     ] {
         assert_eq!(problems(spec), [""; 0]);
     }
@@ -107,7 +115,10 @@ fn containers_are_checked() {
             json!({"livenessProbe": {"exec": {"command": ["a"]}, "successThreshold": 2}}),
             "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
         ),
-        (json!({"readinessProbe": {}}), "spec.containers[0].readinessProbe: Required value: must specify a handler type"),
+        (
+            json!({"readinessProbe": {}}),
+            "spec.containers[0].readinessProbe: Required value: must specify a handler type",
+        ),
         (
             json!({"readinessProbe": {"tcpSocket": {"port": 1}, "httpGet": {"port": 1}}}),
             "spec.containers[0].readinessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
@@ -142,7 +153,10 @@ fn the_rest_of_a_pod_is_checked() {
             json!({"volumes": [{"name": "a", "emptyDir": {}, "secret": {"secretName": "s"}}]}),
             "spec.volumes[0].secret: Forbidden: may not specify more than 1 volume type",
         ),
-        (json!({"volumes": [{"name": "a", "secret": {}}]}), "spec.volumes[0].secret.secretName: Required value"),
+        (
+            json!({"volumes": [{"name": "a", "secret": {}}]}),
+            "spec.volumes[0].secret.secretName: Required value",
+        ),
         (
             json!({"volumes": [{"name": "a", "hostPath": {"path": "/a/../b"}}]}),
             "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
@@ -219,7 +233,9 @@ fn an_update_may_change_images_and_little_else() {
         ]
     );
     let (_, errors) = update(|p| p.set(&["spec", "initContainers"], json!([{"name": "i", "image": "i"}])));
-    assert!(errors.contains(&"spec.initContainers: Forbidden: pod updates may not add or remove containers".to_owned()));
+    assert!(errors.contains(
+        &"spec.initContainers: Forbidden: pod updates may not add or remove containers".to_owned()
+    ));
 }
 
 #[test]
@@ -240,7 +256,9 @@ fn a_write_of_the_status_keeps_the_rest() {
     assert_eq!(new.label("a"), Some("b"));
     assert_eq!(
         new.at(&["status"]),
-        Some(&json!({"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "BestEffort"}))
+        Some(
+            &json!({"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "BestEffort"})
+        )
     );
 }
 
@@ -250,7 +268,10 @@ fn ephemeral_containers_have_their_own_way_in() {
     let old = pod(container(json!({})));
     let mut new = old.clone();
     new.set(&["spec", "hostname"], "h");
-    new.set(&["spec", "ephemeralContainers"], json!([{"name": "e", "image": "i", "targetContainerName": "c"}]));
+    new.set(
+        &["spec", "ephemeralContainers"],
+        json!([{"name": "e", "image": "i", "targetContainerName": "c"}]),
+    );
     strategy.fill_defaults(&mut new);
     assert_eq!(strategy.admit_update(&mut new, &old), []);
     assert_eq!(new.str_at(&["spec", "hostname"]), "");

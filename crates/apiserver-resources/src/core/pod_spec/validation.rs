@@ -14,7 +14,7 @@ pub(crate) fn validate_template(template: &At, errors: &mut FieldErrors) {
     checks::annotations_as(&path.child("annotations"), &metadata.field("annotations"), errors);
     let spec = template.field("spec");
     validate_pod_spec(&spec, errors);
-    if spec.field("ephemeralContainers").len() > 0 {
+    if !spec.field("ephemeralContainers").is_empty() {
         errors.push(
             spec.field("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template"),
         );
@@ -138,7 +138,7 @@ fn validate_dns(spec: &At, errors: &mut FieldErrors) {
     if policy.text() == "None" {
         if !config.exists() {
             errors.push(config.required("must provide `dnsConfig` when `dnsPolicy` is None"));
-        } else if nameservers.len() == 0 {
+        } else if nameservers.is_empty() {
             errors.push(
                 nameservers.required("must provide at least one DNS nameserver when `dnsPolicy` is None"),
             );

@@ -30,10 +30,10 @@ pub(crate) fn validate_volumes(volumes: &At, errors: &mut FieldErrors) {
 fn validate_source(volume: &At, errors: &mut FieldErrors) {
     let mut found = 0;
     for name in VOLUME_SOURCES {
-        if !volume.tree().is_some_and(|t| t.get(name).is_some_and(|v| !v.is_null())) {
+        let source = volume.field(name);
+        if !source.exists() {
             continue;
         }
-        let source = volume.field(name);
         found += 1;
         if found > 1 {
             errors.push(source.forbidden("may not specify more than 1 volume type"));
@@ -41,10 +41,8 @@ fn validate_source(volume: &At, errors: &mut FieldErrors) {
         }
         match name {
             "hostPath" => validate_host_path(&source, errors),
-            "emptyDir" => {
-                if source.field("sizeLimit").exists() {
-                    resource_list::validate_quantity(&source.field("sizeLimit"), errors);
-                }
+            "emptyDir" if source.field("sizeLimit").exists() => {
+                resource_list::validate_quantity(&source.field("sizeLimit"), errors);
             }
             "secret" => validate_key_files(&source, "secretName", true, errors),
             "configMap" => validate_key_files(&source, "name", true, errors),

@@ -1,0 +1,37 @@
+//! `cox dns`: the cluster DNS alone.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::output::Failure;
+
+/// Flags of the cluster DNS.
+#[derive(Args, Debug)]
+pub struct Flags {
+    /// How to reach the API server.
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// Addresses and ports to listen on, UDP and TCP.
+    #[arg(long, value_delimiter = ',', required = true)]
+    listen: Vec<SocketAddr>,
+    /// Domain of the cluster.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// The resolvers that answer for all other names.
+    #[arg(long, default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+}
+
+/// Runs the DNS until it is asked to stop.
+pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
+    let stop = super::stop_on_signal()?;
+    let client = super::client_of(&flags.kubeconfig).await?;
+    let config = dns::Config {
+        domain: flags.cluster_domain,
+        resolv_conf: Some(flags.resolv_conf),
+        ..dns::Config::new(flags.listen)
+    };
+    super::ended(dns::run(config, client, stop).await)
+}
