@@ -238,14 +238,12 @@ impl Worker {
                 self.references.update(&pod, &self.shared.informers, &self.wake);
             }
             self.pod = Some(pod);
-        } else {
-            // The wake may have come from a watched ConfigMap or Secret: writing what is there already costs little.
-            let objects = self.references.take_changed();
-            self.volumes_dirty |= objects && self.has_live_volumes();
-            if objects {
-                for memory in self.memory.values_mut() {
-                    memory.retry_at = None;
-                }
+        }
+        // The wake may have come from a watched ConfigMap or Secret: writing what is there already costs little.
+        if self.references.take_changed() {
+            self.volumes_dirty |= self.has_live_volumes();
+            for memory in self.memory.values_mut() {
+                memory.retry_at = None;
             }
         }
     }
