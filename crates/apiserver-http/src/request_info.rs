@@ -116,7 +116,11 @@ mod tests {
         check("GET", "/api/v1/namespaces/a", "get /v1 ns=a namespaces name=a sub=");
         check("PUT", "/api/v1/namespaces/a/finalize", "update /v1 ns=a namespaces name=a sub=finalize");
         check("POST", "/api/v1/namespaces/a/pods", "create /v1 ns=a pods name= sub=");
-        check("DELETE", "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps/v1 ns=a deployments name= sub=");
+        check(
+            "DELETE",
+            "/apis/apps/v1/namespaces/a/deployments",
+            "deletecollection apps/v1 ns=a deployments name= sub=",
+        );
         check("GET", "/api/v1/namespaces/a/pods/p/log", "get /v1 ns=a pods name=p sub=log");
         check("GET", "/api/v1/nodes/n/proxy/a/b", "get /v1 ns= nodes name=n sub=proxy a/b");
         check(

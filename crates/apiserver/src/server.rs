@@ -10,8 +10,8 @@ use apiserver_authn::service_account::{
     ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
 };
 use apiserver_authn::{
-    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache, TokenFile,
-    TokenUnion, Union, system_time,
+    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache,
+    TokenFile, TokenUnion, Union, system_time,
 };
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
@@ -187,10 +187,8 @@ fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
         Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
     let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
         .map_err(|e| unusable(&config.client_ca)(&e))?;
-    let requests = Union::new(
-        vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))],
-        config.anonymous,
-    );
+    let requests =
+        Union::new(vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))], config.anonymous);
     let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
     Ok(Identity {
         requests: Box::new(requests),
