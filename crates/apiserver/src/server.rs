@@ -1,7 +1,7 @@
 //! Starting and stopping an API server.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,8 +86,8 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
     std::fs::read(path).map_err(|e| StartError::File { path: path.clone(), why: e.to_string() })
 }
 
-fn unusable<'a>(path: &'a PathBuf) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
-    move |e| StartError::File { path: path.clone(), why: e.to_string() }
+fn unusable<'a>(path: &'a Path) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
+    move |e| StartError::File { path: path.to_owned(), why: e.to_string() }
 }
 
 /// A client of kubelets: our certificate, their CA.
@@ -276,11 +276,13 @@ impl ApiServer {
             address: config.advertise,
             port: address.port(),
         };
+        let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
         let bootstrap = Bootstrap::new(&registry);
         let work = async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
             bootstrap.kubernetes_service(&advertised).await?;
+            bootstrap.authentication_config(&client_ca).await?;
             bootstrap.storage_answers().await
         };
         work.await.map_err(StartError::Bootstrap)?;

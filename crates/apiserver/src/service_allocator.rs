@@ -417,7 +417,7 @@ mod tests {
     use super::*;
 
     fn allocator(dir: &std::path::Path) -> ServiceAllocator {
-        let options = storage::Options { fsync: false, ..storage::Options::default() };
+        let options = storage::Options { sync: false, ..storage::Options::default() };
         let storage = Arc::new(storage::Embedded::open(dir, options).unwrap());
         ServiceAllocator::new(storage, "10.96.0.0/28".parse().unwrap(), 30000..=30003).unwrap()
     }
