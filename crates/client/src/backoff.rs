@@ -14,11 +14,7 @@ pub struct Backoff {
 impl Backoff {
     /// Starts at `first` and doubles up to `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self {
-            first,
-            most,
-            next: first,
-        }
+        Self { first, most, next: first }
     }
 
     /// The delay before the next try.

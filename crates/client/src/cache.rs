@@ -1,9 +1,7 @@
 //! The objects of one kind as last seen, and who wants to hear of changes.
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use kube::Resource;
 use tokio::sync::{Notify, watch};
@@ -21,10 +19,7 @@ pub struct Cache<K: Resource> {
 
 impl<K: Resource> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            _running: self._running.clone(),
-        }
+        Self { shared: self.shared.clone(), _running: self._running.clone() }
     }
 }
 
@@ -62,19 +57,13 @@ impl<K: Resource + 'static> Cache<K> {
 
     /// Objects with an owner reference (controller or not) to this UID. The first call builds the index.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
-        let index = self
-            .shared
-            .owner_index
-            .get_or_init(|| self.shared.add_index(Box::new(owner_uids)));
+        let index = self.shared.owner_index.get_or_init(|| self.shared.add_index(Box::new(owner_uids)));
         self.shared.read().lookup(*index, uid)
     }
 
     /// Adds an index over the values that `values` gives for each object.
     pub fn index(&self, values: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Index<K> {
-        Index {
-            number: self.shared.add_index(Box::new(values)),
-            cache: self.clone(),
-        }
+        Index { number: self.shared.add_index(Box::new(values)), cache: self.clone() }
     }
 
     /// The last revision of which this cache has seen every change before it. Revisions of one server compare as
@@ -100,31 +89,19 @@ impl<K: Resource + 'static> Cache<K> {
     /// Changes of one key that were not read yet are merged into one, so a slow reader holds at most one entry
     /// for each object and never misses the last state.
     pub fn changes(&self) -> Changes<K> {
-        let mailbox = Arc::new(Mailbox {
-            pending: Mutex::new(Pending::default()),
-            wake: Notify::new(),
-        });
+        let mailbox = Arc::new(Mailbox { pending: Mutex::new(Pending::default()), wake: Notify::new() });
         let mut state = self.shared.write();
         for (key, object) in &state.objects {
             mailbox.put(key, None, Some(object.clone()));
         }
         state.readers.push(Arc::downgrade(&mailbox));
         drop(state);
-        Changes {
-            mailbox,
-            cache: self.clone(),
-        }
+        Changes { mailbox, cache: self.clone() }
     }
 }
 
 fn owner_uids<K: Resource>(object: &K) -> Vec<String> {
-    object
-        .meta()
-        .owner_references
-        .iter()
-        .flatten()
-        .map(|o| o.uid.clone())
-        .collect()
+    object.meta().owner_references.iter().flatten().map(|o| o.uid.clone()).collect()
 }
 
 /// A custom index over a [`Cache`].
@@ -135,10 +112,7 @@ pub struct Index<K: Resource> {
 
 impl<K: Resource> Clone for Index<K> {
     fn clone(&self) -> Self {
-        Self {
-            number: self.number,
-            cache: self.cache.clone(),
-        }
+        Self { number: self.number, cache: self.cache.clone() }
     }
 }
 
@@ -200,17 +174,16 @@ struct Mailbox<K> {
     wake: Notify,
 }
 
+type OldAndNew<K> = (Option<Arc<K>>, Option<Arc<K>>);
+
 struct Pending<K> {
     order: VecDeque<ObjectKey>,
-    changes: HashMap<ObjectKey, (Option<Arc<K>>, Option<Arc<K>>)>,
+    changes: HashMap<ObjectKey, OldAndNew<K>>,
 }
 
 impl<K> Default for Pending<K> {
     fn default() -> Self {
-        Self {
-            order: VecDeque::new(),
-            changes: HashMap::new(),
-        }
+        Self { order: VecDeque::new(), changes: HashMap::new() }
     }
 }
 
@@ -262,8 +235,10 @@ struct State<K> {
     readers: Vec<Weak<Mailbox<K>>>,
 }
 
+type Values<K> = Box<dyn Fn(&K) -> Vec<String> + Send + Sync>;
+
 struct Indexed<K> {
-    values: Box<dyn Fn(&K) -> Vec<String> + Send + Sync>,
+    values: Values<K>,
     keys: HashMap<String, BTreeSet<ObjectKey>>,
 }
 
@@ -291,21 +266,14 @@ impl<K> Indexed<K> {
 impl<K> State<K> {
     fn lookup(&self, index: usize, value: &str) -> Vec<Arc<K>> {
         let keys = self.indexes.get(index).and_then(|i| i.keys.get(value));
-        keys.into_iter()
-            .flatten()
-            .filter_map(|key| self.objects.get(key).cloned())
-            .collect()
+        keys.into_iter().flatten().filter_map(|key| self.objects.get(key).cloned()).collect()
     }
 }
 
 impl<K: Resource> Shared<K> {
     pub(crate) fn new() -> Self {
         Self {
-            state: RwLock::new(State {
-                objects: BTreeMap::new(),
-                indexes: Vec::new(),
-                readers: Vec::new(),
-            }),
+            state: RwLock::new(State { objects: BTreeMap::new(), indexes: Vec::new(), readers: Vec::new() }),
             owner_index: std::sync::OnceLock::new(),
             synced: watch::Sender::new(false),
             revision: AtomicU64::new(0),
@@ -320,12 +288,9 @@ impl<K: Resource> Shared<K> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add_index(&self, values: Box<dyn Fn(&K) -> Vec<String> + Send + Sync>) -> usize {
+    fn add_index(&self, values: Values<K>) -> usize {
         let mut state = self.write();
-        let mut index = Indexed {
-            values,
-            keys: HashMap::new(),
-        };
+        let mut index = Indexed { values, keys: HashMap::new() };
         for (key, object) in &state.objects {
             index.update(key, None, Some(object));
         }
@@ -333,29 +298,10 @@ impl<K: Resource> Shared<K> {
         state.indexes.len() - 1
     }
 
-    /// Sets (or with `None` removes) one object and tells the readers.
-    pub(crate) fn set(&self, key: ObjectKey, new: Option<Arc<K>>) {
+    /// Sets (or with `None` removes) one object, as of this revision, and tells the readers.
+    pub(crate) fn set(&self, key: ObjectKey, new: Option<Arc<K>>, revision: &str) {
         let mut state = self.write();
-        let old = match &new {
-            Some(object) => state.objects.insert(key.clone(), object.clone()),
-            None => state.objects.remove(&key),
-        };
-        if old.is_none() && new.is_none() {
-            return;
-        }
-        let State {
-            indexes, readers, ..
-        } = &mut *state;
-        for index in indexes {
-            index.update(&key, old.as_deref(), new.as_deref());
-        }
-        readers.retain(|reader| match reader.upgrade() {
-            Some(mailbox) => {
-                mailbox.put(&key, old.clone(), new.clone());
-                true
-            }
-            None => false,
-        });
+        self.apply(&mut state, vec![(key, new)], revision);
     }
 
     /// Notes that everything up to this revision has been set.
@@ -367,28 +313,44 @@ impl<K: Resource> Shared<K> {
 
     /// Takes a whole list as the truth: what is not in it is gone, what did not change is not told.
     pub(crate) fn replace(&self, list: BTreeMap<ObjectKey, Arc<K>>, revision: &str) {
-        let gone: Vec<_> = self
-            .read()
-            .objects
-            .keys()
-            .filter(|k| !list.contains_key(*k))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.set(key, None);
-        }
+        let mut state = self.write();
+        let gone = state.objects.keys().filter(|key| !list.contains_key(*key));
+        let mut changes: Vec<_> = gone.map(|key| (key.clone(), None)).collect();
         for (key, object) in list {
-            let same = self
-                .read()
-                .objects
-                .get(&key)
-                .is_some_and(|o| o.meta().resource_version == object.meta().resource_version);
-            if !same {
-                self.set(key, Some(object));
+            let version = |o: &Arc<K>| o.meta().resource_version.clone();
+            if state.objects.get(&key).is_none_or(|old| version(old) != version(&object)) {
+                changes.push((key, Some(object)));
             }
         }
-        self.reached(revision);
+        self.apply(&mut state, changes, revision);
         self.synced.send_replace(true);
+    }
+
+    /// All under one lock, and the revision before the readers hear: whoever is woken finds at least this state.
+    fn apply(&self, state: &mut State<K>, changes: Vec<(ObjectKey, Option<Arc<K>>)>, revision: &str) {
+        let State { objects, indexes, readers } = state;
+        let mut told = Vec::with_capacity(changes.len());
+        for (key, new) in changes {
+            let old = match &new {
+                Some(object) => objects.insert(key.clone(), object.clone()),
+                None => objects.remove(&key),
+            };
+            if old.is_none() && new.is_none() {
+                continue;
+            }
+            for index in indexes.iter_mut() {
+                index.update(&key, old.as_deref(), new.as_deref());
+            }
+            told.push((key, old, new));
+        }
+        self.reached(revision);
+        readers.retain(|reader| {
+            let Some(mailbox) = reader.upgrade() else { return false };
+            for (key, old, new) in &told {
+                mailbox.put(key, old.clone(), new.clone());
+            }
+            true
+        });
     }
 }
 
@@ -401,10 +363,7 @@ mod tests {
     use super::*;
 
     fn cache() -> Cache<ConfigMap> {
-        Cache {
-            shared: Arc::new(Shared::new()),
-            _running: Arc::new(CancellationToken::new().drop_guard()),
-        }
+        Cache { shared: Arc::new(Shared::new()), _running: Arc::new(CancellationToken::new().drop_guard()) }
     }
 
     fn object(ns: &str, name: &str, rv: &str, owner: &str) -> (ObjectKey, Arc<ConfigMap>) {
@@ -412,10 +371,7 @@ mod tests {
         cm.metadata.namespace = Some(ns.into());
         cm.metadata.name = Some(name.into());
         cm.metadata.resource_version = Some(rv.into());
-        cm.metadata.owner_references = Some(vec![OwnerReference {
-            uid: owner.into(),
-            ..Default::default()
-        }]);
+        cm.metadata.owner_references = Some(vec![OwnerReference { uid: owner.into(), ..Default::default() }]);
         (ObjectKey::of(&cm), Arc::new(cm))
     }
 
@@ -423,25 +379,19 @@ mod tests {
     fn a_slow_reader_gets_the_last_state_once() {
         let c = cache();
         let (key, v1) = object("a", "x", "1", "o");
-        c.shared.set(key.clone(), Some(v1));
+        c.shared.set(key.clone(), Some(v1), "");
         let mut changes = c.changes();
         let (_, v2) = object("a", "x", "2", "o");
-        c.shared.set(key.clone(), Some(v2));
+        c.shared.set(key.clone(), Some(v2), "");
         let (_, v3) = object("a", "x", "3", "o");
-        c.shared.set(key.clone(), Some(v3));
+        c.shared.set(key.clone(), Some(v3), "");
         let change = changes.try_next().unwrap();
         assert!(change.old.is_none());
-        assert_eq!(
-            change.new.unwrap().metadata.resource_version.as_deref(),
-            Some("3")
-        );
+        assert_eq!(change.new.unwrap().metadata.resource_version.as_deref(), Some("3"));
         assert!(changes.try_next().is_none());
-        c.shared.set(key, None);
+        c.shared.set(key, None, "");
         let change = changes.try_next().unwrap();
-        assert_eq!(
-            change.old.unwrap().metadata.resource_version.as_deref(),
-            Some("3")
-        );
+        assert_eq!(change.old.unwrap().metadata.resource_version.as_deref(), Some("3"));
         assert!(change.new.is_none());
     }
 
@@ -450,29 +400,22 @@ mod tests {
         let c = cache();
         let mut changes = c.changes();
         let (key, v1) = object("a", "x", "1", "o");
-        c.shared.set(key.clone(), Some(v1));
-        c.shared.set(key, None);
+        c.shared.set(key.clone(), Some(v1), "");
+        c.shared.set(key, None, "");
         assert!(changes.try_next().is_none());
     }
 
     #[tokio::test]
     async fn a_new_list_removes_what_it_lacks_and_skips_what_is_the_same() {
         let c = cache();
-        c.shared.replace(
-            [object("a", "x", "1", "o"), object("a", "y", "1", "o")].into(),
-            "7",
-        );
+        c.shared.replace([object("a", "x", "1", "o"), object("a", "y", "1", "o")].into(), "7");
         c.synced().await;
         let mut changes = c.changes();
         while changes.try_next().is_some() {}
-        c.shared.replace(
-            [object("a", "y", "1", "o"), object("b", "z", "4", "o")].into(),
-            "9",
-        );
+        c.shared.replace([object("a", "y", "1", "o"), object("b", "z", "4", "o")].into(), "9");
         assert_eq!(c.revision(), 9);
-        let told: Vec<_> = std::iter::from_fn(|| changes.try_next())
-            .map(|c| (c.key.to_string(), c.new.is_some()))
-            .collect();
+        let told: Vec<_> =
+            std::iter::from_fn(|| changes.try_next()).map(|c| (c.key.to_string(), c.new.is_some())).collect();
         assert_eq!(told, [("a/x".to_owned(), false), ("b/z".to_owned(), true)]);
         assert_eq!(c.list_in("a").len(), 1);
         assert_eq!(c.list_in("b").len(), 1);
@@ -483,16 +426,16 @@ mod tests {
     fn indexes_follow_changes() {
         let c = cache();
         let (key, v1) = object("a", "x", "1", "one");
-        c.shared.set(key.clone(), Some(v1));
+        c.shared.set(key.clone(), Some(v1), "");
         assert_eq!(c.owned_by("one").len(), 1);
         let by_rv = c.index(|o| o.metadata.resource_version.clone().into_iter().collect());
         let (_, v2) = object("a", "x", "2", "two");
-        c.shared.set(key.clone(), Some(v2));
+        c.shared.set(key.clone(), Some(v2), "");
         assert!(c.owned_by("one").is_empty());
         assert_eq!(c.owned_by("two").len(), 1);
         assert!(by_rv.get("1").is_empty());
         assert_eq!(by_rv.get("2").len(), 1);
-        c.shared.set(key, None);
+        c.shared.set(key, None, "");
         assert!(c.owned_by("two").is_empty());
     }
 }

@@ -67,16 +67,9 @@ where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = T>,
 {
-    let mut candidate = Candidate {
-        api: Api::namespaced(client, &config.namespace),
-        config,
-        seen: None,
-    };
+    let mut candidate = Candidate { api: Api::namespaced(client, &config.namespace), config, seen: None };
     loop {
-        let retry = candidate
-            .config
-            .retry_period
-            .mul_f64(1.0 + rand::rng().random_range(0.0..1.2));
+        let retry = candidate.config.retry_period.mul_f64(1.0 + rand::rng().random_range(0.0..1.2));
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             acquired = candidate.try_hold() => if acquired { break },
@@ -86,11 +79,7 @@ where
             () = tokio::time::sleep(retry) => {}
         }
     }
-    tracing::info!(
-        lease = candidate.config.name,
-        identity = candidate.config.identity,
-        "became leader"
-    );
+    tracing::info!(lease = candidate.config.name, identity = candidate.config.identity, "became leader");
 
     let token = stop.child_token();
     let mut work = std::pin::pin!(work(token.clone()));
@@ -106,10 +95,7 @@ where
     if lost {
         let _ = work.await;
         tracing::error!(lease = candidate.config.name, "lost leadership");
-        return Err(Lost {
-            namespace: candidate.config.namespace,
-            name: candidate.config.name,
-        });
+        return Err(Lost { namespace: candidate.config.namespace, name: candidate.config.name });
     }
     // The work still counts on the lease while it drains.
     let done = tokio::select! {
@@ -138,20 +124,13 @@ enum Step {
 fn decide(seen: &LeaseSpec, age: Duration, config: &ElectionConfig, now: Timestamp) -> Step {
     let holder = seen.holder_identity.as_deref().unwrap_or("");
     let ours = holder == config.identity;
-    let term = seen
-        .lease_duration_seconds
-        .and_then(|s| u64::try_from(s).ok())
-        .unwrap_or(0);
+    let term = seen.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
     if !ours && !holder.is_empty() && age < Duration::from_secs(term) {
         return Step::Wait;
     }
     let transitions = seen.lease_transitions.unwrap_or(0);
     let mut spec = claim(config, now);
-    spec.lease_transitions = Some(if ours {
-        transitions
-    } else {
-        transitions.saturating_add(1)
-    });
+    spec.lease_transitions = Some(if ours { transitions } else { transitions.saturating_add(1) });
     if ours {
         spec.acquire_time = seen.acquire_time.clone();
     }
@@ -186,10 +165,8 @@ impl Candidate {
         let found = match self.api.get_opt(&self.config.name).await? {
             Some(lease) => lease,
             None => {
-                let mut lease = Lease {
-                    spec: Some(claim(&self.config, Timestamp::now())),
-                    ..Lease::default()
-                };
+                let mut lease =
+                    Lease { spec: Some(claim(&self.config, Timestamp::now())), ..Lease::default() };
                 lease.metadata.name = Some(self.config.name.clone());
                 lease.metadata.namespace = Some(self.config.namespace.clone());
                 let made = self.api.create(&PostParams::default(), &lease).await?;
@@ -207,14 +184,8 @@ impl Candidate {
             Step::Wait => Ok(false),
             Step::Write(spec) => {
                 // Carries the resourceVersion that was read: of two candidates one gets a conflict.
-                let next = Lease {
-                    spec: Some(*spec),
-                    ..found
-                };
-                let written = self
-                    .api
-                    .replace(&self.config.name, &PostParams::default(), &next)
-                    .await?;
+                let next = Lease { spec: Some(*spec), ..found };
+                let written = self.api.replace(&self.config.name, &PostParams::default(), &next).await?;
                 self.seen = Some((written, Instant::now()));
                 Ok(true)
             }
@@ -252,10 +223,7 @@ impl Candidate {
             lease_transitions: spec.lease_transitions,
             ..LeaseSpec::default()
         };
-        let next = Lease {
-            spec: Some(free),
-            ..lease
-        };
+        let next = Lease { spec: Some(free), ..lease };
         let params = PostParams::default();
         let write = self.api.replace(&self.config.name, &params, &next);
         match tokio::time::timeout(self.config.retry_period, write).await {

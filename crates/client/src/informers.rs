@@ -31,18 +31,12 @@ pub struct Select {
 impl Select {
     /// Only this namespace.
     pub fn namespace(namespace: impl Into<String>) -> Self {
-        Self {
-            namespace: Some(namespace.into()),
-            ..Self::default()
-        }
+        Self { namespace: Some(namespace.into()), ..Self::default() }
     }
 
     /// Only what this field selector matches, for example `spec.nodeName=a`.
     pub fn fields(fields: impl Into<String>) -> Self {
-        Self {
-            fields: Some(fields.into()),
-            ..Self::default()
-        }
+        Self { fields: Some(fields.into()), ..Self::default() }
     }
 }
 
@@ -52,9 +46,11 @@ pub struct Informers {
     inner: Arc<Inner>,
 }
 
+type CacheId = (TypeId, String, Select);
+
 struct Inner {
     client: Client,
-    caches: Mutex<HashMap<(TypeId, String, Select), Box<dyn Any + Send + Sync>>>,
+    caches: Mutex<HashMap<CacheId, Box<dyn Any + Send + Sync>>>,
 }
 
 /// Only weak: the caches handed out keep their watch alive, the table does not.
@@ -66,12 +62,7 @@ struct Entry<K: Resource> {
 impl Informers {
     /// Reads through this client.
     pub fn new(client: Client) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                client,
-                caches: Mutex::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner { client, caches: Mutex::default() }) }
     }
 
     /// The client that the caches read through.
@@ -98,26 +89,16 @@ impl Informers {
     /// The cache of a kind known only at run time.
     pub fn cache_dynamic<K: Watched>(&self, kind: K::DynamicType, select: Select) -> Cache<K> {
         let id = (TypeId::of::<K>(), K::url_path(&kind, None), select.clone());
-        let mut caches = self
-            .inner
-            .caches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut caches = self.inner.caches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = caches.get(&id).and_then(|e| e.downcast_ref::<Entry<K>>())
             && let (Some(shared), Some(running)) = (entry.shared.upgrade(), entry.running.upgrade())
         {
-            return Cache {
-                shared,
-                _running: running,
-            };
+            return Cache { shared, _running: running };
         }
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared::new());
         let running = Arc::new(stop.clone().drop_guard());
-        let entry = Entry {
-            shared: Arc::downgrade(&shared),
-            running: Arc::downgrade(&running),
-        };
+        let entry = Entry { shared: Arc::downgrade(&shared), running: Arc::downgrade(&running) };
         caches.insert(id, Box::new(entry));
         let reflector = Reflector::new(self.inner.client.clone(), &kind, select, shared.clone());
         tokio::spawn(async move {
@@ -126,9 +107,6 @@ impl Informers {
                 () = reflector.run() => {}
             }
         });
-        Cache {
-            shared,
-            _running: running,
-        }
+        Cache { shared, _running: running }
     }
 }

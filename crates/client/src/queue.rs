@@ -73,10 +73,7 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
             next_timer: 0,
             shut_down: false,
         };
-        Self {
-            state: Mutex::new(state),
-            wake: Notify::new(),
-        }
+        Self { state: Mutex::new(state), wake: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -111,9 +108,8 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
     pub fn add_rate_limited(&self, item: T) -> Duration {
         let mut state = self.lock();
         let failures = state.failures.entry(item.clone()).or_insert(0);
-        let delay = FIRST_DELAY
-            .saturating_mul(1u32.checked_shl(*failures).unwrap_or(u32::MAX))
-            .min(LONGEST_DELAY);
+        let delay =
+            FIRST_DELAY.saturating_mul(1u32.checked_shl(*failures).unwrap_or(u32::MAX)).min(LONGEST_DELAY);
         *failures = (*failures + 1).min(31);
         drop(state);
         self.add_after(item, delay);
@@ -253,9 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_double_the_delay_up_to_the_bound() {
         let q = WorkQueue::new();
-        let delays: Vec<_> = (0..4)
-            .map(|_| q.add_rate_limited("a").as_millis())
-            .collect();
+        let delays: Vec<_> = (0..4).map(|_| q.add_rate_limited("a").as_millis()).collect();
         assert_eq!(delays, [5, 10, 20, 40]);
         for _ in 0..60 {
             q.add_rate_limited("a");
@@ -281,11 +275,7 @@ mod tests {
             });
         }
         for i in 0..100 {
-            if i % 2 == 0 {
-                q.add(i)
-            } else {
-                q.add_after(i, Duration::from_millis(i))
-            }
+            if i % 2 == 0 { q.add(i) } else { q.add_after(i, Duration::from_millis(i)) }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(seen.lock().unwrap().len(), 100);

@@ -53,9 +53,7 @@ pub struct Recorder {
 /// A reference to an object, as events carry it.
 pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     let mut reference = object.object_ref(&());
-    reference
-        .resource_version
-        .clone_from(&object.meta().resource_version);
+    reference.resource_version.clone_from(&object.meta().resource_version);
     reference
 }
 
@@ -76,30 +74,17 @@ impl Recorder {
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (queue, notes) = mpsc::channel(QUEUED);
         tokio::spawn(send_all(client, notes));
-        Self {
-            component: component.into(),
-            host: host.into(),
-            queue,
-        }
+        Self { component: component.into(), host: host.into(), queue }
     }
 
     /// The same queue in the name of another component.
     #[must_use]
     pub fn named(&self, component: &str) -> Self {
-        Self {
-            component: component.into(),
-            ..self.clone()
-        }
+        Self { component: component.into(), ..self.clone() }
     }
 
     /// Records an event; dropped where too many wait already.
-    pub fn event(
-        &self,
-        about: &ObjectReference,
-        ty: EventType,
-        reason: &str,
-        message: impl Into<String>,
-    ) {
+    pub fn event(&self, about: &ObjectReference, ty: EventType, reason: &str, message: impl Into<String>) {
         let note = Note {
             component: self.component.clone(),
             host: self.host.clone(),
@@ -138,10 +123,7 @@ impl Recorder {
 /// The server refuses longer messages.
 fn cut(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
-        let end = (0..=bytes)
-            .rev()
-            .find(|i| text.is_char_boundary(*i))
-            .unwrap_or(0);
+        let end = (0..=bytes).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(end);
     }
     text
@@ -170,8 +152,7 @@ async fn send(client: &Client, correlator: &mut Correlator, step: Step) {
                 "message": step.event.message,
             });
             let name = step.event.metadata.name.as_deref().unwrap_or("");
-            api.patch(name, &PatchParams::default(), &Patch::Strategic(patch))
-                .await
+            api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await
         } else {
             api.create(&PostParams::default(), &step.event).await
         };
@@ -242,11 +223,7 @@ struct Similar {
 
 impl Correlator {
     fn new() -> Self {
-        Self {
-            sent: Recent::new(),
-            similar: Recent::new(),
-            budget: Recent::new(),
-        }
+        Self { sent: Recent::new(), similar: Recent::new(), budget: Recent::new() }
     }
 
     fn plan(&mut self, note: Note, now: Instant) -> Option<Step> {
@@ -261,12 +238,7 @@ impl Correlator {
             api_version: text(&note.about.api_version),
             field_path: text(&note.about.field_path),
         };
-        let mut key = Key {
-            spam,
-            ty: note.ty,
-            reason: note.reason.clone(),
-            message: String::new(),
-        };
+        let mut key = Key { spam, ty: note.ty, reason: note.reason.clone(), message: String::new() };
         let mut message = note.message.clone();
         if self.is_one_of_many(&key, &message, now) {
             message = cut(format!("(combined from similar events): {message}"), 1024);
@@ -278,12 +250,7 @@ impl Correlator {
         }
         let at = Time(whole_seconds(note.at));
         let before = self.sent.get(&key).cloned();
-        let namespace = note
-            .about
-            .namespace
-            .clone()
-            .filter(|n| !n.is_empty())
-            .unwrap_or("default".into());
+        let namespace = note.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or("default".into());
         let mut event = Event {
             involved_object: note.about,
             type_: Some(note.ty.as_str().into()),
@@ -313,11 +280,7 @@ impl Correlator {
             event.count = Some(sent.count.saturating_add(1));
             event.first_timestamp.clone_from(&sent.first);
         }
-        Some(Step {
-            key,
-            event,
-            repeat: before.is_some(),
-        })
+        Some(Step { key, event, repeat: before.is_some() })
     }
 
     fn sent(&mut self, key: Key, event: &Event) {
@@ -332,10 +295,7 @@ impl Correlator {
     fn is_one_of_many(&mut self, group: &Key, message: &str, now: Instant) -> bool {
         let mut similar = match self.similar.get(group) {
             Some(s) if now.duration_since(s.last) <= SIMILAR_WITHIN => s.clone(),
-            _ => Similar {
-                messages: Vec::new(),
-                last: now,
-            },
+            _ => Similar { messages: Vec::new(), last: now },
         };
         similar.last = now;
         let many = similar.messages.len() >= SIMILAR;
@@ -352,8 +312,7 @@ impl Correlator {
         let refilled = now.duration_since(at).as_secs_f64() / REFILL.as_secs_f64();
         let left = (left + refilled).min(BURST);
         let allowed = left >= 1.0;
-        self.budget
-            .put(key.clone(), (if allowed { left - 1.0 } else { left }, now));
+        self.budget.put(key.clone(), (if allowed { left - 1.0 } else { left }, now));
         allowed
     }
 }
@@ -371,11 +330,7 @@ struct Recent<K, V> {
 
 impl<K: Eq + Hash + Clone, V> Recent<K, V> {
     fn new() -> Self {
-        Self {
-            map: HashMap::new(),
-            order: VecDeque::new(),
-            clock: 0,
-        }
+        Self { map: HashMap::new(), order: VecDeque::new(), clock: 0 }
     }
 
     fn get(&self, key: &K) -> Option<&V> {
@@ -445,18 +400,11 @@ mod tests {
     async fn many_similar_become_one() {
         let mut c = Correlator::new();
         let now = Instant::now();
-        let events: Vec<_> = (0..12)
-            .filter_map(|i| deliver(&mut c, note("a", &format!("m{i}")), now))
-            .collect();
+        let events: Vec<_> =
+            (0..12).filter_map(|i| deliver(&mut c, note("a", &format!("m{i}")), now)).collect();
         assert_eq!(events[8].message.as_deref(), Some("m8"));
-        assert_eq!(
-            events[9].message.as_deref(),
-            Some("(combined from similar events): m9")
-        );
-        assert_eq!(
-            events[11].message.as_deref(),
-            Some("(combined from similar events): m11")
-        );
+        assert_eq!(events[9].message.as_deref(), Some("(combined from similar events): m9"));
+        assert_eq!(events[11].message.as_deref(), Some("(combined from similar events): m11"));
         assert_eq!(events[11].count, Some(3));
     }
 
@@ -464,14 +412,9 @@ mod tests {
     async fn a_flood_is_cut_and_comes_back_slowly() {
         let mut c = Correlator::new();
         let now = Instant::now();
-        let passed = (0..40)
-            .filter_map(|_| deliver(&mut c, note("a", "m"), now))
-            .count();
+        let passed = (0..40).filter_map(|_| deliver(&mut c, note("a", "m"), now)).count();
         assert_eq!(passed, 25);
-        assert!(
-            deliver(&mut c, note("b", "m"), now).is_some(),
-            "others are not affected"
-        );
+        assert!(deliver(&mut c, note("b", "m"), now).is_some(), "others are not affected");
         assert!(deliver(&mut c, note("a", "m"), now + Duration::from_secs(301)).is_some());
     }
 

@@ -48,20 +48,9 @@ enum Ended {
 }
 
 impl<K: Watched> Reflector<K> {
-    pub(crate) fn new(
-        client: Client,
-        kind: &K::DynamicType,
-        select: Select,
-        shared: Arc<Shared<K>>,
-    ) -> Self {
+    pub(crate) fn new(client: Client, kind: &K::DynamicType, select: Select, shared: Arc<Shared<K>>) -> Self {
         let request = Request::new(K::url_path(kind, select.namespace.as_deref()));
-        Self {
-            client,
-            kind: K::plural(kind).into_owned(),
-            request,
-            select,
-            shared,
-        }
+        Self { client, kind: K::plural(kind).into_owned(), request, select, shared }
     }
 
     pub(crate) async fn run(self) {
@@ -86,11 +75,7 @@ impl<K: Watched> Reflector<K> {
                     Ended::Quietly if started.elapsed() > Duration::from_secs(1) => continue,
                     Ended::Quietly => {}
                     Ended::Expired => {
-                        tracing::debug!(
-                            kind = self.kind,
-                            revision,
-                            "revision expired, listing again"
-                        );
+                        tracing::debug!(kind = self.kind, revision, "revision expired, listing again");
                         break;
                     }
                     Ended::Failed(error) => {
@@ -117,16 +102,10 @@ impl<K: Watched> Reflector<K> {
             } else {
                 self.request.list(&params)
             };
-            let page = match self
-                .client
-                .request::<Page>(request.map_err(Error::BuildRequest)?)
-                .await
-            {
+            let page = match self.client.request::<Page>(request.map_err(Error::BuildRequest)?).await {
                 Ok(page) => page,
                 // The page's revision was compacted while we were reading: take it all at once.
-                Err(Error::Api(status))
-                    if status.code == 410 && params.continue_token.is_some() =>
-                {
+                Err(Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
                     params.continue_token = None;
                     params.limit = None;
                     objects.clear();
@@ -221,8 +200,7 @@ impl<K: Watched> Reflector<K> {
             }
             let key = ObjectKey::of(&object);
             let new = (!gone).then(|| self.slim(object));
-            self.shared.set(key, new);
-            self.shared.reached(revision);
+            self.shared.set(key, new, revision);
         }
     }
 }

@@ -23,10 +23,7 @@ where
 {
     let agent = HeaderValue::from_str(user_agent).unwrap_or(HeaderValue::from_static("cox"));
     let service = service.map_request(move |mut request: Request<Body>| {
-        request
-            .headers_mut()
-            .entry(USER_AGENT)
-            .or_insert_with(|| agent.clone());
+        request.headers_mut().entry(USER_AGENT).or_insert_with(|| agent.clone());
         request
     });
     Client::new(service, "default")
@@ -58,16 +55,10 @@ pub enum KubeconfigError {
 /// A client from the current context of a kubeconfig file.
 pub async fn from_kubeconfig_file(path: &Path) -> Result<Client, KubeconfigError> {
     let name = || path.display().to_string();
-    let read = |source| KubeconfigError::Read {
-        path: name(),
-        source: Box::new(source),
-    };
+    let read = |source| KubeconfigError::Read { path: name(), source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(read)?;
-    Client::try_from(config).map_err(|source| KubeconfigError::Client {
-        path: name(),
-        source: Box::new(source),
-    })
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
+    Client::try_from(config)
+        .map_err(|source| KubeconfigError::Client { path: name(), source: Box::new(source) })
 }

@@ -34,7 +34,8 @@ pub struct Discovered {
 
 /// Asks the server.
 pub async fn discover(client: &Client) -> Result<Discovered, Error> {
-    let core = client.list_core_api_versions_aggregated().await.map_err(Error::at("discover the core group"))?;
+    let core =
+        client.list_core_api_versions_aggregated().await.map_err(Error::at("discover the core group"))?;
     let groups = client.list_api_groups_aggregated().await.map_err(Error::at("discover the groups"))?;
     let mut discovered = Discovered::default();
     read(&core, &mut discovered);
@@ -47,15 +48,21 @@ fn read(list: &APIGroupDiscoveryList, into: &mut Discovered) {
         let group_name = group.metadata.as_ref().and_then(|m| m.name.clone()).unwrap_or_default();
         for version in &group.versions {
             let version_name = version.version.clone().unwrap_or_default();
-            let api_version =
-                if group_name.is_empty() { version_name.clone() } else { format!("{group_name}/{version_name}") };
+            let api_version = if group_name.is_empty() {
+                version_name.clone()
+            } else {
+                format!("{group_name}/{version_name}")
+            };
             if version.freshness.as_deref() == Some("Stale") {
                 into.stale.push(api_version);
                 continue;
             }
             for resource in &version.resources {
                 let plural = resource.resource.clone().unwrap_or_default();
-                let known = into.resources.iter().any(|f| f.resource.group == group_name && f.resource.plural == plural);
+                let known = into
+                    .resources
+                    .iter()
+                    .any(|f| f.resource.group == group_name && f.resource.plural == plural);
                 if known || plural.is_empty() {
                     continue;
                 }

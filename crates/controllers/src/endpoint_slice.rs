@@ -14,7 +14,7 @@ use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client};
 
 use crate::context::Context;
-use crate::expectations::Expectations;
+use crate::expectations::{Expectations, UNSEEN};
 use crate::framework::{Controller, Error, Next, Wakes, is_namespace_terminating, unless_gone};
 use crate::ownership::controller_ref;
 use crate::pods;
@@ -93,14 +93,16 @@ impl Controller for EndpointSliceController {
             return Ok(Next::Rest);
         }
         if !self.expectations.met(&key, &self.slices) {
-            return Ok(Next::Rest);
+            return Ok(UNSEEN);
         }
         let pods = self.pods.list_in(&key.namespace);
         let pods: Vec<_> = pods.into_iter().filter(|p| service_ports::picks(&service, p)).collect();
         let slices = self.slices.list_in(&key.namespace);
         let slices: Vec<_> = slices
             .into_iter()
-            .filter(|s| is_ours(s) && service_of(s) == Some(&key.name) && s.metadata.deletion_timestamp.is_none())
+            .filter(|s| {
+                is_ours(s) && service_of(s) == Some(&key.name) && s.metadata.deletion_timestamp.is_none()
+            })
             .collect();
         let zone = |node: &str| {
             let node = self.nodes.get(&ObjectKey::cluster(node))?;
@@ -350,7 +352,11 @@ mod tests {
     /// `r` ready, `u` unready, `t` terminating but ready, `f` failed, `n` without an address.
     fn pod(i: usize, kind: char, port: u16) -> Arc<Pod> {
         let ready = if matches!(kind, 'r' | 't') { "True" } else { "False" };
-        let ips = if kind == 'n' { json!([]) } else { json!([{"ip": format!("10.1.{}.{}", i / 250, i % 250)}, {"ip": format!("fd00::{i}")}]) };
+        let ips = if kind == 'n' {
+            json!([])
+        } else {
+            json!([{"ip": format!("10.1.{}.{}", i / 250, i % 250)}, {"ip": format!("fd00::{i}")}])
+        };
         let mut pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": format!("p{i}"), "namespace": "ns", "uid": format!("u{i}"), "labels": {"app": "web"}},
             "spec": {"nodeName": "n1", "hostname": "h", "subdomain": "web",
@@ -403,14 +409,20 @@ mod tests {
     fn a_slice_tells_all_about_its_endpoints() {
         let plan = run(&service(json!({"clusterIP": "None"})), &[pod(1, 'r', 8080)], &[]);
         let slice = serde_json::to_value(&plan.create[0]).unwrap();
-        assert_eq!(slice["metadata"]["labels"], json!({"team": "x", SERVICE_NAME: "web", MANAGED_BY: US, HEADLESS: ""}));
+        assert_eq!(
+            slice["metadata"]["labels"],
+            json!({"team": "x", SERVICE_NAME: "web", MANAGED_BY: US, HEADLESS: ""})
+        );
         assert_eq!(slice["metadata"]["generateName"], "web-");
         assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Service");
         assert_eq!(slice["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
         assert_eq!(slice["endpoints"][0]["addresses"], json!(["10.1.0.1"]));
         assert_eq!(slice["endpoints"][0]["zone"], "z1");
         assert_eq!(slice["endpoints"][0]["hostname"], "h");
-        assert_eq!(slice["endpoints"][0]["targetRef"], json!({"kind": "Pod", "namespace": "ns", "name": "p1", "uid": "u1"}));
+        assert_eq!(
+            slice["endpoints"][0]["targetRef"],
+            json!({"kind": "Pod", "namespace": "ns", "name": "p1", "uid": "u1"})
+        );
     }
 
     #[test]
@@ -425,11 +437,18 @@ mod tests {
 
     #[test]
     fn different_named_ports_go_to_different_slices_and_families_apart() {
-        let plan = run(&service(json!({"ipFamilies": ["IPv4", "IPv6"]})), &[pod(1, 'r', 80), pod(2, 'r', 81)], &[]);
+        let plan =
+            run(&service(json!({"ipFamilies": ["IPv4", "IPv6"]})), &[pod(1, 'r', 80), pod(2, 'r', 81)], &[]);
         let shape: Vec<_> = plan
             .create
             .iter()
-            .map(|s| (s.address_type.as_str(), s.ports.as_ref().unwrap()[0].port.unwrap(), s.endpoints.as_ref().unwrap().len()))
+            .map(|s| {
+                (
+                    s.address_type.as_str(),
+                    s.ports.as_ref().unwrap()[0].port.unwrap(),
+                    s.endpoints.as_ref().unwrap().len(),
+                )
+            })
             .collect();
         assert_eq!(shape, [("IPv4", 80, 1), ("IPv4", 81, 1), ("IPv6", 80, 1), ("IPv6", 81, 1)]);
     }
@@ -449,10 +468,17 @@ mod tests {
         assert!(next.create.is_empty() && next.delete.is_empty());
         assert_eq!(next.update.len(), 1, "the one that loses is the fullest with room and gains");
 
-        let few: Vec<_> = slices[0].endpoints.as_ref().unwrap().iter().take(1).map(|e| {
-            let name = e.target_ref.as_ref().unwrap().name.as_ref().unwrap();
-            pods.iter().find(|p| p.metadata.name.as_ref() == Some(name)).unwrap().clone()
-        }).collect();
+        let few: Vec<_> = slices[0]
+            .endpoints
+            .as_ref()
+            .unwrap()
+            .iter()
+            .take(1)
+            .map(|e| {
+                let name = e.target_ref.as_ref().unwrap().name.as_ref().unwrap();
+                pods.iter().find(|p| p.metadata.name.as_ref() == Some(name)).unwrap().clone()
+            })
+            .collect();
         let next = run(&s, &few, &slices);
         assert_eq!((next.create.len(), next.update.len(), next.delete.len()), (0, 1, 2));
     }

@@ -78,7 +78,9 @@ impl Controller for EndpointsController {
         match result {
             Ok(_) => Ok(Next::Rest),
             Err(error) if is_namespace_terminating(&error) => Ok(Next::Rest),
-            Err(error) if code(&error) == 404 => Err(Error::Unfinished("endpoints went away meanwhile".into())),
+            Err(error) if code(&error) == 404 => {
+                Err(Error::Unfinished("endpoints went away meanwhile".into()))
+            }
             Err(error) => Err(Error::at("write the endpoints")(error)),
         }
     }
@@ -122,7 +124,8 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
     let has_ports = service.spec.as_ref().is_some_and(|s| s.ports.as_ref().is_some_and(|p| !p.is_empty()));
     let mut ready_left = MOST_ADDRESSES;
-    let mut by_ports: BTreeMap<Vec<service_ports::Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
+    let mut by_ports: BTreeMap<Vec<service_ports::Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> =
+        BTreeMap::new();
     let mut truncated = false;
     let mut pods: Vec<&Pod> = pods.iter().map(|p| &**p).collect();
     // Those that serve are not crowded out by those that do not.
@@ -131,7 +134,9 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         if pods::is_terminal(pod) || (pods::is_terminating(pod) && !publish) {
             continue;
         }
-        let Some(ip) = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()) else { continue };
+        let Some(ip) = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()) else {
+            continue;
+        };
         let ports = service_ports::of_pod(service, pod);
         if ports.is_empty() && has_ports {
             continue;
@@ -191,11 +196,17 @@ mod tests {
             "metadata": {"name": "s", "namespace": "ns"},
             "spec": {"selector": {"a": "b"}, "ports": [{"port": 80, "targetPort": "p"}]}}))
         .unwrap();
-        let pods =
-            [pod("b", "10.0.0.2", "True", 80), pod("a", "10.0.0.1", "True", 80), pod("c", "10.0.0.3", "False", 80), pod("d", "10.0.0.4", "True", 81)];
+        let pods = [
+            pod("b", "10.0.0.2", "True", 80),
+            pod("a", "10.0.0.1", "True", 80),
+            pod("c", "10.0.0.3", "False", 80),
+            pod("d", "10.0.0.4", "True", 81),
+        ];
         let made = plan(&service, &pods, None).unwrap();
         let value = serde_json::to_value(&made).unwrap();
-        let ips = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|a| a["ip"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        let ips = |v: &serde_json::Value| {
+            v.as_array().unwrap().iter().map(|a| a["ip"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
         assert_eq!(ips(&value["subsets"][0]["addresses"]), ["10.0.0.1", "10.0.0.2"]);
         assert_eq!(ips(&value["subsets"][0]["notReadyAddresses"]), ["10.0.0.3"]);
         assert_eq!(ips(&value["subsets"][1]["addresses"]), ["10.0.0.4"]);

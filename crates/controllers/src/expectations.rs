@@ -6,8 +6,13 @@ use std::time::{Duration, Instant};
 use client::{Cache, ObjectKey};
 use kube::Resource;
 
+use crate::framework::Next;
+
 /// After this long a lost event no longer holds anything up.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What a reconcile returns that waits for its own writes to be seen. Events wake it; this is for one that got lost.
+pub const UNSEEN: Next = Next::After(Duration::from_secs(PATIENCE.as_secs() + 1));
 
 /// Per owner, the creations and deletions that its next decision has to wait for.
 ///

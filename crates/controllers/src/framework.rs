@@ -239,8 +239,10 @@ async fn step<C: Controller>(controller: &C, queue: &WorkQueue<ObjectKey>, key: 
         }
         Err(error) => {
             let delay = queue.add_rate_limited(key.clone());
-            // A conflict only says that our view was old.
-            if matches!(error.code(), 409) || matches!(error, Error::Unfinished(_)) {
+            // A conflict only says that our view was old, and nobody misses what a dying namespace refuses.
+            let in_dying_namespace =
+                matches!(&error, Error::Api { source, .. } if is_namespace_terminating(source));
+            if error.code() == 409 || matches!(error, Error::Unfinished(_)) || in_dying_namespace {
                 tracing::debug!(error = %chain(&error), ?delay, "not done, trying again");
             } else {
                 tracing::warn!(controller = C::NAME, %key, error = %chain(&error), ?delay, "reconcile failed");

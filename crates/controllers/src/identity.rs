@@ -14,7 +14,9 @@ pub fn account(controller: &str) -> &str {
         "endpoints-controller" => "endpoint-controller",
         "garbage-collector-controller" => "generic-garbage-collector",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
-        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => "node-controller",
+        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => {
+            "node-controller"
+        }
         "pod-garbage-collector-controller" => "pod-garbage-collector",
         "token-cleaner-controller" => "token-cleaner",
         "daemonset-controller" => "daemon-set-controller",

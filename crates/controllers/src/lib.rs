@@ -46,8 +46,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
-pub use identity::ClientFor;
 use context::{Context, PodsByController};
+pub use identity::ClientFor;
 
 /// Why the controllers ended before they were asked to.
 #[derive(Debug, thiserror::Error)]

@@ -48,10 +48,14 @@ impl NamespaceController {
                 discovery::Discovered::default()
             }
         };
-        remains.discovery_failures.extend(discovered.stale.into_iter().map(|gv| format!("{gv}: stale GroupVersion discovery")));
+        remains
+            .discovery_failures
+            .extend(discovered.stale.into_iter().map(|gv| format!("{gv}: stale GroupVersion discovery")));
         let mut resources: Vec<Found> =
             discovered.resources.into_iter().filter(|f| f.namespaced && f.can("delete")).collect();
-        if let Some(at) = resources.iter().position(|f| f.resource.group.is_empty() && f.resource.plural == "pods") {
+        if let Some(at) =
+            resources.iter().position(|f| f.resource.group.is_empty() && f.resource.plural == "pods")
+        {
             let pods = resources.remove(at);
             self.delete_all(name, &pods, &mut remains).await;
             if remains.total() > 0 {
@@ -78,7 +82,11 @@ impl NamespaceController {
                 remains.failures.push(chain(&error));
             }
         };
-        let listed = if found.can("list") { api.list(&ListParams::default()).await.map_err(&mut fail).ok() } else { None };
+        let listed = if found.can("list") {
+            api.list(&ListParams::default()).await.map_err(&mut fail).ok()
+        } else {
+            None
+        };
         if listed.as_ref().is_some_and(|l| l.items.is_empty()) {
             return;
         }
@@ -154,7 +162,8 @@ impl Controller for NamespaceController {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         // Live: what follows destroys.
-        let Some(mut namespace) = api.get_opt(&key.name).await.map_err(Error::at("read the namespace"))? else {
+        let Some(mut namespace) = api.get_opt(&key.name).await.map_err(Error::at("read the namespace"))?
+        else {
             return Ok(Next::Rest);
         };
         let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();
@@ -299,7 +308,10 @@ fn with_conditions(status: &NamespaceStatus, remains: &Remains, now: Timestamp) 
             None => conditions.push(new),
             Some(old) => {
                 let since = old.last_transition_time.clone().filter(|_| old.status == value);
-                *old = NamespaceCondition { last_transition_time: since.or(new.last_transition_time.clone()), ..new };
+                *old = NamespaceCondition {
+                    last_transition_time: since.or(new.last_transition_time.clone()),
+                    ..new
+                };
             }
         }
     }
@@ -327,7 +339,9 @@ mod tests {
         assert_eq!((c.status.as_str(), c.reason.as_deref()), ("True", Some("SomeResourcesRemain")));
         assert_eq!(
             c.message.as_deref(),
-            Some("Some resources are remaining: jobs.batch has 1 resource instances, pods. has 2 resource instances")
+            Some(
+                "Some resources are remaining: jobs.batch has 1 resource instances, pods. has 2 resource instances"
+            )
         );
         assert_eq!(
             get(&first, "NamespaceFinalizersRemaining").message.as_deref(),
@@ -338,8 +352,14 @@ mod tests {
         assert_eq!(with_conditions(&first, &remains, at(200)), first, "nothing new, nothing to write");
         let done = with_conditions(&first, &Remains::default(), at(300));
         let c = get(&done, "NamespaceContentRemaining");
-        assert_eq!((c.status.as_str(), c.message.as_deref()), ("False", Some("All content successfully removed")));
+        assert_eq!(
+            (c.status.as_str(), c.message.as_deref()),
+            ("False", Some("All content successfully removed"))
+        );
         assert_eq!(c.last_transition_time.as_ref().unwrap().0, at(300));
-        assert_eq!(get(&done, "NamespaceDeletionContentFailure").last_transition_time.as_ref().unwrap().0, at(100));
+        assert_eq!(
+            get(&done, "NamespaceDeletionContentFailure").last_transition_time.as_ref().unwrap().0,
+            at(100)
+        );
     }
 }

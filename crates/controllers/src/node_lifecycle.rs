@@ -97,7 +97,9 @@ impl NodeLifecycle {
     /// Pods of a Node that is not ready any more serve nobody.
     async fn mark_pods_not_ready(&self, node: &str, now: Timestamp) -> Result<(), Error> {
         for pod in self.on_node.get(node) {
-            let Some(ready) = pods::condition(&pod, "Ready").filter(|c| c.status != "False") else { continue };
+            let Some(ready) = pods::condition(&pod, "Ready").filter(|c| c.status != "False") else {
+                continue;
+            };
             let key = ObjectKey::of(&*pod);
             let next = PodCondition {
                 status: "False".into(),
@@ -106,7 +108,8 @@ impl NodeLifecycle {
             };
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [next]}});
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-            let patched = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            let patched =
+                api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
             unless_gone(patched).map_err(Error::at("mark a pod as not ready"))?;
             self.recorder.named("node-controller").warning(&*pod, "NodeNotReady", "Node is not ready");
         }
@@ -156,7 +159,8 @@ impl Controller for NodeLifecycle {
         if silent && let Some(next) = silenced(&node, now) {
             tracing::info!(node = key.name, "node fell silent");
             let written = api.replace_status(&key.name, &PostParams::default(), &next).await;
-            let Some(written) = unless_gone(written).map_err(Error::at("write the node's conditions"))? else {
+            let Some(written) = unless_gone(written).map_err(Error::at("write the node's conditions"))?
+            else {
                 return Ok(Next::Rest);
             };
             node = Arc::new(written);
@@ -168,7 +172,8 @@ impl Controller for NodeLifecycle {
         let before = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
         let after = taints(&node, &before, self.all_unwell(), now);
         if after != before {
-            let evicts = |taints: &[Taint]| taints.iter().any(|t| t.effect == "NoExecute" && is_ready_taint(&t.key));
+            let evicts =
+                |taints: &[Taint]| taints.iter().any(|t| t.effect == "NoExecute" && is_ready_taint(&t.key));
             if evicts(&after) && !evicts(&before) {
                 let text = format!("Node {} status is now: NodeNotReady", key.name);
                 self.recorder.normal(&*node, "NodeNotReady", text);
@@ -236,15 +241,23 @@ fn taints(node: &Node, before: &[Taint], all_unwell: bool, now: Timestamp) -> Ve
         }
     }
     let ours = |taint: &Taint| match &*taint.effect {
-        "NoSchedule" => taint.key == UNSCHEDULABLE || CONDITION_TAINTS.iter().any(|(_, _, key)| taint.key == *key),
+        "NoSchedule" => {
+            taint.key == UNSCHEDULABLE || CONDITION_TAINTS.iter().any(|(_, _, key)| taint.key == *key)
+        }
         "NoExecute" => is_ready_taint(&taint.key),
         _ => false,
     };
     // Before the first condition nobody knows; admission's own taint stays.
     if condition(node, "Ready").is_none() {
-        wanted.extend(before.iter().filter(|t| t.key == NOT_READY && t.effect == "NoSchedule").map(|_| (NOT_READY, "NoSchedule")));
+        wanted.extend(
+            before
+                .iter()
+                .filter(|t| t.key == NOT_READY && t.effect == "NoSchedule")
+                .map(|_| (NOT_READY, "NoSchedule")),
+        );
     }
-    let is_wanted = |taint: &Taint| wanted.iter().any(|(key, effect)| taint.key == *key && taint.effect == *effect);
+    let is_wanted =
+        |taint: &Taint| wanted.iter().any(|(key, effect)| taint.key == *key && taint.effect == *effect);
     let mut after: Vec<Taint> = before.iter().filter(|t| !ours(t) || is_wanted(t)).cloned().collect();
     for (key, effect) in wanted {
         if !after.iter().any(|t| t.key == key && t.effect == effect) {
@@ -281,13 +294,37 @@ mod tests {
         // conditions, all unwell, taints before, taints after
         for (conditions, all_unwell, before, after) in [
             (&[("Ready", "True")][..], false, &[][..], &[][..]),
-            (&[("Ready", "True")], false, &["node.kubernetes.io/not-ready:NoSchedule", "mine:NoSchedule"], &["mine:NoSchedule"]),
-            (&[("Ready", "False")], false, &[], &["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"]),
+            (
+                &[("Ready", "True")],
+                false,
+                &["node.kubernetes.io/not-ready:NoSchedule", "mine:NoSchedule"],
+                &["mine:NoSchedule"],
+            ),
+            (
+                &[("Ready", "False")],
+                false,
+                &[],
+                &["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"],
+            ),
             (&[("Ready", "False")], true, &[], &["node.kubernetes.io/not-ready:NoSchedule"]),
-            (&[("Ready", "Unknown")], false, &["node.kubernetes.io/not-ready:NoExecute"],
-             &["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"]),
-            (&[("Ready", "True"), ("DiskPressure", "True"), ("PIDPressure", "False")], false, &[], &["node.kubernetes.io/disk-pressure:NoSchedule"]),
-            (&[], true, &["node.kubernetes.io/not-ready:NoSchedule"], &["node.kubernetes.io/not-ready:NoSchedule"]),
+            (
+                &[("Ready", "Unknown")],
+                false,
+                &["node.kubernetes.io/not-ready:NoExecute"],
+                &["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"],
+            ),
+            (
+                &[("Ready", "True"), ("DiskPressure", "True"), ("PIDPressure", "False")],
+                false,
+                &[],
+                &["node.kubernetes.io/disk-pressure:NoSchedule"],
+            ),
+            (
+                &[],
+                true,
+                &["node.kubernetes.io/not-ready:NoSchedule"],
+                &["node.kubernetes.io/not-ready:NoSchedule"],
+            ),
         ] {
             let before: Vec<_> = before.iter().map(|t| taint(t)).collect();
             let seen = taints(&node(conditions), &before, all_unwell, Timestamp::UNIX_EPOCH);
@@ -307,7 +344,8 @@ mod tests {
     fn silence_makes_conditions_unknown_once() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let next = silenced(&node(&[("Ready", "True"), ("NetworkUnavailable", "False")]), now).unwrap();
-        let reason = |ty| condition(&next, ty).map(|c| (c.status.as_str(), c.reason.as_deref().unwrap_or("")));
+        let reason =
+            |ty| condition(&next, ty).map(|c| (c.status.as_str(), c.reason.as_deref().unwrap_or("")));
         assert_eq!(reason("Ready"), Some(("Unknown", "NodeStatusUnknown")));
         assert_eq!(reason("DiskPressure"), Some(("Unknown", "NodeStatusNeverUpdated")));
         assert_eq!(reason("NetworkUnavailable"), Some(("False", "")));

@@ -67,8 +67,14 @@ pub async fn claim_all<O, K>(
     finalizers: &[&str],
 ) -> Result<Vec<Arc<K>>, Error>
 where
-    O: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    O: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
 {
     let key = ObjectKey::of(owner);
     let api: Api<K> = Api::namespaced(client.clone(), &key.namespace);
@@ -89,7 +95,9 @@ where
                     }));
                 }
                 if may_adopt != Some(true) {
-                    return Err(Error::Unfinished(format!("cannot adopt {name}: the owner is gone or going")));
+                    return Err(Error::Unfinished(format!(
+                        "cannot adopt {name}: the owner is gone or going"
+                    )));
                 }
                 let mut patch = json!({"metadata": {
                     "uid": meta.uid,
@@ -131,7 +139,9 @@ mod tests {
 
     #[test]
     fn claims() {
-        let going = Some("2026-01-01T00:00:00Z".parse().map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time).unwrap());
+        let going = Some(
+            "2026-01-01T00:00:00Z".parse().map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time).unwrap(),
+        );
         let selector = LabelSelector::parse("app=a").unwrap();
         // controller uid, labels match, candidate going, owner going, verdict
         for (controller, matches, candidate_going, owner_going, verdict) in [
@@ -155,7 +165,11 @@ mod tests {
                 labels: Some([("app".to_owned(), label.to_owned())].into()),
                 deletion_timestamp: going.clone().filter(|_| candidate_going),
                 owner_references: controller.map(|uid| {
-                    vec![OwnerReference { uid: uid.into(), controller: Some(true), ..OwnerReference::default() }]
+                    vec![OwnerReference {
+                        uid: uid.into(),
+                        controller: Some(true),
+                        ..OwnerReference::default()
+                    }]
                 }),
                 ..ObjectMeta::default()
             };

@@ -57,7 +57,8 @@ impl PodGc {
                 }]);
             }
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
-            let patched = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            let patched =
+                api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
             if unless_gone(patched).map_err(Error::at("mark a pod as failed"))?.is_none() {
                 return Ok(());
             }
@@ -180,7 +181,10 @@ mod tests {
         let names = |pods: &[&Pod]| pods.iter().map(|p| p.metadata.name.clone().unwrap()).collect::<Vec<_>>();
         let some = plan(&pods, &nodes, 2);
         assert_eq!(names(&some.unneeded), ["unscheduled-going", "older"]);
-        assert_eq!((some.orphans[0].0.as_str(), names(&some.orphans[0].1)), ("gone", vec!["lost".to_owned()]));
+        assert_eq!(
+            (some.orphans[0].0.as_str(), names(&some.orphans[0].1)),
+            ("gone", vec!["lost".to_owned()])
+        );
         assert_eq!(names(&plan(&pods, &nodes, 0).unneeded), ["unscheduled-going"]);
         assert_eq!(names(&plan(&pods, &nodes, 3).unneeded), ["unscheduled-going"]);
     }

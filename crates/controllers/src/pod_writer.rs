@@ -43,7 +43,12 @@ impl PodWriter {
                         self.expectations.written(&key, &pod);
                         let name = pod.metadata.name.unwrap_or_default();
                         tracing::debug!(pod = name, "pod created");
-                        self.recorder.event(&about, EventType::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
+                        self.recorder.event(
+                            &about,
+                            EventType::Normal,
+                            "SuccessfulCreate",
+                            format!("Created pod: {name}"),
+                        );
                     }
                     Err(error) => {
                         // Nobody will miss it, and the event would be refused too.
@@ -84,7 +89,12 @@ impl PodWriter {
             Ok(_) => {
                 self.expectations.deleted(&key, pod);
                 tracing::debug!(pod = name, "pod deleted");
-                self.recorder.event(&about, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));
+                self.recorder.event(
+                    &about,
+                    EventType::Normal,
+                    "SuccessfulDelete",
+                    format!("Deleted pod: {name}"),
+                );
                 Ok(())
             }
             // Gone, or another pod of that name.

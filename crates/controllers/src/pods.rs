@@ -72,9 +72,12 @@ pub fn deletion_order(a: &Pod, b: &Pod, siblings: &HashMap<&str, usize>, now: Ti
     let crowd = |p: &Pod| siblings.get(node_name(p)).copied().unwrap_or(0);
     // Exact times leak whom we killed last; upstream compares their magnitudes.
     let age = |since: Option<Timestamp>| {
-        since.map_or(-1, |t| now.duration_since(t).as_secs().max(0).checked_ilog2().map_or(0, |l| i64::from(l) + 1))
+        since.map_or(-1, |t| {
+            now.duration_since(t).as_secs().max(0).checked_ilog2().map_or(0, |l| i64::from(l) + 1)
+        })
     };
-    let ready_since = |p: &Pod| condition(p, "Ready").and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
+    let ready_since =
+        |p: &Pod| condition(p, "Ready").and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
     let created = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
     assigned(a)
         .cmp(&assigned(b))
@@ -83,7 +86,11 @@ pub fn deletion_order(a: &Pod, b: &Pod, siblings: &HashMap<&str, usize>, now: Ti
         .then_with(|| deletion_cost(a).cmp(&deletion_cost(b)))
         .then_with(|| crowd(b).cmp(&crowd(a)))
         .then_with(|| {
-            if is_ready(a) && is_ready(b) { age(ready_since(a)).cmp(&age(ready_since(b))) } else { Ordering::Equal }
+            if is_ready(a) && is_ready(b) {
+                age(ready_since(a)).cmp(&age(ready_since(b)))
+            } else {
+                Ordering::Equal
+            }
         })
         .then_with(|| restarts(b).cmp(&restarts(a)))
         .then_with(|| age(created(a)).cmp(&age(created(b))))

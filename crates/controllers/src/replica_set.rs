@@ -69,7 +69,8 @@ impl Controller for ReplicaSetController {
         wakes.owner_of(&self.pods.cache, "ReplicaSet");
         let sets = self.sets.clone();
         wakes.on(&self.pods.cache, move |change| {
-            let orphan = change.new.as_ref().filter(|p| controller_of(&p.metadata).is_none() && pods::is_active(p));
+            let orphan =
+                change.new.as_ref().filter(|p| controller_of(&p.metadata).is_none() && pods::is_active(p));
             let Some(pod) = orphan else { return Vec::new() };
             let adopts = |set: &Arc<ReplicaSet>| {
                 let selector = LabelSelector::from_typed(&set.spec.as_ref()?.selector).ok()?;
@@ -89,7 +90,8 @@ impl Controller for ReplicaSetController {
         let selector = LabelSelector::from_typed(&spec.selector).map_err(Error::Unfinished)?;
         let uid = set.metadata.uid.as_deref().unwrap_or("");
         let settled = self.writer.expectations.met(&key, &self.pods.cache);
-        let candidates = self.pods.candidates(uid, &key.namespace).into_iter().filter(|p| !pods::is_terminal(p));
+        let candidates =
+            self.pods.candidates(uid, &key.namespace).into_iter().filter(|p| !pods::is_terminal(p));
         let pods = claim_all(&self.client, &*set, &selector, candidates.collect(), &[]).await?;
         let now = Timestamp::now();
 
@@ -148,7 +150,12 @@ enum Plan<'a> {
     Delete(Vec<&'a Pod>),
 }
 
-fn plan<'a>(set: &ReplicaSet, pods: &'a [Arc<Pod>], crowd: &HashMap<String, usize>, now: Timestamp) -> Plan<'a> {
+fn plan<'a>(
+    set: &ReplicaSet,
+    pods: &'a [Arc<Pod>],
+    crowd: &HashMap<String, usize>,
+    now: Timestamp,
+) -> Plan<'a> {
     let mut active: Vec<&Pod> = active(pods).collect();
     let want = usize::try_from(replicas(set)).unwrap_or(0);
     if active.len() < want {
@@ -164,7 +171,12 @@ fn plan<'a>(set: &ReplicaSet, pods: &'a [Arc<Pod>], crowd: &HashMap<String, usiz
     Plan::Delete(active)
 }
 
-fn status(set: &ReplicaSet, pods: &[Arc<Pod>], failure: Option<(&str, String)>, now: Timestamp) -> ReplicaSetStatus {
+fn status(
+    set: &ReplicaSet,
+    pods: &[Arc<Pod>],
+    failure: Option<(&str, String)>,
+    now: Timestamp,
+) -> ReplicaSetStatus {
     let before = set.status.clone().unwrap_or_default();
     let empty = BTreeMap::new();
     let template_labels = set
@@ -173,7 +185,9 @@ fn status(set: &ReplicaSet, pods: &[Arc<Pod>], failure: Option<(&str, String)>, 
         .and_then(|s| s.template.as_ref()?.metadata.as_ref()?.labels.as_ref())
         .unwrap_or(&empty);
     let min_ready = set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0);
-    let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(active(pods).filter(|p| keep(p)).count()).unwrap_or(i32::MAX);
+    let count = |keep: &dyn Fn(&Pod) -> bool| {
+        i32::try_from(active(pods).filter(|p| keep(p)).count()).unwrap_or(i32::MAX)
+    };
     let some = |n: i32| (n != 0).then_some(n);
     let mut conditions = before.conditions.clone().unwrap_or_default();
     match failure {
@@ -194,7 +208,9 @@ fn status(set: &ReplicaSet, pods: &[Arc<Pod>], failure: Option<(&str, String)>, 
     ReplicaSetStatus {
         replicas: count(&|_| true),
         fully_labeled_replicas: some(count(&|p| {
-            template_labels.iter().all(|(k, v)| p.metadata.labels.as_ref().is_some_and(|l| l.get(k) == Some(v)))
+            template_labels
+                .iter()
+                .all(|(k, v)| p.metadata.labels.as_ref().is_some_and(|l| l.get(k) == Some(v)))
         })),
         ready_replicas: some(count(&pods::is_ready)),
         available_replicas: some(count(&|p| pods::is_available(p, min_ready, now))),
@@ -238,7 +254,8 @@ mod tests {
     fn pods(kinds: &str) -> Vec<Arc<Pod>> {
         let pod = |(i, kind): (usize, char)| {
             let ready = matches!(kind, 'r' | 'l');
-            let labels = if kind == 'l' { BTreeMap::new() } else { [("a".to_owned(), "b".to_owned())].into() };
+            let labels =
+                if kind == 'l' { BTreeMap::new() } else { [("a".to_owned(), "b".to_owned())].into() };
             Arc::new(Pod {
                 metadata: ObjectMeta {
                     name: Some(format!("{kind}{i}")),
@@ -292,15 +309,25 @@ mod tests {
     fn status_counts_and_keeps_foreign_conditions() {
         let mut rs = set(4);
         rs.spec.as_mut().unwrap().min_ready_seconds = Some(10);
-        let foreign = ReplicaSetCondition { type_: "Mine".into(), status: "True".into(), ..ReplicaSetCondition::default() };
+        let foreign = ReplicaSetCondition {
+            type_: "Mine".into(),
+            status: "True".into(),
+            ..ReplicaSetCondition::default()
+        };
         rs.status = Some(ReplicaSetStatus { conditions: Some(vec![foreign]), ..ReplicaSetStatus::default() });
         let failed = status(&rs, &pods("rlut"), Some(("FailedCreate", "quota".into())), now());
         assert_eq!(
-            (failed.replicas, failed.fully_labeled_replicas, failed.ready_replicas, failed.available_replicas),
+            (
+                failed.replicas,
+                failed.fully_labeled_replicas,
+                failed.ready_replicas,
+                failed.available_replicas
+            ),
             (3, Some(2), Some(2), None)
         );
         assert_eq!((failed.terminating_replicas, failed.observed_generation), (Some(1), Some(3)));
-        let types = |s: &ReplicaSetStatus| s.conditions.iter().flatten().map(|c| c.type_.clone()).collect::<Vec<_>>();
+        let types =
+            |s: &ReplicaSetStatus| s.conditions.iter().flatten().map(|c| c.type_.clone()).collect::<Vec<_>>();
         assert_eq!(types(&failed), ["Mine", "ReplicaFailure"]);
         rs.status = Some(failed);
         let later = now() + jiff::SignedDuration::from_secs(10);

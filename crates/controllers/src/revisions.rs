@@ -106,14 +106,19 @@ impl History {
     }
 
     /// The owner's revisions, adopted where they have no owner.
-    pub async fn of<O>(&self, owner: &O, selector: &LabelSelector) -> Result<Vec<Arc<ControllerRevision>>, Error>
+    pub async fn of<O>(
+        &self,
+        owner: &O,
+        selector: &LabelSelector,
+    ) -> Result<Vec<Arc<ControllerRevision>>, Error>
     where
         O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
         let namespace = owner.meta().namespace.as_deref().unwrap_or("");
         let uid = owner.meta().uid.as_deref();
         let all = self.revisions.list_in(namespace);
-        let ours = all.into_iter().filter(|r| controller_of(&r.metadata).is_none_or(|o| Some(&*o.uid) == uid));
+        let ours =
+            all.into_iter().filter(|r| controller_of(&r.metadata).is_none_or(|o| Some(&*o.uid) == uid));
         claim_all(&self.client, owner, selector, ours.collect(), &[]).await
     }
 

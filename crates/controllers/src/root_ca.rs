@@ -96,7 +96,8 @@ fn plan(seen: Option<&ConfigMap>, namespace: &str, bundle: &str) -> Plan {
             ..ConfigMap::default()
         }));
     };
-    let described = seen.metadata.annotations.as_ref().and_then(|a| a.get(annotation)).is_some_and(|t| t == text);
+    let described =
+        seen.metadata.annotations.as_ref().and_then(|a| a.get(annotation)).is_some_and(|t| t == text);
     if seen.data.as_ref() == Some(&data) && described {
         return Plan::Nothing;
     }
@@ -116,7 +117,8 @@ mod tests {
         assert_eq!(made.data.as_ref().unwrap()["ca.crt"], "PEM");
         assert_eq!(plan(Some(&made), "ns", "PEM"), Plan::Nothing);
         let mut edited = (*made).clone();
-        edited.data = Some([("ca.crt".to_owned(), "evil".to_owned()), ("more".to_owned(), "x".to_owned())].into());
+        edited.data =
+            Some([("ca.crt".to_owned(), "evil".to_owned()), ("more".to_owned(), "x".to_owned())].into());
         assert_eq!(plan(Some(&edited), "ns", "PEM"), Plan::Update(made));
     }
 }

@@ -47,7 +47,9 @@ impl Controller for TaintEviction {
     fn wake_on(&self, wakes: &mut Wakes) {
         let nodes = self.nodes.clone();
         wakes.on(&self.pods, move |change| {
-            let Some(pod) = change.new.as_ref().filter(|p| !pods::node_name(p).is_empty()) else { return Vec::new() };
+            let Some(pod) = change.new.as_ref().filter(|p| !pods::node_name(p).is_empty()) else {
+                return Vec::new();
+            };
             let node = nodes.get(&ObjectKey::cluster(pods::node_name(pod)));
             let tainted = node.is_some_and(|n| !evicting(&n).is_empty());
             if tainted { vec![change.key.clone()] } else { Vec::new() }
@@ -64,7 +66,9 @@ impl Controller for TaintEviction {
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(pod) = self.pods.get(&key).filter(|p| pods::is_active(p)) else { return Ok(Next::Rest) };
-        let Some(node) = self.nodes.get(&ObjectKey::cluster(pods::node_name(&pod))) else { return Ok(Next::Rest) };
+        let Some(node) = self.nodes.get(&ObjectKey::cluster(pods::node_name(&pod))) else {
+            return Ok(Next::Rest);
+        };
         let now = Timestamp::now();
         let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
         match verdict(&evicting(&node), &tolerations, now) {
@@ -83,7 +87,8 @@ impl Controller for TaintEviction {
                 "message": "Taint manager: deleting due to NoExecute taint",
                 "lastTransitionTime": whole_seconds(now),
             }]}});
-            let patched = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            let patched =
+                api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
             if unless_gone(patched).map_err(Error::at("mark a pod for eviction"))?.is_none() {
                 return Ok(Next::Rest);
             }
@@ -127,7 +132,8 @@ fn verdict(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Verd
 /// Whether a toleration covers a taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |o: &Option<String>| o.clone().unwrap_or_default();
-    let (effect, key, operator) = (text(&toleration.effect), text(&toleration.key), text(&toleration.operator));
+    let (effect, key, operator) =
+        (text(&toleration.effect), text(&toleration.key), text(&toleration.operator));
     (effect.is_empty() || effect == taint.effect)
         && (key.is_empty() || key == taint.key)
         && match &*operator {
@@ -146,7 +152,9 @@ mod tests {
         let taint = |key: &str, added: Option<i64>| Taint {
             key: key.into(),
             effect: "NoExecute".into(),
-            time_added: added.map(|s| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(s).unwrap())),
+            time_added: added.map(|s| {
+                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(s).unwrap())
+            }),
             value: None,
         };
         let toleration = |key: &str, seconds: Option<i64>| Toleration {
@@ -165,7 +173,11 @@ mod tests {
             (vec![taint("a", None)], vec![toleration("", None)], Verdict::Stay),
             (vec![taint("a", Some(900))], vec![toleration("a", Some(300))], secs(200)),
             (vec![taint("a", Some(700))], vec![toleration("a", Some(300))], Verdict::Go),
-            (vec![taint("a", Some(900)), taint("b", Some(990))], vec![toleration("a", Some(300)), toleration("b", Some(20))], secs(10)),
+            (
+                vec![taint("a", Some(900)), taint("b", Some(990))],
+                vec![toleration("a", Some(300)), toleration("b", Some(20))],
+                secs(10),
+            ),
             (vec![taint("a", Some(900)), taint("b", None)], vec![toleration("a", Some(300))], Verdict::Go),
             (vec![taint("a", Some(900))], vec![toleration("a", Some(0))], Verdict::Go),
         ] {
@@ -175,7 +187,8 @@ mod tests {
 
     #[test]
     fn equal_needs_the_same_value() {
-        let taint = Taint { key: "k".into(), value: Some("v".into()), effect: "NoExecute".into(), time_added: None };
+        let taint =
+            Taint { key: "k".into(), value: Some("v".into()), effect: "NoExecute".into(), time_added: None };
         let mut t = Toleration { key: Some("k".into()), value: Some("v".into()), ..Toleration::default() };
         assert!(tolerates(&t, &taint));
         t.value = None;

@@ -110,7 +110,11 @@ impl Forwarder {
             return state.resolver.clone();
         }
         state.modified = modified;
-        let text = if length > LARGEST_FILE { String::new() } else { std::fs::read_to_string(path).unwrap_or_default() };
+        let text = if length > LARGEST_FILE {
+            String::new()
+        } else {
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
         let servers = servers(&text, &self.own);
         if servers.is_empty() {
             tracing::warn!(path = %path.display(), "the file names no resolver; only names of the cluster are known");

@@ -23,7 +23,13 @@ pub struct Index {
 impl Index {
     /// Knows nothing yet of this domain.
     pub fn new(domain: Name) -> Self {
-        Self { domain, services: HashMap::new(), namespaces: HashSet::new(), names: HashMap::new(), serial: 0 }
+        Self {
+            domain,
+            services: HashMap::new(),
+            namespaces: HashSet::new(),
+            names: HashMap::new(),
+            serial: 0,
+        }
     }
 
     /// The domain.

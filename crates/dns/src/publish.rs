@@ -6,7 +6,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -30,7 +30,9 @@ pub enum PublishError {
         source: Box<kube::Error>,
     },
     /// The Service is there with another address, which every pod's `/etc/resolv.conf` would miss.
-    #[error("Service {NAMESPACE}/{NAME} has the cluster address {found}, not {wanted}; delete it to have it made anew")]
+    #[error(
+        "Service {NAMESPACE}/{NAME} has the cluster address {found}, not {wanted}; delete it to have it made anew"
+    )]
     Address {
         /// What it has.
         found: String,
@@ -54,23 +56,18 @@ pub async fn publish(
     let name = slice_name(node_name);
     let failed = |verb| failed(verb, "EndpointSlice", &name);
     let wanted = slice(&name, node_name, node_ip, port, &service);
-    match slices.get_opt(&name).await.map_err(failed("read"))? {
-        Some(found) => {
-            let found = serde_json::to_value(&found).unwrap_or_default();
-            // The type cannot be changed, the rest can.
-            if found["addressType"] != wanted["addressType"] {
-                slices.delete(&name, &Default::default()).await.map_err(failed("delete"))?;
-            } else if includes(&found, &wanted) {
-                return Ok(());
-            } else {
-                slices
-                    .patch(&name, &PatchParams::default(), &Patch::Merge(&wanted))
-                    .await
-                    .map_err(failed("change"))?;
-                return Ok(());
-            }
+    if let Some(found) = slices.get_opt(&name).await.map_err(failed("read"))? {
+        let found = serde_json::to_value(&found).unwrap_or_default();
+        if includes(&found, &wanted) {
+            return Ok(());
         }
-        None => {}
+        if found["addressType"] == wanted["addressType"] {
+            let patch = Patch::Merge(&wanted);
+            slices.patch(&name, &PatchParams::default(), &patch).await.map_err(failed("change"))?;
+            return Ok(());
+        }
+        // All but the type can be changed.
+        slices.delete(&name, &DeleteParams::default()).await.map_err(failed("delete"))?;
     }
     let wanted: EndpointSlice = decode(wanted).map_err(|e| failed("make")(e))?;
     slices.create(&PostParams::default(), &wanted).await.map_err(failed("create"))?;
@@ -176,11 +173,7 @@ fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-fn failed(
-    verb: &'static str,
-    kind: &'static str,
-    name: &str,
-) -> impl Fn(kube::Error) -> PublishError {
+fn failed(verb: &'static str, kind: &'static str, name: &str) -> impl Fn(kube::Error) -> PublishError {
     let name = name.to_owned();
     move |source| PublishError::Api { verb, kind, name: name.clone(), source: Box::new(source) }
 }

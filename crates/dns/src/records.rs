@@ -51,9 +51,11 @@ impl Entry {
     /// Reads a Service and its slices; `None` if it has nothing to say (yet).
     pub fn new(service: &Service, slices: &[impl AsRef<EndpointSlice>]) -> Option<Self> {
         let spec = service.spec.as_ref()?;
-        let ports = spec.ports.iter().flatten().filter_map(|p| {
-            port(p.name.as_deref(), p.protocol.as_deref(), Some(p.port))
-        });
+        let ports = spec
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|p| port(p.name.as_deref(), p.protocol.as_deref(), Some(p.port)));
         let ports: Vec<_> = ports.collect();
         if spec.type_.as_deref() == Some("ExternalName") {
             let mut name = Name::from_ascii(spec.external_name.as_deref()?).ok()?;
@@ -166,7 +168,9 @@ mod tests {
         assert_eq!(e.target, Target::Cluster(vec![[10, 96, 0, 7].into()]));
         assert_eq!(e.ports, [Port { name: "http".into(), protocol: "tcp", port: 80 }]);
         let both = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"]});
-        let Target::Cluster(ips) = entry(both, &[]).expect("an entry").target else { panic!("not of the cluster") };
+        let Target::Cluster(ips) = entry(both, &[]).expect("an entry").target else {
+            panic!("not of the cluster")
+        };
         assert_eq!(ips.len(), 2);
         let e = entry(json!({"type": "ExternalName", "externalName": "Example.org"}), &[]).expect("an entry");
         assert_eq!(e.target, Target::Alias(Name::from_ascii("Example.org.").expect("a name")));
@@ -185,7 +189,10 @@ mod tests {
             {"addresses": ["10.0.0.1"], "hostname": "a"}]});
         let names = |spec: Value| {
             let e = entry(spec, &[slice.clone(), again.clone()]).expect("an entry");
-            e.endpoints().iter().map(|e| format!("{} {} {}", e.ip, e.hostname, e.ports.len())).collect::<Vec<_>>()
+            e.endpoints()
+                .iter()
+                .map(|e| format!("{} {} {}", e.ip, e.hostname, e.ports.len()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(json!({"clusterIP": "None"})), ["10.0.0.1 a 2", "10.0.0.3 10-0-0-3 1"]);
         let all = names(json!({"clusterIP": "None", "publishNotReadyAddresses": true}));

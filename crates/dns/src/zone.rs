@@ -156,13 +156,15 @@ impl Question<'_> {
         let domain = self.index.domain();
         match self.kind {
             RecordType::SOA => self.found(vec![self.soa(domain.clone())]),
-            RecordType::NS => match Name::from_labels([b"ns".as_slice(), b"dns"]).and_then(|n| n.append_domain(domain)) {
-                Ok(server) => {
-                    let additionals = self.host_records(&server, self.zone.dns_ips.iter().copied());
-                    Answer::Found { answers: vec![self.record(RData::NS(NS(server)))], additionals }
+            RecordType::NS => {
+                match Name::from_labels([b"ns".as_slice(), b"dns"]).and_then(|n| n.append_domain(domain)) {
+                    Ok(server) => {
+                        let additionals = self.host_records(&server, self.zone.dns_ips.iter().copied());
+                        Answer::Found { answers: vec![self.record(RData::NS(NS(server)))], additionals }
+                    }
+                    Err(_) => self.no_data(),
                 }
-                Err(_) => self.no_data(),
-            },
+            }
             _ => self.no_data(),
         }
     }
@@ -193,8 +195,7 @@ impl Question<'_> {
             let known = named(&entry.ports).any(|p| p.protocol.as_bytes() == protocol);
             return if known { self.no_data() } else { self.no_name() };
         }
-        let mut hosts =
-            entry.endpoints().iter().filter(|e| e.hostname.as_bytes() == label).peekable();
+        let mut hosts = entry.endpoints().iter().filter(|e| e.hostname.as_bytes() == label).peekable();
         if hosts.peek().is_none() {
             return self.no_name();
         }
@@ -210,8 +211,7 @@ impl Question<'_> {
         let (Some(port), Some(protocol)) = (port.strip_prefix(b"_"), protocol.strip_prefix(b"_")) else {
             return self.no_name();
         };
-        let matches =
-            |p: &Port| p.name.as_bytes() == port && p.protocol.as_bytes() == protocol;
+        let matches = |p: &Port| p.name.as_bytes() == port && p.protocol.as_bytes() == protocol;
         // An alias has no ports of its own.
         if matches!(entry.target, Target::Alias(_)) || !named(&entry.ports).any(matches) {
             return self.no_name();

@@ -167,7 +167,7 @@ pub async fn observe(cri: &Cri, uid: &str, known: &PodRuntime) -> Result<PodRunt
     }
     for container in containers {
         let same = |old: &&ContainerRecord| old.id == container.id && old.phase == phase_of(container.state);
-        if let Some(old) = known.containers.iter().find(same).filter(|old| matches!(old.phase, Phase::Exited | Phase::Running)) {
+        if let Some(old) = known.containers.iter().find(same).filter(|old| is_settled(old)) {
             seen.containers.push(old.clone());
             continue;
         }
@@ -184,6 +184,19 @@ pub async fn observe(cri: &Cri, uid: &str, known: &PodRuntime) -> Result<PodRunt
     seen.sandboxes.sort_by(|a, b| b.created_at.cmp(&a.created_at).then(b.attempt.cmp(&a.attempt)));
     seen.containers.sort_by(|a, b| b.restart_count.cmp(&a.restart_count).then(b.created_at.cmp(&a.created_at)));
     Ok(seen)
+}
+
+/// Whether what is known of a container can no longer change while its state does not. A killed container may yet turn
+/// out to have been out of memory.
+fn is_settled(record: &ContainerRecord) -> bool {
+    match record.phase {
+        Phase::Running => true,
+        Phase::Exited => {
+            let recent = record.finished_at.is_some_and(|end| Timestamp::now().duration_since(end).as_secs() < 5);
+            record.exit_code != 137 || record.reason == "OOMKilled" || !recent
+        }
+        Phase::Created | Phase::Unknown => false,
+    }
 }
 
 fn sandbox_record(status: &v1::PodSandboxStatus) -> Sandbox {

@@ -3,12 +3,12 @@
 use std::io;
 use std::path::Path;
 
-use inotify::{Inotify, WatchMask};
-use tokio::io::unix::AsyncFd;
+use futures::{FutureExt, StreamExt};
+use inotify::{EventStream, Inotify, WatchMask};
 
 /// A watch on one path.
 pub struct FileWatch {
-    inotify: AsyncFd<Inotify>,
+    events: EventStream<[u8; 4096]>,
 }
 
 impl FileWatch {
@@ -16,27 +16,17 @@ impl FileWatch {
     pub fn new(path: &Path, mask: WatchMask) -> io::Result<FileWatch> {
         let inotify = Inotify::init()?;
         inotify.watches().add(path, mask)?;
-        Ok(FileWatch { inotify: AsyncFd::new(inotify)? })
+        Ok(FileWatch { events: inotify.into_event_stream([0; 4096])? })
     }
 
     /// Waits until something has changed since the last call; all that has changed is one change.
     pub async fn changed(&mut self) -> io::Result<()> {
-        let mut buffer = [0; 4096];
-        loop {
-            let mut ready = self.inotify.readable_mut().await?;
-            let mut any = false;
-            loop {
-                match ready.get_inner_mut().read_events(&mut buffer) {
-                    Ok(events) => any |= events.count() > 0,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            ready.clear_ready();
-            if any {
-                return Ok(());
-            }
+        let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        self.events.next().await.ok_or_else(ended)??;
+        while let Some(more) = self.events.next().now_or_never() {
+            more.ok_or_else(ended)??;
         }
+        Ok(())
     }
 }
 

@@ -48,8 +48,19 @@ pub async fn forget(flow: &Flow) -> Result<bool, Error> {
     let (source, destination) = (flow.source.to_string(), flow.destination.to_string());
     let (from, to) = (flow.source_port.to_string(), flow.destination_port.to_string());
     let args = [
-        "-D", "-f", "ipv4", "-p", "udp", "--orig-src", &source, "--orig-dst", &destination, "--orig-port-src",
-        &from, "--orig-port-dst", &to,
+        "-D",
+        "-f",
+        "ipv4",
+        "-p",
+        "udp",
+        "--orig-src",
+        &source,
+        "--orig-dst",
+        &destination,
+        "--orig-port-src",
+        &from,
+        "--orig-port-dst",
+        &to,
     ];
     match run(&args).await {
         Ok(_) => Ok(true),
@@ -113,7 +124,8 @@ mod tests {
             answered_from: 5353,
         };
         let ends = "src=10.244.0.3 dst=10.0.0.1 sport=5353 dport=40000 mark=0 use=1";
-        let line = format!("udp      17 29 src=10.0.0.1 dst=10.96.0.10 sport=40000 dport=53 [UNREPLIED] {ends}");
+        let line =
+            format!("udp      17 29 src=10.0.0.1 dst=10.96.0.10 sport=40000 dport=53 [UNREPLIED] {ends}");
         assert_eq!(parse(&line), Some(flow));
         let counted = format!(
             "udp 17 29 src=10.0.0.1 dst=10.96.0.10 sport=40000 dport=53 packets=1 bytes=60 {ends} [ASSURED]"

@@ -113,9 +113,14 @@ mod tests {
     #[test]
     fn other_complaints_are_kept_whole() {
         let text = |stderr: &str| complaint(stderr, "one\n").to_string();
-        assert_eq!(text("Operation not permitted (you must be root)\nnetlink: Error: x\n"),
-            "nft refused the request: Operation not permitted (you must be root)");
-        assert_eq!(text("/dev/stdin:99:1-2: Error: strange\n"), "nft refused the request: /dev/stdin:99:1-2: Error: strange");
+        assert_eq!(
+            text("Operation not permitted (you must be root)\nnetlink: Error: x\n"),
+            "nft refused the request: Operation not permitted (you must be root)"
+        );
+        assert_eq!(
+            text("/dev/stdin:99:1-2: Error: strange\n"),
+            "nft refused the request: /dev/stdin:99:1-2: Error: strange"
+        );
         assert_eq!(text(""), "nft refused the request: it gave no reason");
     }
 

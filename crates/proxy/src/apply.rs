@@ -146,7 +146,8 @@ impl Shape {
             } else {
                 let collection = if object["map"].is_object() { &object["map"] } else { &object["set"] };
                 // The kernel itself fills the sets of session affinity.
-                if let (Some(name), Some(elements)) = (collection["name"].as_str(), collection["elem"].as_array())
+                if let (Some(name), Some(elements)) =
+                    (collection["name"].as_str(), collection["elem"].as_array())
                     && collection["timeout"].is_null()
                 {
                     shape.elements.insert(name.to_owned(), elements.len());
@@ -235,9 +236,7 @@ mod tests {
 
     #[test]
     fn finds_firewalls_that_drop_what_is_forwarded() {
-        let chain = |family: &str, table: &str, hook: &str, policy: &str| {
-            json!({"chain": {"family": family, "table": table, "name": "FORWARD", "hook": hook, "policy": policy}})
-        };
+        let chain = |family: &str, table: &str, hook: &str, policy: &str| json!({"chain": {"family": family, "table": table, "name": "FORWARD", "hook": hook, "policy": policy}});
         let chains = [
             json!({"metainfo": {}}),
             chain("ip", "filter", "forward", "drop"),

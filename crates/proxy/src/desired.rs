@@ -121,7 +121,8 @@ pub fn ports(service: &Service, slices: &[impl AsRef<EndpointSlice>], node: &str
     let load_balancer_ips =
         addresses(ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref()));
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+        let seconds =
+            spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         seconds.and_then(|s| u32::try_from(s).ok()).filter(|s| *s > 0).unwrap_or(10_800)
     });
     let ranges = spec.load_balancer_source_ranges.iter().flatten();
@@ -143,12 +144,7 @@ pub fn ports(service: &Service, slices: &[impl AsRef<EndpointSlice>], node: &str
     spec.ports.iter().flatten().filter_map(|p| port(&base, p, slices, node)).collect()
 }
 
-fn port(
-    base: &Port,
-    port: &ServicePort,
-    slices: &[impl AsRef<EndpointSlice>],
-    node: &str,
-) -> Option<Port> {
+fn port(base: &Port, port: &ServicePort, slices: &[impl AsRef<EndpointSlice>], node: &str) -> Option<Port> {
     let protocol = Protocol::parse(port.protocol.as_deref())?;
     let mut out = Port {
         name: port.name.clone().unwrap_or_default(),
@@ -180,8 +176,7 @@ struct Found {
 /// The ready endpoints; if there are none, those that still serve while they terminate.
 fn usable(found: &BTreeSet<Found>, within: impl Fn(&Found) -> bool) -> Vec<Target> {
     let pick = |choose: fn(&Found) -> bool| -> Vec<Target> {
-        let mut targets: Vec<_> =
-            found.iter().filter(|e| within(e) && choose(e)).map(|e| e.target).collect();
+        let mut targets: Vec<_> = found.iter().filter(|e| within(e) && choose(e)).map(|e| e.target).collect();
         targets.dedup();
         targets
     };
@@ -207,8 +202,7 @@ fn endpoints(
             let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let ready = conditions.ready.unwrap_or(true);
-            let leaving =
-                conditions.terminating.unwrap_or(false) && conditions.serving.unwrap_or(ready);
+            let leaving = conditions.terminating.unwrap_or(false) && conditions.serving.unwrap_or(ready);
             let local = endpoint.node_name.as_deref() == Some(node);
             found.insert(Found { target: Target { address, port }, ready, leaving, local });
         }

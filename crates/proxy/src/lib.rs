@@ -101,7 +101,11 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
             Ok(applied) => {
                 backoff.reset();
                 if applied.whole {
-                    tracing::info!(table = config.table, services = observed.len(), "wrote all service rules");
+                    tracing::info!(
+                        table = config.table,
+                        services = observed.len(),
+                        "wrote all service rules"
+                    );
                 } else if applied.changes > 0 {
                     tracing::debug!(
                         services = changes.len(), changes = applied.changes, took = ?started.elapsed(),

@@ -247,7 +247,10 @@ mod tests {
             t.script("t")
         };
         assert_eq!(step(&b, &none, &of_b), "add element ip t m { k : goto b }\n");
-        assert_eq!(step(&a, &none, &of_a), "delete element ip t m { k }\nadd element ip t m { k : goto a }\n");
+        assert_eq!(
+            step(&a, &none, &of_a),
+            "delete element ip t m { k }\nadd element ip t m { k : goto a }\n"
+        );
         assert_eq!(step(&b, &of_b, &none), "");
         assert_eq!(step(&a, &of_a, &none), "delete element ip t m { k }\n");
     }

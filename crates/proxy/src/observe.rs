@@ -54,8 +54,8 @@ impl Observed {
         let headless = "service.kubernetes.io/headless";
         let services: Cache<Service> =
             informers.cache_with(select(format!("!{headless},!{PROXY_NAME_LABEL}")));
-        let slices: Cache<EndpointSlice> = informers
-            .cache_with(select(format!("!{headless},!{PROXY_NAME_LABEL},{SERVICE_NAME_LABEL}")));
+        let slices: Cache<EndpointSlice> =
+            informers.cache_with(select(format!("!{headless},!{PROXY_NAME_LABEL},{SERVICE_NAME_LABEL}")));
         Self {
             node,
             by_service: slices.index(|s| service_of(s).map(|k| k.to_string()).into_iter().collect()),
@@ -107,8 +107,11 @@ impl Observed {
                 Some(service) => desired::ports(&service, &self.by_service.get(&key.to_string()), &self.node),
                 None => Vec::new(),
             };
-            let before =
-                if ports.is_empty() { self.known.remove(&key) } else { self.known.insert(key.clone(), ports.clone()) };
+            let before = if ports.is_empty() {
+                self.known.remove(&key)
+            } else {
+                self.known.insert(key.clone(), ports.clone())
+            };
             let before = before.unwrap_or_default();
             if before != ports {
                 out.push(Changed { key, ports, before });

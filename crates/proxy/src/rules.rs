@@ -36,14 +36,16 @@ pub fn base(base: &Base) -> Objects {
     for address in base.node_port_addresses.iter().filter(|a| !a.is_loopback()) {
         out.element("nodeport-ips", address.to_string(), "");
     }
-    out.chain("services", lines(&[
-        "ip daddr . meta l4proto . th dport vmap @service-ips",
-        "ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports",
-    ]));
+    out.chain(
+        "services",
+        lines(&[
+            "ip daddr . meta l4proto . th dport vmap @service-ips",
+            "ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports",
+        ]),
+    );
     out.chain("mark-for-masquerade", vec![format!("meta mark set meta mark | {MARK}")]);
-    let mut masquerading = vec![format!(
-        "meta mark & {MARK} != 0 meta mark set meta mark & {UNMARK} masquerade fully-random"
-    )];
+    let mut masquerading =
+        vec![format!("meta mark & {MARK} != 0 meta mark set meta mark & {UNMARK} masquerade fully-random")];
     if let Some(pods) = base.cluster_cidr {
         // The world does not know pod addresses.
         masquerading.push(format!(
@@ -52,12 +54,14 @@ pub fn base(base: &Base) -> Objects {
     }
     out.chain("masquerading", masquerading);
     out.chain("reject-chain", lines(&["meta l4proto tcp reject with tcp reset", "reject"]));
-    out.chain("service-endpoints-check", lines(&[
-        "ip daddr . meta l4proto . th dport vmap @no-endpoint-services",
-    ]));
-    out.chain("nodeport-endpoints-check", lines(&[
-        "ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports",
-    ]));
+    out.chain(
+        "service-endpoints-check",
+        lines(&["ip daddr . meta l4proto . th dport vmap @no-endpoint-services"]),
+    );
+    out.chain(
+        "nodeport-endpoints-check",
+        lines(&["ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports"]),
+    );
     let mut unknown = lines(&["ip daddr @cluster-ips jump reject-chain"]);
     if let Some(services) = base.service_cidr {
         unknown.push(format!("ip daddr {services} drop"));
@@ -84,7 +88,11 @@ pub struct Hook {
 pub const HOOKS: [Hook; 8] = [
     Hook { chain: "nat-prerouting", at: "type nat hook prerouting priority -100", rules: &["jump services"] },
     Hook { chain: "nat-output", at: "type nat hook output priority -100", rules: &["jump services"] },
-    Hook { chain: "nat-postrouting", at: "type nat hook postrouting priority 100", rules: &["jump masquerading"] },
+    Hook {
+        chain: "nat-postrouting",
+        at: "type nat hook postrouting priority 100",
+        rules: &["jump masquerading"],
+    },
     Hook {
         chain: "filter-prerouting",
         at: "type filter hook prerouting priority -110",
@@ -273,9 +281,11 @@ fn add_external(
 fn choose(named: &Named<'_>, targets: &[Target]) -> Vec<String> {
     let mut rules = Vec::new();
     if let Some(timeout) = named.port.affinity {
-        rules.extend(targets.iter().map(|t| {
-            format!("ip saddr @{} goto {}", named.affinity_set(t, timeout), named.endpoint(t))
-        }));
+        rules.extend(
+            targets
+                .iter()
+                .map(|t| format!("ip saddr @{} goto {}", named.affinity_set(t, timeout), named.endpoint(t))),
+        );
     }
     let choices: Vec<_> =
         targets.iter().enumerate().map(|(i, t)| format!("{i} : goto {}", named.endpoint(t))).collect();

@@ -1,7 +1,11 @@
 //! What the scheduler writes: bindings, conditions of pods, evictions.
-use client::{EventType, Recorder, reference};
+use std::time::Duration;
+
+use client::{Cache, EventType, ObjectKey, Recorder, reference};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
@@ -9,6 +13,23 @@ use serde_json::{Value, json};
 
 use crate::pod::PodInfo;
 use crate::preemption::Eviction;
+use crate::volumes::{Steps, is_bound};
+
+/// How long a volume may take to be made.
+const VOLUME_PATIENCE: Duration = Duration::from_secs(600);
+/// Tells a provisioner which node a claim is for.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+
+/// Why a pod is not bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The server refused, or did not answer.
+    #[error("running Bind plugin \"DefaultBinder\": {0}")]
+    Api(#[from] kube::Error),
+    /// A volume could not be had.
+    #[error("running PreBind plugin \"VolumeBinding\": {0}")]
+    Volume(String),
+}
 
 /// Why a pod was not scheduled.
 #[derive(Debug, Clone)]
@@ -26,20 +47,22 @@ pub struct Failure {
 pub struct Writer {
     client: Client,
     recorder: Recorder,
+    claims: Cache<PersistentVolumeClaim>,
 }
 
 impl Writer {
     /// `recorder` carries the scheduler's name.
-    pub fn new(client: Client, recorder: Recorder) -> Self {
-        Self { client, recorder }
+    pub fn new(client: Client, recorder: Recorder, claims: Cache<PersistentVolumeClaim>) -> Self {
+        Self { client, recorder, claims }
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Assigns a pod to a node.
-    pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+    /// Gets the pod its volumes, then assigns it to a node.
+    pub async fn bind(&self, pod: &PodInfo, node: &str, steps: &Steps) -> Result<(), BindError> {
+        self.prepare_volumes(node, steps).await?;
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);
         let binding = Binding {
             metadata: ObjectMeta {
@@ -62,6 +85,42 @@ impl Writer {
             format!("Successfully assigned {namespace}/{name} to {node}"),
         );
         Ok(())
+    }
+
+    async fn prepare_volumes(&self, node: &str, steps: &Steps) -> Result<(), BindError> {
+        let volume_error = |e: kube::Error| BindError::Volume(e.to_string());
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let mut waiting: Vec<ObjectKey> = steps.provision.clone();
+        for (volume, claim) in &steps.give {
+            let mut volume = PersistentVolume::clone(volume);
+            // Carries the resourceVersion that was read: of two claims one gets a conflict.
+            let mut reference = reference(&**claim);
+            reference.resource_version = None;
+            volume.spec.get_or_insert_default().claim_ref = Some(reference);
+            let name = volume.metadata.name.clone().unwrap_or_default();
+            volumes.replace(&name, &PostParams::default(), &volume).await.map_err(volume_error)?;
+            waiting.push(ObjectKey::of(&**claim));
+        }
+        for key in &steps.provision {
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+            let patch = json!({ "metadata": { "annotations": { SELECTED_NODE: node } } });
+            api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+                .await
+                .map_err(volume_error)?;
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut changes = self.claims.changes();
+        let all_bound = async {
+            let bound = |key: &ObjectKey| self.claims.get(key).is_some_and(|c| is_bound(&c));
+            while !waiting.iter().all(bound) {
+                changes.next().await;
+            }
+        };
+        tokio::time::timeout(VOLUME_PATIENCE, all_bound)
+            .await
+            .map_err(|_| BindError::Volume("binding volumes: context deadline exceeded".into()))
     }
 
     /// Tells user and pod why it was not scheduled. Writes only what is not there yet.

@@ -162,6 +162,7 @@ impl Default for Framework {
                 Box::new(plugins::NodeAffinity),
                 Box::new(plugins::NodePorts),
                 Box::new(plugins::ResourcesFit),
+                Box::new(plugins::VolumeBinding),
                 Box::new(plugins::PodTopologySpread),
                 Box::new(plugins::InterPodAffinity),
             ],

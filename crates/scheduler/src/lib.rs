@@ -16,9 +16,11 @@ mod scheduler;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+mod volumes;
 
 pub use node::NodeInfo;
 pub use pod::PodInfo;
 pub use queue::{Delays, SchedulingQueue};
 pub use scheduler::{Config, Error, run};
 pub use snapshot::Snapshot;
+pub use volumes::{Steps, Volumes};

@@ -161,7 +161,8 @@ pub struct NodeTerm {
 }
 
 impl NodeTerm {
-    fn new(term: &NodeSelectorTerm) -> Self {
+    /// Reads a term.
+    pub fn new(term: &NodeSelectorTerm) -> Self {
         let mut out = Self::default();
         for e in term.match_expressions.iter().flatten() {
             let operator = match e.operator.as_str() {
@@ -197,7 +198,7 @@ impl NodeTerm {
     pub fn matches(&self, node: &NodeInfo) -> bool {
         !self.never
             && self.labels.iter().all(|r| r.matches(node.label(r.key())))
-            && self.names.iter().all(|(wanted, names)| names.iter().any(|n| *n == node.name) == *wanted)
+            && self.names.iter().all(|(wanted, names)| names.contains(&node.name) == *wanted)
     }
 }
 

@@ -2,19 +2,21 @@
 use std::sync::Arc;
 
 use client::{Change, ElectionConfig, Informers, Recorder, lead};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bind::{Failure, Writer};
+use crate::bind::{BindError, Failure, Writer};
 use crate::cycle::{Cycle, Unfit};
 use crate::framework::{Framework, Wakes};
 use crate::pod::{PodInfo, is_terminal, node_of};
 use crate::preemption::{Eviction, preempt};
 use crate::queue::{Delays, SchedulingQueue};
 use crate::snapshot::Snapshot;
+use crate::volumes::Steps;
 
 /// So many writes are under way at a time; beyond that the loop waits, for the server is the bottleneck then.
 const MOST_WRITES: usize = 100;
@@ -69,7 +71,13 @@ async fn schedule(config: Config, client: Client, stop: CancellationToken) {
     let pods = informers.cache::<Pod>();
     let nodes = informers.cache::<Node>();
     let namespaces = informers.cache::<Namespace>();
+    let claims = informers.cache::<PersistentVolumeClaim>();
+    let volumes = informers.cache::<PersistentVolume>();
+    let classes = informers.cache::<StorageClass>();
     let synced = async {
+        claims.synced().await;
+        volumes.synced().await;
+        classes.synced().await;
         nodes.synced().await;
         namespaces.synced().await;
         pods.synced().await;
@@ -80,7 +88,8 @@ async fn schedule(config: Config, client: Client, stop: CancellationToken) {
     }
     let (mut pods, mut nodes, mut namespaces) = (pods.changes(), nodes.changes(), namespaces.changes());
     let recorder = Recorder::new(client.clone(), &config.scheduler_name, "");
-    let mut scheduler = Scheduler::new(config, Writer::new(client, recorder));
+    let mut scheduler = Scheduler::new(config, Writer::new(client, recorder, claims.clone()));
+    let (mut claims, mut volumes, mut classes) = (claims.changes(), volumes.changes(), classes.changes());
     tracing::info!(scheduler = scheduler.config.scheduler_name, "scheduler started");
     loop {
         // Everything that is known by now comes before the next decision.
@@ -89,6 +98,15 @@ async fn schedule(config: Config, client: Client, stop: CancellationToken) {
         }
         while let Some(change) = nodes.try_next() {
             scheduler.node_changed(&change);
+        }
+        while let Some(change) = claims.try_next() {
+            scheduler.claim_changed(change);
+        }
+        while let Some(change) = volumes.try_next() {
+            scheduler.volume_changed(change);
+        }
+        while let Some(change) = classes.try_next() {
+            scheduler.class_changed(change);
         }
         while let Some(change) = pods.try_next() {
             scheduler.pod_changed(&change);
@@ -116,7 +134,11 @@ async fn schedule(config: Config, client: Client, stop: CancellationToken) {
             change = namespaces.next() => scheduler.namespace_changed(&change),
             change = nodes.next() => scheduler.node_changed(&change),
             change = pods.next() => scheduler.pod_changed(&change),
+            change = claims.next() => scheduler.claim_changed(change),
+            change = volumes.next() => scheduler.volume_changed(change),
+            change = classes.next() => scheduler.class_changed(change),
             Some(done) = scheduler.writes.join_next() => scheduler.written(done.ok()),
+            Some(done) = scheduler.slow.join_next() => scheduler.written(done.ok()),
             () = timer => {}
         }
     }
@@ -144,6 +166,8 @@ struct Scheduler {
     queue: SchedulingQueue,
     writer: Writer,
     writes: JoinSet<Written>,
+    /// Bindings that wait for volumes to be made: they hold nobody up.
+    slow: JoinSet<Written>,
 }
 
 impl Scheduler {
@@ -154,6 +178,7 @@ impl Scheduler {
             snapshot: Snapshot::default(),
             queue: SchedulingQueue::new(config.delays),
             writes: JoinSet::new(),
+            slow: JoinSet::new(),
             config,
             writer,
         }
@@ -167,6 +192,33 @@ impl Scheduler {
         if changed {
             self.queue.wake(Wakes::NAMESPACE, Instant::now());
         }
+    }
+
+    fn claim_changed(&mut self, change: Change<PersistentVolumeClaim>) {
+        let claims = &mut self.snapshot.volumes_mut().claims;
+        match change.new {
+            Some(claim) => claims.insert(change.key, claim),
+            None => claims.remove(&change.key),
+        };
+        self.queue.wake(Wakes::VOLUME, Instant::now());
+    }
+
+    fn volume_changed(&mut self, change: Change<PersistentVolume>) {
+        let volumes = &mut self.snapshot.volumes_mut().volumes;
+        match change.new {
+            Some(volume) => volumes.insert(change.key.name, volume),
+            None => volumes.remove(&change.key.name),
+        };
+        self.queue.wake(Wakes::VOLUME, Instant::now());
+    }
+
+    fn class_changed(&mut self, change: Change<StorageClass>) {
+        let classes = &mut self.snapshot.volumes_mut().classes;
+        match change.new {
+            Some(class) => classes.insert(change.key.name, class),
+            None => classes.remove(&change.key.name),
+        };
+        self.queue.wake(Wakes::VOLUME, Instant::now());
     }
 
     fn node_changed(&mut self, change: &Change<Node>) {
@@ -264,13 +316,21 @@ impl Scheduler {
 
     /// Counts the pod as placed while it is being bound.
     fn assume(&mut self, pod: Arc<PodInfo>, node: String) {
+        let volumes = self.snapshot.volumes();
+        let steps = volumes
+            .claims_of(&pod)
+            .ok()
+            .zip(self.snapshot.node(&node))
+            .and_then(|(claims, node)| volumes.plan(&claims, node).ok())
+            .unwrap_or_default();
         self.snapshot.place(pod.clone(), &node);
         let writer = self.writer.clone();
-        self.writes.spawn(async move {
-            match writer.bind(&pod, &node).await {
+        let tasks = if steps == Steps::default() { &mut self.writes } else { &mut self.slow };
+        tasks.spawn(async move {
+            match writer.bind(&pod, &node, &steps).await {
                 Ok(()) => Written::Bound(pod.uid.clone()),
                 Err(error) => {
-                    let gone = matches!(&error, kube::Error::Api(status) if status.code == 404);
+                    let gone = matches!(&error, BindError::Api(kube::Error::Api(s)) if s.code == 404);
                     Written::NotBound { pod, gone, error: error.to_string() }
                 }
             }
@@ -333,7 +393,7 @@ impl Scheduler {
                     return self.queue.remove(&pod.uid);
                 }
                 self.queue.fail(&pod.uid, Instant::now());
-                let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {error}");
+                let message = format!("binding rejected: {error}");
                 self.tell(pod, Failure { reason: "SchedulerError", message, nominated: None }, None);
             }
             Some(Written::Told) | None => {}

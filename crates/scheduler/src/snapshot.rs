@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::node::NodeInfo;
 use crate::pod::{Labels, PodInfo};
+use crate::volumes::Volumes;
 
 /// Nodes, their pods, and what spans nodes.
 ///
@@ -24,6 +25,7 @@ pub struct Snapshot {
     /// Pods that a preemption makes room for, with their nodes, by UID.
     nominated: BTreeMap<String, (String, Arc<PodInfo>)>,
     namespaces: BTreeMap<String, Labels>,
+    volumes: Arc<Volumes>,
 }
 
 impl Snapshot {
@@ -40,6 +42,16 @@ impl Snapshot {
     /// Labels of all namespaces.
     pub fn namespaces(&self) -> &BTreeMap<String, Labels> {
         &self.namespaces
+    }
+
+    /// Claims, volumes and storage classes.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// The same, to be changed.
+    pub fn volumes_mut(&mut self) -> &mut Volumes {
+        Arc::make_mut(&mut self.volumes)
     }
 
     /// Pods with rules about other pods and the nodes they are on.

@@ -63,7 +63,7 @@ impl Fake {
         client::in_process(
             tower::service_fn(move |request: Request<Body>| {
                 let fake = fake.clone();
-                async move { Ok::<_, tower::BoxError>(fake.answer(request).await?) }
+                async move { fake.answer(request).await }
             }),
             "test",
         )
@@ -102,7 +102,8 @@ impl Fake {
         let (parts, sent) = request.into_parts();
         let sent = sent.collect().await?.to_bytes();
         let sent: Value = serde_json::from_slice(&sent).unwrap_or(Value::Null);
-        let path = parts.uri.path().trim_start_matches("/api/v1/");
+        let path = parts.uri.path();
+        let path = path.trim_start_matches("/api/v1/").trim_start_matches("/apis/storage.k8s.io/v1/");
         let words: Vec<&str> = path.split('/').collect();
         Ok(match (&parts.method, words.as_slice()) {
             (&Method::GET, [collection]) => {
@@ -115,6 +116,14 @@ impl Fake {
             }
             (&Method::POST, ["namespaces", _, "pods", name, "binding"]) => self.bind(name, &sent),
             (&Method::PATCH, ["namespaces", _, "pods", name, "status"]) => self.patch(name, &sent),
+            (&Method::PATCH, ["namespaces", _, "persistentvolumeclaims", name]) => {
+                let Some(mut claim) = self.get("persistentvolumeclaims", name) else {
+                    return Ok(status(404, "NotFound"));
+                };
+                claim["metadata"]["annotations"] = sent["metadata"]["annotations"].clone();
+                self.put("persistentvolumeclaims", claim.clone());
+                Response::new(body(&claim))
+            }
             (&Method::DELETE, ["namespaces", _, "pods", name]) => {
                 self.delete("pods", name);
                 status(200, "")
@@ -296,6 +305,32 @@ async fn gates_and_failed_bindings_only_delay() {
     assert_eq!(fake.node_of("gated"), "");
     fake.put("pods", pod("gated", "500m", &json!({})));
     fake.until("the gate is open", |f| f.node_of("gated") == "a").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn claims_are_served_for_the_node_before_the_pod_is_bound() {
+    let fake = Fake::new();
+    fake.put("nodes", node("a", "1"));
+    let volume = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]});
+    fake.put("pods", pod("stateful", "100m", &volume));
+    let running = start(&fake);
+    let missing = "persistentvolumeclaim \"data\" not found";
+    fake.until("the claim is missing", |f| f.message_of("stateful").contains(missing)).await;
+    fake.put("storageclasses", json!({"metadata": {"name": "slow"}, "provisioner": "x.y/z", "volumeBindingMode": "WaitForFirstConsumer"}));
+    let mut claim =
+        json!({"metadata": {"name": "data", "namespace": "default"}, "spec": {"storageClassName": "slow"}});
+    fake.put("persistentvolumeclaims", claim.clone());
+    let selected = |f: &Fake| {
+        let claim = f.get("persistentvolumeclaims", "data").unwrap_or_default();
+        claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] == "a"
+    };
+    fake.until("the node is chosen", selected).await;
+    assert_eq!(fake.node_of("stateful"), "");
+    claim["spec"]["volumeName"] = "pv".into();
+    claim["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
+    fake.put("persistentvolumeclaims", claim);
+    fake.until("the pod is bound", |f| f.node_of("stateful") == "a").await;
     running.stop().await;
 }
 

@@ -247,14 +247,13 @@ pub(crate) fn wrong_kind(api_version: &str, kind: &str, target: &Target<'_>) -> 
     let api_version = if api_version.is_empty() { &expected } else { api_version };
     let kind = if kind.is_empty() { target.kind } else { kind };
     let gvk = GroupVersionKind::from_api_version(api_version, kind);
-    if kind == target.kind && target.schema.is_none()
-        || crate::kinds::by_kind(&gvk.group, &gvk.version, kind).is_some() && kind == target.kind
-    {
+    let known = crate::kinds::by_kind(&gvk.group, &gvk.version, kind).is_some();
+    if kind == target.kind && (known || target.schema.is_none()) {
         return StatusError::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({expected})"
         ));
     }
-    let problem = if crate::kinds::by_kind(&gvk.group, &gvk.version, kind).is_some() {
+    let problem = if known {
         let package = |group: &str| match group.split('.').next() {
             None | Some("") => "core".to_owned(),
             Some(first) => first.to_owned(),

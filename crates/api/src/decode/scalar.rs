@@ -91,7 +91,7 @@ pub(super) fn base64(text: &str) -> Result<Option<String>, String> {
     let bad = bytes[..body].iter().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
     let at = match bad {
         Some(i) => i,
-        None if bytes.len() % 4 == 0 && padding <= 2 => return Ok(None),
+        None if bytes.len().is_multiple_of(4) && padding <= 2 => return Ok(None),
         None if padding > 2 => body + 2,
         None => bytes.len() - bytes.len() % 4,
     };

@@ -45,14 +45,7 @@ async fn a_cache_follows_pages_events_and_expiry() {
     cache.synced().await;
     assert_eq!(again.len(), 2, "one cache for both");
     let key = |name: &str| ObjectKey::new("ns", name);
-    assert!(
-        cache
-            .get(&key("a"))
-            .unwrap()
-            .metadata
-            .managed_fields
-            .is_none()
-    );
+    assert!(cache.get(&key("a")).unwrap().metadata.managed_fields.is_none());
 
     let mut changes = cache.changes();
     for _ in 0..2 {
@@ -64,10 +57,7 @@ async fn a_cache_follows_pages_events_and_expiry() {
     }
     send(json!({"type": "MODIFIED", "object": cm("a", "11")}));
     let change = changes.next().await;
-    assert_eq!(
-        change.new.unwrap().metadata.resource_version.as_deref(),
-        Some("11")
-    );
+    assert_eq!(change.new.unwrap().metadata.resource_version.as_deref(), Some("11"));
     send(
         json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"resourceVersion": "20"}}}),
     );
@@ -80,21 +70,14 @@ async fn a_cache_follows_pages_events_and_expiry() {
     while watches.lock().unwrap().is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    assert!(
-        asked.list().last().unwrap().contains("resourceVersion=21"),
-        "{:?}",
-        asked.list()
-    );
+    assert!(asked.list().last().unwrap().contains("resourceVersion=21"), "{:?}", asked.list());
     send(json!({"type": "ERROR", "object": server::failure(410, "Expired")}));
     let change = changes.next().await;
     assert_eq!((change.key, change.new.is_some()), (key("d"), true));
     assert_eq!(cache.len(), 2);
 
     let asked = asked.list();
-    assert!(
-        asked[0].contains("limit=500") && asked[1].contains("continue=more"),
-        "{asked:?}"
-    );
+    assert!(asked[0].contains("limit=500") && asked[1].contains("continue=more"), "{asked:?}");
     assert!(
         asked[2].contains("resourceVersion=10") && asked[2].contains("allowWatchBookmarks=true"),
         "{asked:?}"

@@ -21,14 +21,8 @@ fn lease_server(lease: Arc<Mutex<Value>>, broken: Arc<Mutex<bool>>) -> kube::Cli
                 lease["metadata"]["resourceVersion"] = json!("1");
                 server::reply(201, &lease)
             }
-            "PUT"
-                if body["metadata"]["resourceVersion"] == lease["metadata"]["resourceVersion"] =>
-            {
-                let rv: u64 = lease["metadata"]["resourceVersion"]
-                    .as_str()
-                    .unwrap()
-                    .parse()
-                    .unwrap();
+            "PUT" if body["metadata"]["resourceVersion"] == lease["metadata"]["resourceVersion"] => {
+                let rv: u64 = lease["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
                 *lease = body;
                 lease["metadata"]["resourceVersion"] = json!((rv + 1).to_string());
                 server::reply(200, &lease)
@@ -46,15 +40,10 @@ async fn the_lease_passes_on_when_released_and_a_leader_that_cannot_renew_stops(
     let run = |who: &str, stop: &CancellationToken, leads: &CancellationToken| {
         let client = lease_server(lease.clone(), broken.clone());
         let (config, leads) = (ElectionConfig::new("kube-system", "x", who), leads.clone());
-        tokio::spawn(lead(
-            client,
-            config,
-            stop.clone(),
-            move |token| async move {
-                leads.cancel();
-                token.cancelled().await;
-            },
-        ))
+        tokio::spawn(lead(client, config, stop.clone(), move |token| async move {
+            leads.cancel();
+            token.cancelled().await;
+        }))
     };
     let (stop_a, leads_a) = (CancellationToken::new(), CancellationToken::new());
     let a = run("a", &stop_a, &leads_a);

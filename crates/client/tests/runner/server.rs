@@ -24,13 +24,11 @@ impl Asked {
     }
 }
 
-pub fn client(
-    answer: impl Fn(&str, &str, Value) -> Reply + Send + Sync + 'static,
-) -> (Client, Asked) {
+pub fn client(answer: impl Fn(&str, &str, Value) -> Reply + Send + Sync + 'static) -> (Client, Asked) {
     let asked = Asked::default();
     let (answer, log) = (Arc::new(answer), asked.clone());
-    let service = tower::service_fn(
-        move |request: Request<Body>| -> BoxFuture<'static, Result<Reply, BoxError>> {
+    let service =
+        tower::service_fn(move |request: Request<Body>| -> BoxFuture<'static, Result<Reply, BoxError>> {
             let (answer, log) = (answer.clone(), log.clone());
             Box::pin(async move {
                 assert_eq!(request.headers()["user-agent"], "tester/1");
@@ -38,21 +36,14 @@ pub fn client(
                 let uri = request.uri().to_string();
                 let body = request.into_body().collect_bytes().await?;
                 log.0.lock().unwrap().push(format!("{method} {uri}"));
-                Ok(answer(
-                    &method,
-                    &uri,
-                    serde_json::from_slice(&body).unwrap_or(Value::Null),
-                ))
+                Ok(answer(&method, &uri, serde_json::from_slice(&body).unwrap_or(Value::Null)))
             })
-        },
-    );
+        });
     (client::in_process(service, "tester/1"), asked)
 }
 
 pub fn reply(code: u16, body: &Value) -> Reply {
-    let bytes = Full::new(Bytes::from(body.to_string()))
-        .map_err(|e| match e {})
-        .boxed();
+    let bytes = Full::new(Bytes::from(body.to_string())).map_err(|e| match e {}).boxed();
     Response::builder().status(code).body(bytes).unwrap()
 }
 
@@ -66,11 +57,7 @@ pub fn watch() -> (mpsc::UnboundedSender<Value>, Reply) {
     let (mut sender, body) = Channel::<Bytes, BoxError>::new(16);
     tokio::spawn(async move {
         while let Some(event) = queue.recv().await {
-            if sender
-                .send_data(Bytes::from(format!("{event}\n")))
-                .await
-                .is_err()
-            {
+            if sender.send_data(Bytes::from(format!("{event}\n"))).await.is_err() {
                 return;
             }
         }

@@ -90,7 +90,8 @@ impl Controller for DaemonSetController {
         wakes.owner_of(self.history.cache(), "DaemonSet");
         let sets = self.sets.clone();
         wakes.on(&self.pods.cache, move |change| {
-            let orphan = change.new.as_ref().filter(|p| controller_of(&p.metadata).is_none() && pods::is_active(p));
+            let orphan =
+                change.new.as_ref().filter(|p| controller_of(&p.metadata).is_none() && pods::is_active(p));
             let Some(pod) = orphan else { return Vec::new() };
             let adopts = |set: &Arc<DaemonSet>| {
                 let selector = LabelSelector::from_typed(&set.spec.as_ref()?.selector).ok()?;
@@ -167,7 +168,10 @@ impl Controller for DaemonSetController {
                     "Failed" => ("FailedDaemonPod", "failed"),
                     _ => ("SucceededDaemonPod", "succeeded"),
                 };
-                let text = format!("Found {what} daemon pod {} on node {node}, will try to kill it", ObjectKey::of(&**pod));
+                let text = format!(
+                    "Found {what} daemon pod {} on node {node}, will try to kill it",
+                    ObjectKey::of(&**pod)
+                );
                 if what == "failed" {
                     self.recorder.warning(&*set, reason, text);
                 } else {

@@ -1,7 +1,8 @@
 //! Which Nodes a DaemonSet's pods belong on.
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
+    Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
+    Toleration,
 };
 
 use crate::pods;
@@ -24,7 +25,9 @@ pub fn add_tolerations(spec: &mut PodSpec) {
     let tolerations = spec.tolerations.get_or_insert_default();
     for (key, effect) in TOLERATED.into_iter().chain(more) {
         let there = tolerations.iter().any(|t| {
-            t.key.as_deref() == Some(key) && t.effect.as_deref() == Some(effect) && t.operator.as_deref() == Some("Exists")
+            t.key.as_deref() == Some(key)
+                && t.effect.as_deref() == Some(effect)
+                && t.operator.as_deref() == Some("Exists")
         });
         if !there {
             tolerations.push(Toleration {
@@ -78,7 +81,10 @@ pub fn fits(set: &DaemonSet, node: &Node) -> (bool, bool) {
     let taints: Vec<_> = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).collect();
     let tolerations = spec.tolerations.as_deref().unwrap_or(&[]);
     let bears = |effect: &str| {
-        taints.iter().filter(|t| t.effect == effect).all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
+        taints
+            .iter()
+            .filter(|t| t.effect == effect)
+            .all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
     };
     (bears("NoExecute") && bears("NoSchedule"), bears("NoExecute"))
 }
@@ -133,7 +139,10 @@ mod tests {
     }
 
     fn node(spec: Value) -> Node {
-        serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cores": "8"}}, "spec": spec})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cores": "8"}}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -156,8 +165,18 @@ mod tests {
             (json!({"containers": []}), taint("mine", "NoExecute"), false, false),
             (json!({"containers": []}), taint("node.kubernetes.io/not-ready", "NoExecute"), true, true),
             (json!({"containers": []}), taint("node.kubernetes.io/unschedulable", "NoSchedule"), true, true),
-            (json!({"containers": []}), taint("node.kubernetes.io/network-unavailable", "NoSchedule"), false, true),
-            (json!({"containers": [], "hostNetwork": true}), taint("node.kubernetes.io/network-unavailable", "NoSchedule"), true, true),
+            (
+                json!({"containers": []}),
+                taint("node.kubernetes.io/network-unavailable", "NoSchedule"),
+                false,
+                true,
+            ),
+            (
+                json!({"containers": [], "hostNetwork": true}),
+                taint("node.kubernetes.io/network-unavailable", "NoSchedule"),
+                true,
+                true,
+            ),
         ] {
             assert_eq!(fits(&set(pod.clone()), &node(spec.clone())), (run, stay), "{pod} {spec}");
         }

@@ -118,7 +118,11 @@ fn place(seen: &Seen, now: Timestamp) -> Plan {
         }
         // One is enough; the oldest that runs stays, and beside it one of the new template while it surges.
         running.sort_by_key(|p| {
-            (pods::node_name(p).is_empty(), p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.metadata.name.clone())
+            (
+                pods::node_name(p).is_empty(),
+                p.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                p.metadata.name.clone(),
+            )
         });
         if surge == 0 {
             plan.delete.extend(running.into_iter().skip(1));
@@ -130,7 +134,9 @@ fn place(seen: &Seen, now: Timestamp) -> Plan {
         plan.delete.extend(old.into_iter().skip(usize::from(!new_serves)));
     }
     // Tied to Nodes that are no more.
-    plan.delete.extend(by_node.into_values().flatten().filter(|p| !pods::is_terminating(p) && pods::node_name(p).is_empty()));
+    plan.delete.extend(
+        by_node.into_values().flatten().filter(|p| !pods::is_terminating(p) && pods::node_name(p).is_empty()),
+    );
     plan
 }
 
@@ -153,7 +159,8 @@ fn update(seen: &Seen, plan: &mut Plan, now: Timestamp) {
         if !fits(&seen.set, node).0 {
             continue;
         }
-        let here: Vec<_> = by_node.get(&name).into_iter().flatten().filter(|p| !pods::is_terminal(p)).collect();
+        let here: Vec<_> =
+            by_node.get(&name).into_iter().flatten().filter(|p| !pods::is_terminal(p)).collect();
         let new = here.iter().find(|p| is_current(seen, p) && !pods::is_terminating(p));
         let old = here.iter().find(|p| !is_current(seen, p));
         match (new, old) {
@@ -207,14 +214,17 @@ fn status(seen: &Seen, now: Timestamp) -> DaemonSetStatus {
     };
     let (mut updated, mut available) = (0, 0);
     for node in &seen.nodes {
-        let here: Vec<_> = by_node.get(node.metadata.name.as_deref().unwrap_or("")).into_iter().flatten().collect();
+        let here: Vec<_> =
+            by_node.get(node.metadata.name.as_deref().unwrap_or("")).into_iter().flatten().collect();
         if !fits(&seen.set, node).0 {
             next.number_misscheduled += i32::from(!here.is_empty());
             continue;
         }
         next.desired_number_scheduled += 1;
         // The oldest speaks for the Node.
-        let oldest = here.iter().min_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), &p.metadata.name));
+        let oldest = here
+            .iter()
+            .min_by_key(|p| (p.metadata.creation_timestamp.as_ref().map(|t| t.0), &p.metadata.name));
         let Some(pod) = oldest else { continue };
         next.current_number_scheduled += 1;
         if pods::is_ready(pod) {
@@ -279,13 +289,17 @@ mod tests {
             let plan = plan(&seen(on_delete.clone(), &["a", "b"], pods), Timestamp::now());
             assert_eq!(plan.create, create, "{pods:?}");
             assert_eq!(names(&plan.delete), delete, "{pods:?}");
-            assert_eq!(plan.ended.iter().map(|(_, p)| p.metadata.name.as_deref().unwrap()).collect::<Vec<_>>(), ended);
+            assert_eq!(
+                plan.ended.iter().map(|(_, p)| p.metadata.name.as_deref().unwrap()).collect::<Vec<_>>(),
+                ended
+            );
         }
     }
 
     #[test]
     fn updates_keep_to_max_unavailable_and_take_broken_pods_first() {
-        let rolling = |n: i32| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": n, "maxSurge": 0}});
+        let rolling =
+            |n: i32| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": n, "maxSurge": 0}});
         for (limit, states, delete) in [
             (1, [("a", "old", "ready"), ("b", "old", "ready"), ("c", "old", "ready")], &["p0"][..]),
             (2, [("a", "old", "ready"), ("b", "old", "ready"), ("c", "old", "ready")], &["p0", "p1"]),
@@ -313,7 +327,8 @@ mod tests {
 
     #[test]
     fn status_and_pods() {
-        let seen = seen(json!({"type": "OnDelete"}), &["a", "b"], &[("a", "new", "ready"), ("b", "old", "unready")]);
+        let seen =
+            seen(json!({"type": "OnDelete"}), &["a", "b"], &[("a", "new", "ready"), ("b", "old", "unready")]);
         let status = plan(&seen, Timestamp::now()).status;
         assert_eq!(
             serde_json::to_value(&status).unwrap(),

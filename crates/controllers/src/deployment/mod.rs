@@ -21,7 +21,9 @@ use kube::{Api, Client};
 use machinery::label_selector::LabelSelector;
 
 use crate::context::{Context, PodsByController};
-use crate::framework::{Controller, Error, Next, Wakes, code, is_namespace_terminating, message, unless_gone};
+use crate::framework::{
+    Controller, Error, Next, Wakes, code, is_namespace_terminating, message, unless_gone,
+};
 use crate::ownership::{claim_all, controller_of};
 use crate::pods;
 use rollout::{Plan, Seen, plan};
@@ -51,9 +53,8 @@ impl DeploymentController {
     async fn observe(&self, deployment: Arc<Deployment>, selector: &LabelSelector) -> Result<Seen, Error> {
         let namespace = deployment.metadata.namespace.as_deref().unwrap_or("");
         let uid = deployment.metadata.uid.as_deref();
-        let ours = |set: &Arc<ReplicaSet>| {
-            controller_of(&set.metadata).is_none_or(|owner| Some(&*owner.uid) == uid)
-        };
+        let ours =
+            |set: &Arc<ReplicaSet>| controller_of(&set.metadata).is_none_or(|owner| Some(&*owner.uid) == uid);
         let candidates = self.sets.list_in(namespace).into_iter().filter(ours).collect();
         let sets = claim_all(&self.client, &*deployment, selector, candidates, &[]).await?;
         let sets: Vec<ReplicaSet> = sets.iter().map(|s| (**s).clone()).collect();
@@ -84,7 +85,13 @@ impl DeploymentController {
                     self.recorder.warning(&deployment, "ReplicaSetCreateError", text.clone());
                     if status::has_deadline(&deployment) {
                         let conditions = &mut deployment.status.get_or_insert_default().conditions;
-                        let failed = status::condition("Progressing", "False", "ReplicaSetCreateError", text, Timestamp::now());
+                        let failed = status::condition(
+                            "Progressing",
+                            "False",
+                            "ReplicaSetCreateError",
+                            text,
+                            Timestamp::now(),
+                        );
                         status::set(conditions, failed);
                         self.write_status(&deployment).await?;
                     }
@@ -95,7 +102,9 @@ impl DeploymentController {
         for set in &plan.update {
             let name = set.metadata.name.as_deref().unwrap_or("");
             // Carries the resourceVersion seen: two decisions on the same state cannot add up.
-            sets.replace(name, &PostParams::default(), set).await.map_err(Error::at("update a replica set"))?;
+            sets.replace(name, &PostParams::default(), set)
+                .await
+                .map_err(Error::at("update a replica set"))?;
         }
         for text in plan.events {
             tracing::debug!(text, "scaled");
@@ -115,7 +124,12 @@ impl DeploymentController {
         Ok(plan.next)
     }
 
-    async fn create(&self, api: &Api<ReplicaSet>, owner: &Deployment, set: &ReplicaSet) -> Result<Created, Error> {
+    async fn create(
+        &self,
+        api: &Api<ReplicaSet>,
+        owner: &Deployment,
+        set: &ReplicaSet,
+    ) -> Result<Created, Error> {
         match api.create(&PostParams::default(), set).await {
             Ok(_) => Ok(Created::Made),
             Err(error) if code(&error) == 409 => {

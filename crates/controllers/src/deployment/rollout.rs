@@ -74,7 +74,11 @@ pub fn plan(seen: &Seen, now: Timestamp) -> Plan {
             }
             work.count();
         } else {
-            if is_recreate(&work.deployment) { work.recreate(seen.old_pods_running) } else { work.roll() }
+            if is_recreate(&work.deployment) {
+                work.recreate(seen.old_pods_running)
+            } else {
+                work.roll()
+            }
             next = work.count_with_progress(&seen.deployment);
         }
     }
@@ -134,7 +138,10 @@ impl Work {
             };
             let conditions = &mut self.deployment.status.get_or_insert_default().conditions;
             if self.made || status::get(conditions, status::PROGRESSING).is_none() {
-                status::set(conditions, status::condition(status::PROGRESSING, "True", reason, text, self.now));
+                status::set(
+                    conditions,
+                    status::condition(status::PROGRESSING, "True", reason, text, self.now),
+                );
             }
         }
     }
@@ -301,7 +308,9 @@ impl Work {
 
     /// Removes the oldest empty sets beyond the history limit.
     fn clean_up(&mut self) {
-        let Some(limit) = self.deployment.spec.as_ref().and_then(|s| s.revision_history_limit) else { return };
+        let Some(limit) = self.deployment.spec.as_ref().and_then(|s| s.revision_history_limit) else {
+            return;
+        };
         if limit == i32::MAX {
             return;
         }
@@ -312,7 +321,10 @@ impl Work {
         for i in old.into_iter().take(surplus) {
             let set = &self.sets[i];
             let status = set.status.clone().unwrap_or_default();
-            if status.replicas == 0 && wanted(set) == 0 && set.metadata.generation <= status.observed_generation {
+            if status.replicas == 0
+                && wanted(set) == 0
+                && set.metadata.generation <= status.observed_generation
+            {
                 self.delete.push(set.clone());
             }
         }
@@ -327,7 +339,8 @@ impl Work {
         let new = self.new.map(|i| &self.sets[i]);
         let counted = status::counted(&self.deployment, &self.sets, new, self.now);
         let before = seen.status.clone().unwrap_or_default();
-        let (status, next) = status::with_progress(&self.deployment, &before, counted, &self.sets, new, self.now);
+        let (status, next) =
+            status::with_progress(&self.deployment, &before, counted, &self.sets, new, self.now);
         self.deployment.status = Some(status);
         next
     }

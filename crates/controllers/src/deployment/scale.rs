@@ -108,7 +108,8 @@ fn share(deployment: &Deployment, set: &ReplicaSet, to_add: i32, added: i32) -> 
     let fraction = if of == 0 {
         -size
     } else {
-        let noted = annotation(&set.metadata, MAX_REPLICAS).and_then(|v| v.parse::<i32>().ok()).filter(|n| *n != 0);
+        let noted =
+            annotation(&set.metadata, MAX_REPLICAS).and_then(|v| v.parse::<i32>().ok()).filter(|n| *n != 0);
         let before = noted.or_else(|| deployment.status.as_ref()?.replicas).unwrap_or(0);
         if before == 0 {
             return 0;

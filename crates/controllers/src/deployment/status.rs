@@ -24,7 +24,13 @@ pub fn has_deadline(deployment: &Deployment) -> bool {
     deadline(deployment).is_some()
 }
 
-pub fn condition(ty: &str, status: &str, reason: &str, message: String, now: Timestamp) -> DeploymentCondition {
+pub fn condition(
+    ty: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    now: Timestamp,
+) -> DeploymentCondition {
     DeploymentCondition {
         type_: ty.into(),
         status: status.into(),
@@ -35,7 +41,10 @@ pub fn condition(ty: &str, status: &str, reason: &str, message: String, now: Tim
     }
 }
 
-pub fn get<'a>(conditions: &'a Option<Vec<DeploymentCondition>>, ty: &str) -> Option<&'a DeploymentCondition> {
+pub fn get<'a>(
+    conditions: &'a Option<Vec<DeploymentCondition>>,
+    ty: &str,
+) -> Option<&'a DeploymentCondition> {
     conditions.as_ref()?.iter().find(|c| c.type_ == ty)
 }
 
@@ -77,13 +86,19 @@ pub fn note_pause(deployment: &mut Deployment, now: Timestamp) {
     if paused && !was_paused {
         set(conditions, condition(PROGRESSING, "Unknown", PAUSED, "Deployment is paused".into(), now));
     } else if !paused && was_paused {
-        let resumed = condition(PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".into(), now);
+        let resumed =
+            condition(PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".into(), now);
         set(conditions, resumed);
     }
 }
 
 /// Counts and availability; conditions about progress are as they were.
-pub fn counted(deployment: &Deployment, sets: &[ReplicaSet], new: Option<&ReplicaSet>, now: Timestamp) -> DeploymentStatus {
+pub fn counted(
+    deployment: &Deployment,
+    sets: &[ReplicaSet],
+    new: Option<&ReplicaSet>,
+    now: Timestamp,
+) -> DeploymentStatus {
     let before = deployment.status.clone().unwrap_or_default();
     let some = |n: i32| (n != 0).then_some(n);
     let actual = |set: &ReplicaSet| set.status.as_ref().map_or(0, |s| s.replicas);
@@ -115,7 +130,9 @@ pub fn counted(deployment: &Deployment, sets: &[ReplicaSet], new: Option<&Replic
 
 pub fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
     let all = replicas(deployment);
-    [status.updated_replicas, status.replicas, status.available_replicas].iter().all(|n| n.unwrap_or(0) == all)
+    [status.updated_replicas, status.replicas, status.available_replicas]
+        .iter()
+        .all(|n| n.unwrap_or(0) == all)
         && status.observed_generation >= deployment.metadata.generation
 }
 
@@ -127,7 +144,11 @@ fn is_progressing(before: &DeploymentStatus, after: &DeploymentStatus) -> bool {
         || after.available_replicas > before.available_replicas
 }
 
-fn deadline_left(deployment: &Deployment, status: &DeploymentStatus, now: Timestamp) -> Option<SignedDuration> {
+fn deadline_left(
+    deployment: &Deployment,
+    status: &DeploymentStatus,
+    now: Timestamp,
+) -> Option<SignedDuration> {
     let since = get(&status.conditions, PROGRESSING)?.last_update_time.as_ref()?.0;
     Some(SignedDuration::from_secs(deadline(deployment)?.into()) - now.duration_since(since))
 }
@@ -177,7 +198,8 @@ pub fn with_progress(
         Some(failure) => set(&mut status.conditions, failure),
         None => remove(&mut status.conditions, "ReplicaFailure"),
     }
-    let timed_out = get(&status.conditions, PROGRESSING).is_some_and(|c| c.reason.as_deref() == Some(TIMED_OUT));
+    let timed_out =
+        get(&status.conditions, PROGRESSING).is_some_and(|c| c.reason.as_deref() == Some(TIMED_OUT));
     let next = match deadline_left(deployment, &status, now) {
         Some(left) if !complete && !timed_out => {
             Next::After(Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1))
@@ -190,7 +212,8 @@ pub fn with_progress(
 /// What keeps a set from making pods; the current set's trouble before the others'.
 fn failure(sets: &[ReplicaSet], new: Option<&ReplicaSet>) -> Option<DeploymentCondition> {
     let of = |set: &ReplicaSet| {
-        let condition = set.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "ReplicaFailure")?.clone();
+        let condition =
+            set.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "ReplicaFailure")?.clone();
         Some(DeploymentCondition {
             type_: condition.type_,
             status: condition.status,

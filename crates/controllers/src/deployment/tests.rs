@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, DeploymentStrategy, ReplicaSet, ReplicaSetStatus,
-    RollingUpdateDeployment,
+    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, DeploymentStrategy, ReplicaSet,
+    ReplicaSetStatus, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
@@ -147,14 +147,18 @@ fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> &'a str {
 #[test]
 fn the_first_rollout_makes_one_numbered_set() {
     let mut sim = Sim::new(deployment("a", 3, "25%", "25%"));
-    sim.deployment.metadata.annotations = Some([("kubernetes.io/change-cause".to_owned(), "why".to_owned())].into());
+    sim.deployment.metadata.annotations =
+        Some([("kubernetes.io/change-cause".to_owned(), "why".to_owned())].into());
     let first = sim.step();
     let made = first.create.unwrap();
     let hash = made.metadata.labels.as_ref().unwrap()[HASH_LABEL].clone();
     assert_eq!(made.metadata.name.as_deref(), Some(&*format!("web-{hash}")));
     let spec = made.spec.as_ref().unwrap();
     assert_eq!(spec.selector.match_labels.as_ref().unwrap()[HASH_LABEL], hash);
-    assert_eq!(spec.template.as_ref().unwrap().metadata.as_ref().unwrap().labels.as_ref().unwrap()[HASH_LABEL], hash);
+    assert_eq!(
+        spec.template.as_ref().unwrap().metadata.as_ref().unwrap().labels.as_ref().unwrap()[HASH_LABEL],
+        hash
+    );
     assert_eq!(annotation(&made.metadata, REVISION), "1");
     assert_eq!(annotation(&made.metadata, DESIRED_REPLICAS), "3");
     assert_eq!(annotation(&made.metadata, MAX_REPLICAS), "4");
@@ -169,7 +173,10 @@ fn the_first_rollout_makes_one_numbered_set() {
     assert_eq!(sim.reason("Progressing"), "NewReplicaSetAvailable");
     assert_eq!(sim.reason("Available"), "MinimumReplicasAvailable");
     let status = sim.deployment.status.clone().unwrap();
-    assert_eq!((status.replicas, status.updated_replicas, status.unavailable_replicas), (Some(3), Some(3), None));
+    assert_eq!(
+        (status.replicas, status.updated_replicas, status.unavailable_replicas),
+        (Some(3), Some(3), None)
+    );
     let again = sim.step();
     assert_eq!(again.deployment.status, Some(status), "settled means nothing to write");
 }
@@ -246,7 +253,11 @@ fn a_stuck_rollout_keeps_the_old_pods_and_times_out() {
     sim.step();
     sim.pods_follow(&[&bad]);
     sim.step();
-    assert!(wanted(&sim.sets[1]) < 2 && wanted(&sim.sets[0]) == 3, "{:?}", sim.sets.iter().map(wanted).collect::<Vec<_>>());
+    assert!(
+        wanted(&sim.sets[1]) < 2 && wanted(&sim.sets[0]) == 3,
+        "{:?}",
+        sim.sets.iter().map(wanted).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -315,8 +326,10 @@ fn history_beyond_the_limit_goes() {
 #[test]
 fn failures_of_a_set_are_told_and_foreign_conditions_kept() {
     let mut sim = Sim::new(deployment("a", 1, "1", "0"));
-    let foreign = DeploymentCondition { type_: "Mine".into(), status: "True".into(), ..DeploymentCondition::default() };
-    sim.deployment.status = Some(DeploymentStatus { conditions: Some(vec![foreign]), ..DeploymentStatus::default() });
+    let foreign =
+        DeploymentCondition { type_: "Mine".into(), status: "True".into(), ..DeploymentCondition::default() };
+    sim.deployment.status =
+        Some(DeploymentStatus { conditions: Some(vec![foreign]), ..DeploymentStatus::default() });
     sim.step();
     sim.sets[0].status = Some(
         serde_json::from_value(serde_json::json!({"replicas": 0, "conditions": [
@@ -335,6 +348,10 @@ fn failures_of_a_set_are_told_and_foreign_conditions_kept() {
 fn percentages_round_as_told() {
     for (text, of, up, down) in [("25%", 10, 3, 2), ("0%", 10, 0, 0), ("100%", 3, 3, 3), ("33%", 3, 1, 0)] {
         let value = IntOrString::String(text.into());
-        assert_eq!((resolve(Some(&value), of, true), resolve(Some(&value), of, false)), (up, down), "{text} of {of}");
+        assert_eq!(
+            (resolve(Some(&value), of, true), resolve(Some(&value), of, false)),
+            (up, down),
+            "{text} of {of}"
+        );
     }
 }

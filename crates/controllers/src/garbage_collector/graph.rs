@@ -90,7 +90,8 @@ impl Graph {
     pub fn remove(&mut self, uid: &str) -> Vec<String> {
         self.unlink(uid);
         let owners = self.nodes.remove(uid).map(|n| n.owners).unwrap_or_default();
-        let waiting = owners.into_iter().map(|o| o.uid).filter(|o| self.get(o).is_some_and(Node::waits_for_dependents));
+        let waiting =
+            owners.into_iter().map(|o| o.uid).filter(|o| self.get(o).is_some_and(Node::waits_for_dependents));
         let mut wake: Vec<String> = waiting.collect();
         wake.extend(self.dependents.get(uid).into_iter().flatten().cloned());
         wake
@@ -112,7 +113,9 @@ impl Graph {
     fn is_suspect(&self, owner: &OwnerReference, dependent: &Node) -> bool {
         match self.get(&owner.uid) {
             None => true,
-            Some(node) => !is_same(node, owner, dependent) || node.waits_for_dependents() || node.orphans_dependents(),
+            Some(node) => {
+                !is_same(node, owner, dependent) || node.waits_for_dependents() || node.orphans_dependents()
+            }
         }
     }
 
@@ -184,14 +187,18 @@ mod tests {
             block_owner_deletion: Some(*blocks),
             ..OwnerReference::default()
         };
-        let meta = ObjectMeta { owner_references: Some(owners.iter().map(owner).collect()), ..ObjectMeta::default() };
+        let meta = ObjectMeta {
+            owner_references: Some(owners.iter().map(owner).collect()),
+            ..ObjectMeta::default()
+        };
         Node::new(0, ObjectKey::new("ns", name), &meta)
     }
 
     #[test]
     fn verdicts() {
         use Standing::*;
-        let s = |list: &[Standing]| list.iter().enumerate().map(|(i, s)| (i.to_string(), *s)).collect::<Vec<_>>();
+        let s =
+            |list: &[Standing]| list.iter().enumerate().map(|(i, s)| (i.to_string(), *s)).collect::<Vec<_>>();
         for (standings, dependents, verdict) in [
             (&[][..], false, Verdict::Keep),
             (&[Solid], false, Verdict::Keep),
@@ -212,7 +219,11 @@ mod tests {
         assert_eq!(g.set("d", node("d", &[("o", "owner", true)])), ["d"], "owner not seen yet");
         assert!(g.set("o", node("owner", &[])).is_empty());
         assert!(g.set("e", node("e", &[("o", "owner", false)])).is_empty(), "owner is there");
-        assert_eq!(g.set("x", node("x", &[("o", "other name", false)])), ["x"], "not what the reference means");
+        assert_eq!(
+            g.set("x", node("x", &[("o", "other name", false)])),
+            ["x"],
+            "not what the reference means"
+        );
         g.remove("x");
         assert_eq!(g.blocking("o"), ["d"]);
 

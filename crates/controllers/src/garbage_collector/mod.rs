@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use client::{EventType, Informers, ObjectKey, Recorder, Select, WorkQueue};
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 use serde_json::json;
@@ -91,7 +93,8 @@ impl GarbageCollector {
         {
             let mut state = lock(&self.state);
             state.watched.retain(|name, stop| {
-                let keep = wanted.contains_key(name) || discovered.stale.iter().any(|gv| name.starts_with(&**gv));
+                let keep =
+                    wanted.contains_key(name) || discovered.stale.iter().any(|gv| name.starts_with(&**gv));
                 if !keep {
                     stop.cancel();
                 }
@@ -121,7 +124,8 @@ impl GarbageCollector {
                     let uid = |meta: &Arc<Meta>| meta.metadata.uid.clone().unwrap_or_default();
                     let mut state = lock(&state);
                     let mut wake = Vec::new();
-                    let replaced = change.old.as_ref().filter(|old| change.new.as_ref().map(uid) != Some(uid(old)));
+                    let replaced =
+                        change.old.as_ref().filter(|old| change.new.as_ref().map(uid) != Some(uid(old)));
                     if let Some(old) = replaced {
                         wake.extend(state.graph.remove(&uid(old)));
                     }
@@ -147,7 +151,12 @@ impl GarbageCollector {
     }
 
     /// How the owner stands, by a live read unless the graph knows it to be there.
-    async fn standing(&self, owner: &OwnerReference, dependent: &Node, found: &Found) -> Result<Standing, Error> {
+    async fn standing(
+        &self,
+        owner: &OwnerReference,
+        dependent: &Node,
+        found: &Found,
+    ) -> Result<Standing, Error> {
         let resource = {
             let state = lock(&self.state);
             if let Some(node) = state.graph.get(&owner.uid)
@@ -220,7 +229,9 @@ impl GarbageCollector {
             return Ok(Next::Rest);
         }
         let live = api.get_metadata_opt(&node.key.name).await.map_err(Error::at("read an object"))?;
-        let Some(live) = live.filter(|l| l.metadata.uid.as_deref() == Some(uid)) else { return Ok(Next::Rest) };
+        let Some(live) = live.filter(|l| l.metadata.uid.as_deref() == Some(uid)) else {
+            return Ok(Next::Rest);
+        };
         let now = Node::new(node.resource, node.key.clone(), &live.metadata);
         let mut standings = Vec::new();
         for owner in &now.owners {
@@ -294,7 +305,7 @@ impl GarbageCollector {
         let patch = json!({"metadata": {
             "uid": live.uid,
             "resourceVersion": live.resource_version,
-            "ownerReferences": owners,
+            "ownerReferences": some(owners),
         }});
         let name = live.name.as_deref().unwrap_or("");
         let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
@@ -318,9 +329,17 @@ impl GarbageCollector {
         Ok(())
     }
 
-    async fn drop_finalizer(&self, api: &Api<Meta>, uid: &str, node: &Node, finalizer: &str) -> Result<Next, Error> {
+    async fn drop_finalizer(
+        &self,
+        api: &Api<Meta>,
+        uid: &str,
+        node: &Node,
+        finalizer: &str,
+    ) -> Result<Next, Error> {
         let live = api.get_metadata_opt(&node.key.name).await.map_err(Error::at("read an object"))?;
-        let Some(live) = live.filter(|l| l.metadata.uid.as_deref() == Some(uid)) else { return Ok(Next::Rest) };
+        let Some(live) = live.filter(|l| l.metadata.uid.as_deref() == Some(uid)) else {
+            return Ok(Next::Rest);
+        };
         let mut finalizers = live.metadata.finalizers.unwrap_or_default();
         if !finalizers.iter().any(|f| f == finalizer) {
             return Ok(Next::Rest);
@@ -328,7 +347,7 @@ impl GarbageCollector {
         finalizers.retain(|f| f != finalizer);
         let patch = json!({"metadata": {
             "resourceVersion": live.metadata.resource_version,
-            "finalizers": finalizers,
+            "finalizers": some(finalizers),
         }});
         let patched = api.patch(&node.key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         match patched {
@@ -337,6 +356,11 @@ impl GarbageCollector {
             Err(error) => Err(Error::at("remove a finalizer")(error)),
         }
     }
+}
+
+/// An empty list is written as none at all.
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|l| !l.is_empty())
 }
 
 /// Events come and go by themselves and own nothing.
@@ -352,8 +376,7 @@ impl Controller for GarbageCollector {
         let queue = wakes.queue();
         *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue.clone());
         queue.add(ObjectKey::cluster(DISCOVER));
-        let definitions =
-            self.informers.cache::<PartialObjectMeta<CustomResourceDefinition>>();
+        let definitions = self.informers.cache::<PartialObjectMeta<CustomResourceDefinition>>();
         let mut changes = definitions.changes();
         wakes.beside(async move {
             loop {

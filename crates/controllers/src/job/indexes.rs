@@ -43,7 +43,9 @@ mod tests {
 
     #[test]
     fn text_and_back() {
-        for (set, text) in [(&[][..], ""), (&[3], "3"), (&[1, 2], "1,2"), (&[1, 3, 4, 5, 7], "1,3-5,7"), (&[0, 1, 2], "0-2")] {
+        for (set, text) in
+            [(&[][..], ""), (&[3], "3"), (&[1, 2], "1,2"), (&[1, 3, 4, 5, 7], "1,3-5,7"), (&[0, 1, 2], "0-2")]
+        {
             let set: Indexes = set.iter().copied().collect();
             assert_eq!(format(&set), text);
             assert_eq!(parse(text, 100), set);

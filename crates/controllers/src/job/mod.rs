@@ -24,6 +24,7 @@ use machinery::label_selector::LabelSelector;
 use serde_json::json;
 
 use crate::context::{Context, PodsByController};
+use crate::expectations::{Expectations, UNSEEN};
 use crate::framework::{Controller, Error, Next, Wakes, code, unless_gone};
 use crate::ownership::{claim_all, controller_of};
 use crate::pod_writer::{PodWriter, creation};
@@ -42,6 +43,8 @@ pub struct JobController {
     jobs: Cache<Job>,
     pods: PodsByController,
     writer: PodWriter,
+    /// Pods whose count is in a status that the cache does not show yet would be missed.
+    status_writes: Expectations,
     failures: Mutex<HashMap<ObjectKey, Failures>>,
 }
 
@@ -55,6 +58,7 @@ impl JobController {
             recorder,
             jobs: context.informers.cache(),
             pods: context.pods.clone(),
+            status_writes: Expectations::default(),
             failures: Mutex::default(),
         }
     }
@@ -70,6 +74,7 @@ impl JobController {
     fn forget(&self, key: &ObjectKey) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.writer.expectations.forget(key);
+        self.status_writes.forget(key);
     }
 
     async fn release(&self, pod: &Pod) -> Result<(), Error> {
@@ -99,7 +104,8 @@ impl JobController {
         if spec.managed_by.as_deref().is_some_and(|m| m != MANAGED_BY_US) {
             return Ok(Next::Rest);
         }
-        let selector = LabelSelector::from_typed(&spec.selector.unwrap_or_default()).map_err(Error::Unfinished)?;
+        let selector =
+            LabelSelector::from_typed(&spec.selector.unwrap_or_default()).map_err(Error::Unfinished)?;
         let settled = self.writer.expectations.met(key, &self.pods.cache);
         let candidates = self.pods.candidates(job.metadata.uid.as_deref().unwrap_or(""), &key.namespace);
         let pods = if selector.is_empty() {
@@ -117,9 +123,10 @@ impl JobController {
             next.status = Some(plan.status);
             let api: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
             let written = api.replace_status(&key.name, &PostParams::default(), &next).await;
-            if unless_gone(written).map_err(Error::at("write the status"))?.is_none() {
+            let Some(written) = unless_gone(written).map_err(Error::at("write the status"))? else {
                 return Ok(Next::Rest);
-            }
+            };
+            self.status_writes.written(key, &written);
             for (good, reason, text) in plan.events {
                 let ty = if good { EventType::Normal } else { EventType::Warning };
                 self.recorder.event(&reference(&*job), ty, reason, text);
@@ -148,7 +155,10 @@ impl Controller for JobController {
                 return Vec::new();
             };
             if is_tracked(pod) {
-                return vec![ObjectKey::new(change.key.namespace.clone(), format!("{LOST_POD}{}", change.key.name))];
+                return vec![ObjectKey::new(
+                    change.key.namespace.clone(),
+                    format!("{LOST_POD}{}", change.key.name),
+                )];
             }
             if !pods::is_active(pod) {
                 return Vec::new();
@@ -168,6 +178,8 @@ impl Controller for JobController {
             let lost = |pod: &Pod| pod.metadata.name == name && controller_of(&pod.metadata).is_none();
             return self.release_lost(&key, lost).await;
         }
+        // Asked before the Job is read: what is read then has the last status.
+        let up_to_date = self.status_writes.met(&key, &self.jobs);
         let job = self.jobs.get(&key);
         let uid = job.as_ref().and_then(|j| j.metadata.uid.clone());
         let of_an_earlier_job = |pod: &Pod| {
@@ -175,6 +187,7 @@ impl Controller for JobController {
                 .is_some_and(|o| o.kind == "Job" && o.name == key.name && Some(&o.uid) != uid.as_ref())
         };
         match job {
+            Some(_) if !up_to_date => Ok(UNSEEN),
             Some(job) => self.sync(&key, job).await,
             None => {
                 self.forget(&key);

@@ -160,12 +160,18 @@ impl<'a> Work<'a> {
         let job = &seen.job;
         let spec = job.spec.clone().unwrap_or_default();
         let status = job.status.clone().unwrap_or_default();
-        let indexed = (spec.completion_mode.as_deref() == Some("Indexed")).then(|| spec.completions.unwrap_or(0));
-        let parse = |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or(""), indexed.unwrap_or(0));
+        let indexed =
+            (spec.completion_mode.as_deref() == Some("Indexed")).then(|| spec.completions.unwrap_or(0));
+        let parse =
+            |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or(""), indexed.unwrap_or(0));
         Self {
             now,
             active: seen.pods.iter().filter(|p| pods::is_active(p)).cloned().collect(),
-            terminating: seen.pods.iter().filter(|p| pods::is_terminating(p) && !pods::is_terminal(p)).count(),
+            terminating: seen
+                .pods
+                .iter()
+                .filter(|p| pods::is_terminating(p) && !pods::is_terminal(p))
+                .count(),
             indexed,
             succeeded_indexes: parse(&status.completed_indexes),
             failed_indexes: parse(&status.failed_indexes),
@@ -203,7 +209,8 @@ impl<'a> Work<'a> {
     /// Moves ended pods one step on their way into the numbers.
     fn count(&mut self) {
         let job = &self.seen.job;
-        let per_index = job.spec.as_ref().and_then(|s| s.backoff_limit_per_index).filter(|_| self.indexed.is_some());
+        let per_index =
+            job.spec.as_ref().and_then(|s| s.backoff_limit_per_index).filter(|_| self.indexed.is_some());
         let mut uncounted = self.plan.status.uncounted_terminated_pods.take().unwrap_or_default();
         let mut good = uncounted.succeeded.take().unwrap_or_default();
         let mut bad = uncounted.failed.take().unwrap_or_default();
@@ -310,7 +317,9 @@ impl<'a> Work<'a> {
             return fails("BackoffLimitExceeded", "Job has reached the specified backoff limit");
         }
         let started = self.plan.status.start_time.as_ref().map(|t| t.0);
-        if let (Some(deadline), Some(started), false) = (spec.active_deadline_seconds, started, self.suspended()) {
+        if let (Some(deadline), Some(started), false) =
+            (spec.active_deadline_seconds, started, self.suspended())
+        {
             let left = SignedDuration::from_secs(deadline) - self.now.duration_since(started);
             match Duration::try_from(left).ok().filter(|d| !d.is_zero()) {
                 Some(left) => self.plan.next = self.plan.next.sooner(Next::After(left)),
@@ -371,7 +380,8 @@ impl<'a> Work<'a> {
 
     /// The Job ends this way: running pods go first, then everything is counted, then it is over.
     fn wind_up(&mut self, verdict: Verdict) {
-        let (interim, last) = if verdict.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
+        let (interim, last) =
+            if verdict.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
         if !is_true(&self.plan.status, interim) {
             self.set(interim, true, &verdict.reason, verdict.message.clone());
         }
@@ -379,7 +389,8 @@ impl<'a> Work<'a> {
             self.plan.delete = self.active.iter().take(BURST).cloned().collect();
         }
         let uncounted = self.plan.status.uncounted_terminated_pods.clone().unwrap_or_default();
-        let all_counted = uncounted.succeeded.is_none() && uncounted.failed.is_none() && self.plan.release.is_empty();
+        let all_counted =
+            uncounted.succeeded.is_none() && uncounted.failed.is_none() && self.plan.release.is_empty();
         if !self.active.is_empty() || self.terminating > 0 || !all_counted {
             return;
         }
@@ -457,7 +468,9 @@ impl<'a> Work<'a> {
                     .collect();
                 (0..completions)
                     .filter(|i| {
-                        !taken.contains(i) && !self.succeeded_indexes.contains(i) && !self.failed_indexes.contains(i)
+                        !taken.contains(i)
+                            && !self.succeeded_indexes.contains(i)
+                            && !self.failed_indexes.contains(i)
                     })
                     .take(missing)
                     .map(|i| template::pod(job, Some((i, self.failures_before(i)))))
@@ -472,7 +485,8 @@ impl<'a> Work<'a> {
             self.seen.pods.iter().filter(|p| template::index_of(p) == Some(index)).collect();
         let last = of_index.iter().find(|p| template::is_last(p, &of_index));
         last.map_or(0, |pod| {
-            let more = has_failed(&self.seen.job, pod) && policy::judge(&self.seen.job, pod) != Failure::Ignore;
+            let more =
+                has_failed(&self.seen.job, pod) && policy::judge(&self.seen.job, pod) != Failure::Ignore;
             template::failures_of(pod) + i32::from(more)
         })
     }
@@ -513,7 +527,8 @@ impl<'a> Work<'a> {
         let going = self.plan.delete.len();
         let active = self.active.len().saturating_sub(going) + self.plan.create.len();
         let ready = self.active.iter().filter(|p| pods::is_ready(p));
-        let ready = ready.filter(|p| !self.plan.delete.iter().any(|d| d.metadata.uid == p.metadata.uid)).count();
+        let ready =
+            ready.filter(|p| !self.plan.delete.iter().any(|d| d.metadata.uid == p.metadata.uid)).count();
         self.plan.status.active = Some(number(active)).filter(|n| *n > 0);
         self.plan.status.ready = Some(number(ready));
         self.plan.status.terminating = Some(number(self.terminating + going));

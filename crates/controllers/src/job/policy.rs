@@ -38,12 +38,15 @@ fn matches(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
     let name = pod.metadata.name.as_deref().unwrap_or("");
     if let Some(codes) = &rule.on_exit_codes {
         let (container, code) = exit_code(codes, pod)?;
-        return Some(format!("Container {container} for pod {namespace}/{name} failed with exit code {code}"));
+        return Some(format!(
+            "Container {container} for pod {namespace}/{name} failed with exit code {code}"
+        ));
     }
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let condition = conditions.into_iter().find(|condition| {
         rule.on_pod_conditions.iter().flatten().any(|pattern| {
-            pattern.type_ == condition.type_ && pattern.status.as_deref().unwrap_or("True") == condition.status
+            pattern.type_ == condition.type_
+                && pattern.status.as_deref().unwrap_or("True") == condition.status
         })
     })?;
     Some(format!("Pod {namespace}/{name} has condition {}", condition.type_))
@@ -78,7 +81,9 @@ pub fn success(job: &Job, succeeded: &Indexes) -> Option<usize> {
 /// Whether pods are replaced only once they have really failed, and not already while they terminate.
 pub fn only_replaces_failed(job: &Job) -> bool {
     let spec = job.spec.as_ref();
-    spec.is_some_and(|s| s.pod_replacement_policy.as_deref() == Some("Failed") || s.pod_failure_policy.is_some())
+    spec.is_some_and(|s| {
+        s.pod_replacement_policy.as_deref() == Some("Failed") || s.pod_failure_policy.is_some()
+    })
 }
 
 /// Whether the pod counts as failed.
@@ -98,11 +103,12 @@ mod tests {
 
     #[test]
     fn the_first_matching_rule_decides() {
-        let job: Job = serde_json::from_value(json!({"spec": {"template": {}, "podFailurePolicy": {"rules": [
+        let job: Job =
+            serde_json::from_value(json!({"spec": {"template": {}, "podFailurePolicy": {"rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": "main", "operator": "In", "values": [42]}},
             {"action": "FailIndex", "onExitCodes": {"operator": "NotIn", "values": [1, 42]}}]}}}))
-        .unwrap();
+            .unwrap();
         let pod = |disrupted: bool, code: i32| -> Pod {
             let status = if disrupted { "True" } else { "False" };
             serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "p"}, "status": {"phase": "Failed",
@@ -115,7 +121,8 @@ mod tests {
         assert_eq!(
             judge(&job, &pod(false, 42)),
             Failure::FailJob(
-                "Container main for pod ns/p failed with exit code 42 matching FailJob rule at index 1".into()
+                "Container main for pod ns/p failed with exit code 42 matching FailJob rule at index 1"
+                    .into()
             )
         );
         assert_eq!(judge(&job, &pod(false, 1)), Failure::Count);
@@ -126,7 +133,10 @@ mod tests {
     #[test]
     fn success_policy_rules() {
         let job = |rule: serde_json::Value| -> Job {
-            serde_json::from_value(json!({"spec": {"template": {}, "completions": 5, "successPolicy": {"rules": [rule]}}})).unwrap()
+            serde_json::from_value(
+                json!({"spec": {"template": {}, "completions": 5, "successPolicy": {"rules": [rule]}}}),
+            )
+            .unwrap()
         };
         let done: Indexes = [0, 2].into();
         for (rule, met) in [

@@ -17,7 +17,8 @@ fn at(seconds: i64) -> Timestamp {
 fn job(spec: Value) -> Job {
     let mut whole = json!({"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c"}]}}, "backoffLimit": 6});
     whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job"}, "spec": whole})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job"}, "spec": whole}))
+        .unwrap()
 }
 
 /// A Job with pods that end as told; writes happen in the order in which the controller makes them.
@@ -32,7 +33,14 @@ struct Sim {
 
 impl Sim {
     fn new(spec: Value) -> Self {
-        Self { job: job(spec), pods: Vec::new(), failures: Failures::default(), clock: 0, made: 0, events: Vec::new() }
+        Self {
+            job: job(spec),
+            pods: Vec::new(),
+            failures: Failures::default(),
+            clock: 0,
+            made: 0,
+            events: Vec::new(),
+        }
     }
 
     fn step(&mut self) -> Plan {
@@ -55,7 +63,8 @@ impl Sim {
         for mut pod in plan.create.clone() {
             self.made += 1;
             pod.metadata.uid = Some(format!("u{}", self.made));
-            pod.metadata.name = Some(format!("{}{}", pod.metadata.generate_name.as_deref().unwrap(), self.made));
+            pod.metadata.name =
+                Some(format!("{}{}", pod.metadata.generate_name.as_deref().unwrap(), self.made));
             pod.metadata.creation_timestamp = Some(crate::pods::whole_seconds(at(self.clock)));
             pod.status.get_or_insert_default().phase = Some("Running".into());
             self.pods.push(pod);
@@ -96,7 +105,11 @@ impl Sim {
 
     fn conditions(&self) -> Vec<(String, String)> {
         let conditions = self.status().conditions.unwrap_or_default();
-        conditions.into_iter().filter(|c| c.status == "True").map(|c| (c.type_, c.reason.unwrap_or_default())).collect()
+        conditions
+            .into_iter()
+            .filter(|c| c.status == "True")
+            .map(|c| (c.type_, c.reason.unwrap_or_default()))
+            .collect()
     }
 }
 
@@ -110,7 +123,10 @@ fn a_job_runs_to_completion_and_counts_each_pod_once() {
     sim.settle();
     assert_eq!(sim.running().len(), 2);
     assert!(sim.pods.iter().all(|p| p.metadata.finalizers.as_ref().unwrap().contains(&FINALIZER.to_owned())));
-    assert_eq!((sim.status().active, sim.status().ready, sim.status().terminating), (Some(2), Some(0), Some(0)));
+    assert_eq!(
+        (sim.status().active, sim.status().ready, sim.status().terminating),
+        (Some(2), Some(0), Some(0))
+    );
     sim.end(0, "Succeeded");
     sim.settle();
     assert_eq!((sim.running().len(), sim.status().succeeded), (2, Some(1)));
@@ -121,9 +137,15 @@ fn a_job_runs_to_completion_and_counts_each_pod_once() {
     assert_eq!(sim.settle(), Next::Rest);
     assert_eq!(sim.made, 3);
     let status = sim.status();
-    assert_eq!((status.succeeded, status.failed, status.active, status.ready, status.terminating), (Some(3), None, None, Some(0), Some(0)));
+    assert_eq!(
+        (status.succeeded, status.failed, status.active, status.ready, status.terminating),
+        (Some(3), None, None, Some(0), Some(0))
+    );
     assert!(status.completion_time.is_some());
-    assert_eq!(sim.conditions(), named(&[("SuccessCriteriaMet", "CompletionsReached"), ("Complete", "CompletionsReached")]));
+    assert_eq!(
+        sim.conditions(),
+        named(&[("SuccessCriteriaMet", "CompletionsReached"), ("Complete", "CompletionsReached")])
+    );
     assert_eq!(sim.events, ["Completed"]);
     assert!(sim.pods.iter().all(|p| p.metadata.finalizers.is_none()));
     let uncounted = status.uncounted_terminated_pods.unwrap();
@@ -158,14 +180,22 @@ fn failures_back_off_and_then_fail_the_job() {
     }
     sim.end_all("Failed");
     sim.settle();
-    assert_eq!(sim.conditions(), named(&[("FailureTarget", "BackoffLimitExceeded"), ("Failed", "BackoffLimitExceeded")]));
-    assert_eq!(condition(&sim.status(), "Failed").unwrap().message.as_deref(), Some("Job has reached the specified backoff limit"));
+    assert_eq!(
+        sim.conditions(),
+        named(&[("FailureTarget", "BackoffLimitExceeded"), ("Failed", "BackoffLimitExceeded")])
+    );
+    assert_eq!(
+        condition(&sim.status(), "Failed").unwrap().message.as_deref(),
+        Some("Job has reached the specified backoff limit")
+    );
     assert_eq!((sim.status().failed, sim.events.clone()), (Some(3), vec!["BackoffLimitExceeded"]));
 }
 
 #[test]
 fn a_deadline_deletes_what_runs_before_the_job_has_failed() {
-    let mut sim = Sim::new(json!({"parallelism": 2, "completions": 2, "activeDeadlineSeconds": 30, "podReplacementPolicy": "Failed"}));
+    let mut sim = Sim::new(
+        json!({"parallelism": 2, "completions": 2, "activeDeadlineSeconds": 30, "podReplacementPolicy": "Failed"}),
+    );
     assert_eq!(sim.settle(), Next::After(Duration::from_secs(30)));
     sim.clock += 30;
     sim.settle();
@@ -173,7 +203,10 @@ fn a_deadline_deletes_what_runs_before_the_job_has_failed() {
     assert_eq!((sim.status().active, sim.status().terminating), (None, Some(2)));
     sim.end_all("Failed");
     sim.settle();
-    assert_eq!(sim.conditions(), named(&[("FailureTarget", "DeadlineExceeded"), ("Failed", "DeadlineExceeded")]));
+    assert_eq!(
+        sim.conditions(),
+        named(&[("FailureTarget", "DeadlineExceeded"), ("Failed", "DeadlineExceeded")])
+    );
     assert!(sim.pods.is_empty());
 }
 
@@ -191,7 +224,8 @@ fn an_indexed_job_gives_each_index_a_pod() {
     sim.settle();
     sim.clock += 10;
     sim.settle();
-    let mut indexes: Vec<_> = sim.running().iter().map(|i| template::index_of(&sim.pods[*i]).unwrap()).collect();
+    let mut indexes: Vec<_> =
+        sim.running().iter().map(|i| template::index_of(&sim.pods[*i]).unwrap()).collect();
     indexes.sort_unstable();
     assert_eq!(indexes, [0, 2, 3]);
     assert_eq!(sim.status().completed_indexes.as_deref(), Some("1"));
@@ -203,8 +237,10 @@ fn an_indexed_job_gives_each_index_a_pod() {
 
 #[test]
 fn each_index_has_its_own_backoff_limit() {
-    let mut sim = Sim::new(json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
-        "backoffLimit": 2147483647}));
+    let mut sim = Sim::new(
+        json!({"parallelism": 2, "completions": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
+        "backoffLimit": 2147483647}),
+    );
     sim.settle();
     sim.end(0, "Failed");
     sim.end(1, "Succeeded");
@@ -258,18 +294,27 @@ fn a_pod_failure_policy_can_end_the_job_or_ignore() {
     let policy = json!({"rules": [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}]});
-    let mut sim = Sim::new(json!({"parallelism": 1, "completions": 1, "backoffLimit": 0, "podFailurePolicy": policy}));
+    let mut sim =
+        Sim::new(json!({"parallelism": 1, "completions": 1, "backoffLimit": 0, "podFailurePolicy": policy}));
     sim.settle();
-    sim.pods[0].status = serde_json::from_value(json!({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}]})).unwrap();
+    sim.pods[0].status = serde_json::from_value(
+        json!({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}]}),
+    )
+    .unwrap();
     sim.settle();
     sim.clock += 1000;
     sim.settle();
     assert_eq!((sim.running().len(), sim.status().failed), (1, None), "an ignored failure is made good");
     let last = sim.running()[0];
-    sim.pods[last].status = serde_json::from_value(json!({"phase": "Failed", "containerStatuses": [{"name": "c", "image": "",
-        "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 42}}}]})).unwrap();
+    sim.pods[last].status =
+        serde_json::from_value(json!({"phase": "Failed", "containerStatuses": [{"name": "c", "image": "",
+        "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 42}}}]}))
+        .unwrap();
     sim.settle();
-    assert_eq!(sim.conditions(), named(&[("FailureTarget", "PodFailurePolicy"), ("Failed", "PodFailurePolicy")]));
+    assert_eq!(
+        sim.conditions(),
+        named(&[("FailureTarget", "PodFailurePolicy"), ("Failed", "PodFailurePolicy")])
+    );
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
     }
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let status = job.status.as_ref()?;
-    let finished = ["Complete", "Failed"].iter().find_map(|ty| condition(status, ty).filter(|c| c.status == "True"))?;
+    let finished =
+        ["Complete", "Failed"].iter().find_map(|ty| condition(status, ty).filter(|c| c.status == "True"))?;
     let at = finished.last_transition_time.as_ref()?.0;
     let left = SignedDuration::from_secs(ttl.into()) - now.duration_since(at);
     Some(Duration::try_from(left).unwrap_or_default())
@@ -84,8 +85,10 @@ mod tests {
     #[test]
     fn only_finished_jobs_with_a_ttl_go() {
         let job = |ttl: Option<i32>, ty: &str| -> Job {
-            serde_json::from_value(json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": [
-                {"type": ty, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}))
+            serde_json::from_value(
+                json!({"spec": {"template": {}, "ttlSecondsAfterFinished": ttl}, "status": {"conditions": [
+                {"type": ty, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}),
+            )
             .unwrap()
         };
         let now: Timestamp = "2026-01-01T00:00:10Z".parse().unwrap();

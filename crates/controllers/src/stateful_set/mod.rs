@@ -16,7 +16,10 @@ use kube::{Api, Client};
 use machinery::label_selector::LabelSelector;
 
 use crate::context::{Context, PodsByController};
-use crate::framework::{Controller, Error, Next, Wakes, code, is_namespace_terminating, message, unless_gone};
+use crate::expectations::{Expectations, UNSEEN};
+use crate::framework::{
+    Controller, Error, Next, Wakes, code, is_namespace_terminating, message, unless_gone,
+};
 use crate::ownership::{claim_all, controller_of};
 use crate::pods;
 use crate::revisions::{History, Updated, template_in};
@@ -30,6 +33,9 @@ pub struct StatefulSetController {
     sets: Cache<StatefulSet>,
     pods: PodsByController,
     history: History,
+    /// Writes that the caches do not show yet: pods, and the status that says how far an update is.
+    pod_writes: Expectations,
+    status_writes: Expectations,
 }
 
 impl StatefulSetController {
@@ -41,6 +47,8 @@ impl StatefulSetController {
             sets: context.informers.cache(),
             pods: context.pods.clone(),
             history: History::new(context.client.clone(), context.informers.cache()),
+            pod_writes: Expectations::default(),
+            status_writes: Expectations::default(),
         }
     }
 
@@ -48,7 +56,9 @@ impl StatefulSetController {
         let key = ObjectKey::of(set);
         let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &key.namespace);
         let written = api.replace_status(&key.name, &PostParams::default(), set).await;
-        unless_gone(written).map_err(Error::at("write the status"))?;
+        if let Some(written) = unless_gone(written).map_err(Error::at("write the status"))? {
+            self.status_writes.written(&key, &written);
+        }
         Ok(())
     }
 
@@ -57,7 +67,11 @@ impl StatefulSetController {
         let of = identity::set_name(set);
         let title = if verb == "create" { "Create" } else { "Delete" };
         let (ty, reason, text) = match result {
-            Ok(()) => (EventType::Normal, format!("Successful{title}"), format!("{verb} {what} in StatefulSet {of} successful")),
+            Ok(()) => (
+                EventType::Normal,
+                format!("Successful{title}"),
+                format!("{verb} {what} in StatefulSet {of} successful"),
+            ),
             Err(error) => (
                 EventType::Warning,
                 format!("Failed{title}"),
@@ -86,7 +100,8 @@ impl StatefulSetController {
         }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         match api.create(&PostParams::default(), pod).await {
-            Ok(_) => {
+            Ok(made) => {
+                self.pod_writes.written(&key, &made);
                 self.tell(set, "create", &format!("Pod {name}"), Ok(()));
                 Ok(())
             }
@@ -105,6 +120,7 @@ impl StatefulSetController {
         let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         match api.delete(&key.name, &DeleteParams::default().preconditions(same)).await {
             Ok(_) => {
+                self.pod_writes.deleted(&ObjectKey::of(set), pod);
                 self.tell(set, "delete", &format!("Pod {}", key.name), Ok(()));
                 Ok(())
             }
@@ -126,11 +142,13 @@ impl Controller for StatefulSetController {
         wakes.owner_of(self.history.cache(), "StatefulSet");
         let sets = self.sets.clone();
         wakes.on(&self.pods.cache, move |change| {
-            let orphan = change.new.as_ref().filter(|p| controller_of(&p.metadata).is_none() && pods::is_active(p));
+            let orphan =
+                change.new.as_ref().filter(|p| controller_of(&p.metadata).is_none() && pods::is_active(p));
             let Some(pod) = orphan else { return Vec::new() };
             let adopts = |set: &Arc<StatefulSet>| {
                 let selector = LabelSelector::from_typed(&set.spec.as_ref()?.selector).ok()?;
-                let fits = selector.matches_optional(pod.metadata.labels.as_ref()) && ordinal_of(set, pod).is_some();
+                let fits =
+                    selector.matches_optional(pod.metadata.labels.as_ref()) && ordinal_of(set, pod).is_some();
                 (!selector.is_empty() && fits).then(|| ObjectKey::of(&**set))
             };
             sets.list_in(&change.key.namespace).iter().filter_map(adopts).collect()
@@ -138,7 +156,16 @@ impl Controller for StatefulSetController {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(set) = self.sets.get(&key) else { return Ok(Next::Rest) };
+        // Asked before anything is read: what is read then has it.
+        let seen = self.pod_writes.met(&key, &self.pods.cache) && self.status_writes.met(&key, &self.sets);
+        let Some(set) = self.sets.get(&key) else {
+            self.pod_writes.forget(&key);
+            self.status_writes.forget(&key);
+            return Ok(Next::Rest);
+        };
+        if !seen {
+            return Ok(UNSEEN);
+        }
         let Some(spec) = &set.spec else { return Ok(Next::Rest) };
         let selector = LabelSelector::from_typed(&spec.selector).map_err(Error::Unfinished)?;
         if selector.is_empty() {
@@ -150,12 +177,16 @@ impl Controller for StatefulSetController {
         let pods = claim_all(&self.client, &*set, &selector, candidates, &[]).await?;
         let mut revisions = self.history.of(&*set, &selector).await?;
         let status = set.status.clone().unwrap_or_default();
-        let updated = self.history.bring_up_to_date(&*set, &spec.template, status.collision_count, &mut revisions).await?;
+        let updated = self
+            .history
+            .bring_up_to_date(&*set, &spec.template, status.collision_count, &mut revisions)
+            .await?;
         let update = match updated {
             Updated::To(revision) => revision,
             Updated::Collision => {
                 let mut next = (*set).clone();
-                next.status.get_or_insert_default().collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+                next.status.get_or_insert_default().collision_count =
+                    Some(status.collision_count.unwrap_or(0) + 1);
                 self.write_status(&next).await?;
                 return Err(Error::Unfinished("name collision of a revision".into()));
             }
@@ -191,7 +222,9 @@ impl Controller for StatefulSetController {
         result?;
         let in_use = |revision: &ControllerRevision| {
             let name = name(revision);
-            name == seen.current.0 || name == seen.update.0 || seen.pods.iter().any(|p| revision_of(p) == name)
+            name == seen.current.0
+                || name == seen.update.0
+                || seen.pods.iter().any(|p| revision_of(p) == name)
         };
         self.history.clean_up(&revisions, spec.revision_history_limit.unwrap_or(10), in_use).await?;
         Ok(plan.next)

@@ -93,9 +93,13 @@ impl Work<'_> {
 
     fn status(&self) -> StatefulSetStatus {
         let before = self.seen.set.status.clone().unwrap_or_default();
-        let all: Vec<&Arc<Pod>> = self.replicas.iter().filter_map(|(_, p)| p.as_ref()).chain(&self.condemned).collect();
-        let count = |keep: &dyn Fn(&Pod) -> bool| i32::try_from(all.iter().filter(|p| keep(p)).count()).unwrap_or(0);
-        let of = |revision: &str| count(&|p| is_created(p) && !pods::is_terminating(p) && revision_of(p) == revision);
+        let all: Vec<&Arc<Pod>> =
+            self.replicas.iter().filter_map(|(_, p)| p.as_ref()).chain(&self.condemned).collect();
+        let count =
+            |keep: &dyn Fn(&Pod) -> bool| i32::try_from(all.iter().filter(|p| keep(p)).count()).unwrap_or(0);
+        let of = |revision: &str| {
+            count(&|p| is_created(p) && !pods::is_terminating(p) && revision_of(p) == revision)
+        };
         let some = |n: i32| (n != 0).then_some(n);
         let (current, update) = (&self.seen.current.0, &self.seen.update.0);
         StatefulSetStatus {
@@ -129,7 +133,10 @@ impl Work<'_> {
     fn new_pod(&self, ordinal: i32) -> Pod {
         let status = self.seen.set.status.clone().unwrap_or_default();
         let has_partition = self.seen.set.spec.as_ref().is_some_and(|s| {
-            s.update_strategy.as_ref().and_then(|u| u.rolling_update.as_ref()?.partition).is_some_and(|p| p > 0)
+            s.update_strategy
+                .as_ref()
+                .and_then(|u| u.rolling_update.as_ref()?.partition)
+                .is_some_and(|p| p > 0)
         });
         let first = start(&self.seen.set);
         let stays = match self.rolling() {
@@ -161,7 +168,8 @@ impl Work<'_> {
                 }
                 continue;
             }
-            let blocked = !self.is_available(&pod) && first_unhealthy.is_some() && pod.metadata.uid != first_unhealthy;
+            let blocked =
+                !self.is_available(&pod) && first_unhealthy.is_some() && pod.metadata.uid != first_unhealthy;
             if self.in_order && blocked {
                 return Err(Wait);
             }
@@ -212,7 +220,9 @@ impl Work<'_> {
         let first = start(&self.seen.set);
         let mut unavailable = 0;
         if most_unavailable > 1 {
-            let down = |p: &Option<Arc<Pod>>| p.as_ref().is_none_or(|p| !self.is_available(p) || pods::is_terminating(p));
+            let down = |p: &Option<Arc<Pod>>| {
+                p.as_ref().is_none_or(|p| !self.is_available(p) || pods::is_terminating(p))
+            };
             unavailable = self.replicas.iter().filter(|(_, p)| down(p)).count();
         }
         let mut room = usize::try_from(most_unavailable).unwrap_or(1).saturating_sub(unavailable);
@@ -245,8 +255,10 @@ impl Work<'_> {
         let wanted = i32::try_from(self.replicas.len()).unwrap_or(0);
         let status = &mut self.plan.status;
         let all = |n: Option<i32>| n.unwrap_or(0) == wanted;
-        let rolling = self.seen.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()?.type_.as_deref()) != Some("OnDelete");
-        if rolling && all(status.updated_replicas) && all(status.ready_replicas) && status.replicas == wanted {
+        let rolling = self.seen.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()?.type_.as_deref())
+            != Some("OnDelete");
+        if rolling && all(status.updated_replicas) && all(status.ready_replicas) && status.replicas == wanted
+        {
             status.current_replicas = status.updated_replicas;
             status.current_revision.clone_from(&status.update_revision);
         }
@@ -270,14 +282,18 @@ mod tests {
             let mut whole = json!({"selector": {"matchLabels": {"a": "b"}}, "serviceName": "svc",
                 "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}});
             whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-            let set = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": whole})).unwrap();
+            let set = serde_json::from_value(
+                json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": whole}),
+            )
+            .unwrap();
             Self { set, pods: Vec::new(), revisions: vec!["web-1".into()] }
         }
 
         fn step(&mut self) -> Plan {
             let template = self.set.spec.clone().unwrap().template;
             let update = self.revisions.last().unwrap().clone();
-            let current = self.set.status.as_ref().and_then(|s| s.current_revision.clone()).unwrap_or(update.clone());
+            let current =
+                self.set.status.as_ref().and_then(|s| s.current_revision.clone()).unwrap_or(update.clone());
             let seen = Seen {
                 set: self.set.clone(),
                 pods: self.pods.iter().cloned().map(Arc::new).collect(),
@@ -298,7 +314,8 @@ mod tests {
         fn up(&mut self, name: &str, phase: &str) {
             let pod = self.pods.iter_mut().find(|p| p.metadata.name.as_deref() == Some(name)).unwrap();
             pod.status = serde_json::from_value(json!({"phase": phase, "conditions": [
-                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]})).unwrap();
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}))
+            .unwrap();
         }
 
         fn all_up(&mut self) {
@@ -347,7 +364,10 @@ mod tests {
         assert_eq!(sim.names(), ["web-0", "web-1"]);
         sim.settle();
         let status = sim.status();
-        assert_eq!((status.replicas, status.ready_replicas, status.current_replicas, status.updated_replicas), (3, Some(3), Some(3), Some(3)));
+        assert_eq!(
+            (status.replicas, status.ready_replicas, status.current_replicas, status.updated_replicas),
+            (3, Some(3), Some(3), Some(3))
+        );
         sim.set.spec.as_mut().unwrap().replicas = Some(1);
         sim.step();
         assert_eq!(sim.names(), ["web-0", "web-1"]);
@@ -359,7 +379,8 @@ mod tests {
 
     #[test]
     fn parallel_waits_for_nobody() {
-        let mut sim = Sim::new(json!({"replicas": 3, "podManagementPolicy": "Parallel", "ordinals": {"start": 5}}));
+        let mut sim =
+            Sim::new(json!({"replicas": 3, "podManagementPolicy": "Parallel", "ordinals": {"start": 5}}));
         sim.step();
         assert_eq!(sim.names(), ["web-5", "web-6", "web-7"]);
     }
@@ -379,7 +400,9 @@ mod tests {
 
     #[test]
     fn updates_go_from_the_top_one_by_one_down_to_the_partition() {
-        let mut sim = Sim::new(json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}));
+        let mut sim = Sim::new(
+            json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}),
+        );
         sim.settle();
         sim.revisions.push("web-2".into());
         assert_eq!(sim.step().delete[0].metadata.name.as_deref(), Some("web-2"));
@@ -389,7 +412,10 @@ mod tests {
         sim.settle();
         assert_eq!(sim.revisions(), ["web-1", "web-2", "web-2"]);
         let status = sim.status();
-        assert_eq!((status.current_revision.as_deref(), status.current_replicas, status.updated_replicas), (Some("web-1"), Some(1), Some(2)));
+        assert_eq!(
+            (status.current_revision.as_deref(), status.current_replicas, status.updated_replicas),
+            (Some("web-1"), Some(1), Some(2))
+        );
         // A pod below the partition comes back as it was.
         sim.pods.retain(|p| p.metadata.name.as_deref() != Some("web-0"));
         sim.settle();
@@ -415,12 +441,17 @@ mod tests {
 
     #[test]
     fn pods_have_their_name_labels_and_claims() {
-        let mut sim = Sim::new(json!({"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}));
+        let mut sim = Sim::new(
+            json!({"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}),
+        );
         let pod = sim.step().create.remove(0);
         let claims = identity::claims(&sim.set, &pod);
         assert_eq!(claims[0].metadata.name.as_deref(), Some("data-web-0"));
         let pod = serde_json::to_value(&pod).unwrap();
-        assert_eq!(pod["spec"]["volumes"], json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-web-0"}}]));
+        assert_eq!(
+            pod["spec"]["volumes"],
+            json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-web-0"}}])
+        );
         assert_eq!((&pod["spec"]["hostname"], &pod["spec"]["subdomain"]), (&json!("web-0"), &json!("svc")));
         assert_eq!(
             pod["metadata"]["labels"],

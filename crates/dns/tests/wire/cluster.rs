@@ -52,14 +52,19 @@ impl Cluster {
     /// Has to be called inside the runtime that uses it.
     pub fn client(&self) -> kube::Client {
         let cluster = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| -> BoxFuture<'static, Result<Reply, BoxError>> {
-            let cluster = cluster.clone();
-            Box::pin(async move {
-                let (parts, body) = request.into_parts();
-                let body = body.collect_bytes().await?;
-                Ok(cluster.answer(&parts.method, &parts.uri, serde_json::from_slice(&body).unwrap_or_default()))
-            })
-        });
+        let service =
+            tower::service_fn(move |request: Request<Body>| -> BoxFuture<'static, Result<Reply, BoxError>> {
+                let cluster = cluster.clone();
+                Box::pin(async move {
+                    let (parts, body) = request.into_parts();
+                    let body = body.collect_bytes().await?;
+                    Ok(cluster.answer(
+                        &parts.method,
+                        &parts.uri,
+                        serde_json::from_slice(&body).unwrap_or_default(),
+                    ))
+                })
+            });
         client::in_process(service, "tester/1")
     }
 
@@ -84,7 +89,10 @@ impl Cluster {
             ("GET", None) => {
                 let all = state.objects.iter().filter(|((p, ..), _)| p == plural);
                 let items: Vec<_> = all.map(|(_, object)| object.clone()).collect();
-                reply(200, &json!({"metadata": {"resourceVersion": state.revision.to_string()}, "items": items}))
+                reply(
+                    200,
+                    &json!({"metadata": {"resourceVersion": state.revision.to_string()}, "items": items}),
+                )
             }
             ("GET", Some(name)) => match state.objects.get(&(plural.into(), namespace.into(), name.into())) {
                 Some(object) => reply(200, object),
@@ -189,6 +197,9 @@ fn reply(code: u16, body: &Value) -> Reply {
 }
 
 fn failure(code: u16, reason: &str) -> Reply {
-    reply(code, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
-        "message": reason, "metadata": {}}))
+    reply(
+        code,
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+        "message": reason, "metadata": {}}),
+    )
 }

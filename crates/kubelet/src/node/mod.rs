@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{EventType, Select};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeSpec, NodeStatus, ObjectReference, Taint};
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};

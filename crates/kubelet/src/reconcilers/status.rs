@@ -502,7 +502,11 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<serde_j
             _ => before == value,
         });
         if !unchanged {
-            changes.insert(field.clone(), value.clone());
+            let value = match field.as_str() {
+                "conditions" => conditions_with_removals(old.get(field), value),
+                _ => value.clone(),
+            };
+            changes.insert(field.clone(), value);
         }
     }
     for field in ["reason", "message", "podIP", "podIPs", "containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
@@ -511,6 +515,23 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<serde_j
         }
     }
     (!changes.is_empty()).then(|| serde_json::json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// A strategic merge keeps the fields of a condition that a patch leaves out: those that went are named as null.
+fn conditions_with_removals(before: Option<&serde_json::Value>, ours: &serde_json::Value) -> serde_json::Value {
+    let mut ours = ours.clone();
+    for condition in ours.as_array_mut().into_iter().flatten() {
+        let old = before
+            .and_then(|list| list.as_array())
+            .and_then(|list| list.iter().find(|old| old.get("type") == condition.get("type")));
+        let Some(fields) = condition.as_object_mut() else { continue };
+        for field in ["reason", "message"] {
+            if old.is_some_and(|old| old.get(field).is_some()) && !fields.contains_key(field) {
+                fields.insert(field.to_owned(), serde_json::Value::Null);
+            }
+        }
+    }
+    ours
 }
 
 fn conditions_contain(before: &serde_json::Value, ours: &serde_json::Value) -> bool {

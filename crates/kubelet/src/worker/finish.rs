@@ -94,7 +94,7 @@ impl Worker {
 
     /// Ends what is left of a pod that no source knows.
     pub(super) fn step_unknown(&mut self) -> Next {
-        let grace = |record: &crate::actual::ContainerRecord| {
+        let grace = |record: &actual::ContainerRecord| {
             let note = |key: &str| record.annotations.get(key).and_then(|text| text.parse::<u64>().ok());
             Duration::from_secs(note(labels::DELETION_GRACE).or(note(labels::TERMINATION_GRACE)).unwrap_or(30).max(1))
         };

@@ -123,6 +123,7 @@ pub struct Reported {
     uid: String,
     status: PodStatus,
     revision: u64,
+    at: Timestamp,
 }
 
 /// An operation under way.
@@ -239,7 +240,13 @@ impl Worker {
             self.pod = Some(pod);
         } else {
             // The wake may have come from a watched ConfigMap or Secret: writing what is there already costs little.
-            self.volumes_dirty |= self.mounted.is_some() && self.has_live_volumes();
+            let objects = self.references.take_changed();
+            self.volumes_dirty |= objects && self.has_live_volumes();
+            if objects {
+                for memory in self.memory.values_mut() {
+                    memory.retry_at = None;
+                }
+            }
         }
     }
 
@@ -313,6 +320,7 @@ impl Worker {
         }
         self.shorten_graces(&pod);
 
+        wake(self.unsettled_end(time));
         self.probes.reconcile(&self.shared, &pod, &self.actual, self.ending(), &self.adopted);
         let verdicts = self.probes.verdicts(&pod, &self.actual);
         let busy: BTreeSet<String> = self.running.keys().filter(|key| !key.starts_with('/')).cloned().collect();
@@ -341,6 +349,23 @@ impl Worker {
         wake(self.retry_at);
         // What was due just now has been seen to; only what lies ahead needs a timer.
         Next::At(wake_at.map(|at| at.max(time.checked_add(Duration::from_millis(5)).unwrap_or(at))))
+    }
+
+    /// The runtime may learn that a container was out of memory only after it learnt that it was killed: such ends are
+    /// looked at again for a moment. Answers when.
+    fn unsettled_end(&mut self, time: Timestamp) -> Option<Timestamp> {
+        const SETTLE: Duration = Duration::from_secs(3);
+        let fresh = |record: &actual::ContainerRecord| {
+            record.phase == actual::Phase::Exited
+                && record.exit_code == 137
+                && record.reason != "OOMKilled"
+                && record.finished_at.and_then(|end| end.checked_add(SETTLE).ok()).is_some_and(|until| until > time)
+        };
+        if !self.actual.containers.iter().any(fresh) {
+            return None;
+        }
+        self.stale = true;
+        time.checked_add(Duration::from_millis(300)).ok()
     }
 
     fn exceed_deadline(&mut self, pod: &Pod) {

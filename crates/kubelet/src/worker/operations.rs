@@ -41,7 +41,7 @@ pub enum Done {
     /// What was left of the pod on the node was removed, or not.
     Cleaned(Result<(), String>),
     /// The status was written, or not.
-    Reported(Result<Option<super::Reported>, String>),
+    Reported(Result<Option<Reported>, String>),
     /// The pod object was deleted, or not.
     Deleted(Result<(), String>),
     /// The mirror pod was brought in line, or not.
@@ -204,7 +204,7 @@ impl Worker {
                 memory.retry_at = None;
             }
             Err(failure) => {
-                if failure.image {
+                if failure.reason == "ErrImagePull" {
                     memory.pull.advance(time, time);
                     memory.pull_failed = Some((time, format!("{}: {}", failure.reason, failure.message)));
                 } else {
@@ -364,7 +364,7 @@ impl Worker {
 
     pub(super) fn end_container(
         &mut self,
-        record: crate::actual::ContainerRecord,
+        record: actual::ContainerRecord,
         about: Option<k8s_openapi::api::core::v1::ObjectReference>,
         message: String,
         ip: Option<String>,

@@ -54,15 +54,18 @@ impl Worker {
         let uid = target.uid().to_owned();
         let before = self.api_status(&target);
         let Some(patch) = status::patch(&uid, &before, &generated) else { return };
+        if self.has_just_said(&uid, &generated, time) {
+            return;
+        }
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), target.namespace());
         let name = target.name().to_owned();
         self.begin_pod_work(REPORT, async move {
             Done::Reported(match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-                Ok(written) => Ok(Some(Reported { uid, status: generated, revision: revision(&written) })),
+                Ok(written) => Ok(Some(Reported { uid, status: generated, revision: revision(&written), at: now() })),
                 // Gone or replaced: there is nobody to tell.
                 Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409 | 422) => {
                     tracing::debug!(error = %error, "status refused");
-                    Ok(Some(Reported { uid, status: generated, revision: u64::MAX }))
+                    Ok(Some(Reported { uid, status: generated, revision: u64::MAX, at: now() }))
                 }
                 Err(error) => Err(error.to_string()),
             })
@@ -100,12 +103,22 @@ impl Worker {
         }
     }
 
+    /// Whether exactly this was written a moment ago. Should the API show something else all the same, then someone
+    /// else writes it too, and answering at once would never end.
+    fn has_just_said(&self, uid: &str, status: &PodStatus, time: Timestamp) -> bool {
+        const QUIET: i64 = 10;
+        self.reported.as_ref().is_some_and(|reported| {
+            reported.uid == uid && reported.status == *status && time.duration_since(reported.at).as_secs() < QUIET
+        })
+    }
+
     /// Whether the API has heard the newest status.
     pub(super) fn is_reported(&self, pod: &Arc<Pod>) -> bool {
         let Some(target) = self.api_pod(pod) else { return true };
         let Some(status) = &self.status else { return false };
         let before = self.api_status(&target);
-        !self.is_busy(REPORT) && status::patch(target.uid(), &before, status).is_none()
+        let said = self.reported.as_ref().is_some_and(|reported| reported.uid == target.uid() && reported.status == *status);
+        !self.is_busy(REPORT) && (said || status::patch(target.uid(), &before, status).is_none())
     }
 
     fn log_change(&self, pod: &Pod, new: &PodStatus) {

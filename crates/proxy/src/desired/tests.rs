@@ -8,7 +8,8 @@ fn service(spec: Value) -> Service {
     for (key, value) in spec.as_object().expect("an object") {
         base[key] = value.clone();
     }
-    serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": base})).expect("a Service")
+    serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": base}))
+        .expect("a Service")
 }
 
 /// `address node ready serving terminating`, `-` for absent.
@@ -28,7 +29,8 @@ fn slice(port: Value, endpoints: &[&str]) -> std::sync::Arc<EndpointSlice> {
 }
 
 fn check(spec: Value, endpoints: &[&str], cluster: &[&str], local: &[&str]) {
-    let ports = ports(&service(spec.clone()), &[slice(json!({"port": 8080, "protocol": "TCP"}), endpoints)], "here");
+    let ports =
+        ports(&service(spec.clone()), &[slice(json!({"port": 8080, "protocol": "TCP"}), endpoints)], "here");
     let texts = |targets: &[Target]| targets.iter().map(|t| t.address.to_string()).collect::<Vec<_>>();
     assert_eq!(ports.len(), 1);
     assert_eq!(texts(&ports[0].cluster), cluster, "cluster endpoints of {spec} with {endpoints:?}");
@@ -96,8 +98,10 @@ fn ports_meet_endpoints_by_name_and_protocol() {
 
 #[test]
 fn addresses_that_make_no_sense_are_left_out() {
-    let mut service = service(json!({"clusterIPs": ["10.96.0.7", "fd00::7", "x"], "externalIPs": ["198.51.100.1", ""],
-        "type": "LoadBalancer", "sessionAffinity": "ClientIP", "loadBalancerSourceRanges": [" 192.0.2.1/24", "y"]}));
+    let mut service = service(
+        json!({"clusterIPs": ["10.96.0.7", "fd00::7", "x"], "externalIPs": ["198.51.100.1", ""],
+        "type": "LoadBalancer", "sessionAffinity": "ClientIP", "loadBalancerSourceRanges": [" 192.0.2.1/24", "y"]}),
+    );
     service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
         {"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb"}]}}))
     .expect("a status");

@@ -203,7 +203,8 @@ fn names_stay_apart_and_within_bounds_whatever_they_are() {
 
 #[test]
 fn one_service_looks_like_this() {
-    let port = Port { node_port: Some(30_080), affinity: Some(60), cluster: targets(&["10.244.1.3"]), ..port() };
+    let port =
+        Port { node_port: Some(30_080), affinity: Some(60), cluster: targets(&["10.244.1.3"]), ..port() };
     let objects = service(&ObjectKey::new("ns", "web"), &[port], &node());
     let mut transaction = Transaction::default();
     transaction.change(&Objects::default(), &objects);

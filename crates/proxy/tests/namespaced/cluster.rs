@@ -75,10 +75,11 @@ impl Cluster {
     /// Has to be called inside the runtime that uses it.
     pub fn client(&self) -> kube::Client {
         let cluster = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| -> BoxFuture<'static, Result<Reply, BoxError>> {
-            let cluster = cluster.clone();
-            Box::pin(async move { Ok(cluster.answer(&request.uri().to_string())) })
-        });
+        let service =
+            tower::service_fn(move |request: Request<Body>| -> BoxFuture<'static, Result<Reply, BoxError>> {
+                let cluster = cluster.clone();
+                Box::pin(async move { Ok(cluster.answer(&request.uri().to_string())) })
+            });
         client::in_process(service, "tester/1")
     }
 

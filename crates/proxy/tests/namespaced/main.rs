@@ -23,18 +23,22 @@ fn config() -> proxy::Config {
     proxy::Config {
         cluster_cidr: "10.244.0.0/16".parse().ok(),
         service_cidr: "10.96.0.0/12".parse().ok(),
-        verify_period: Duration::from_millis(300),
         ..proxy::Config::new("node", vec![node_ip()])
     }
 }
 
 impl Proxy {
     fn start(network: &Network, cluster: &Cluster) -> Self {
+        Self::with(network, cluster, config())
+    }
+
+    fn with(network: &Network, cluster: &Cluster, config: proxy::Config) -> Self {
         let stop = CancellationToken::new();
         let (token, cluster) = (stop.clone(), cluster.clone());
         let thread = network.at("node", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async { proxy::run(config(), cluster.client(), token).await }).expect("to run");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async { proxy::run(config, cluster.client(), token).await }).expect("to run");
         });
         Self { stop, thread: Some(thread) }
     }
@@ -66,9 +70,13 @@ const VIP: &str = "10.96.0.7:80";
 fn services_are_reached_by_every_way_in() {
     let Some(network) = Network::new() else { return };
     let cluster = Cluster::default();
-    cluster.service("web", "10.96.0.7", json!({"type": "NodePort", "externalIPs": ["203.0.113.9"], "ports": [
+    cluster.service(
+        "web",
+        "10.96.0.7",
+        json!({"type": "NodePort", "externalIPs": ["203.0.113.9"], "ports": [
         {"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080},
-        {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}]}));
+        {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}]}),
+    );
     cluster.endpoints("web", &[POD_A, POD_B]);
     let proxy = Proxy::start(&network, &cluster);
     network.wait_for("the service", || network.tcp("a", VIP).contains("sees"));
@@ -113,9 +121,13 @@ fn services_are_reached_by_every_way_in() {
 fn endpoints_come_and_go() {
     let Some(network) = Network::new() else { return };
     let cluster = Cluster::default();
-    cluster.service("web", "10.96.0.7", json!({"type": "NodePort", "ports": [
+    cluster.service(
+        "web",
+        "10.96.0.7",
+        json!({"type": "NodePort", "ports": [
         {"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080},
-        {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}]}));
+        {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}]}),
+    );
     let proxy = Proxy::start(&network, &cluster);
     let places = ["a", "node", "world"];
     for from in places {
@@ -128,12 +140,16 @@ fn endpoints_come_and_go() {
     cluster.endpoints("web", &[POD_A]);
     network.wait_for("the first endpoint", || network.tcp("world", VIP).starts_with('a'));
     network.wait_for("the first endpoint by UDP", || ask(&client, VIP).starts_with("a sees"));
-    network.wait_for("the first endpoint from outside", || ask(&outside, "192.0.2.2:30080").starts_with("a sees"));
+    network.wait_for("the first endpoint from outside", || {
+        ask(&outside, "192.0.2.2:30080").starts_with("a sees")
+    });
     // The other one takes over, for flows that are open too.
     cluster.endpoints("web", &[POD_B]);
     network.wait_for("the second endpoint", || network.tcp("world", VIP).starts_with('b'));
     network.wait_for("the second endpoint by UDP", || ask(&client, VIP).starts_with("b sees"));
-    network.wait_for("the second endpoint from outside", || ask(&outside, "192.0.2.2:30080").starts_with("b sees"));
+    network.wait_for("the second endpoint from outside", || {
+        ask(&outside, "192.0.2.2:30080").starts_with("b sees")
+    });
     cluster.endpoints("web", &[]);
     for from in places {
         network.wait_for("a refusal", || network.tcp(from, VIP) == "ConnectionRefused");
@@ -193,7 +209,8 @@ fn the_table_is_ours_whatever_happens_to_it() {
     network.nft("add table ip cox-proxy");
     network.nft("add chain ip cox-proxy stale");
     network.nft("add table ip others");
-    let proxy = Proxy::start(&network, &cluster);
+    let often = proxy::Config { verify_period: Duration::from_millis(300), ..config() };
+    let proxy = Proxy::with(&network, &cluster, often);
     network.wait_for("the service", || network.tcp("a", VIP).contains("sees"));
     assert!(!network.nft("list table ip cox-proxy").contains("stale"));
 
@@ -209,7 +226,8 @@ fn the_table_is_ours_whatever_happens_to_it() {
     assert!(network.tcp("a", VIP).contains("sees"));
     let clean = || {
         let cleaned = network.at("node", || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(proxy::cleanup("cox-proxy")).expect("to clean up")
         });
         cleaned.join().expect("an answer")
@@ -219,7 +237,7 @@ fn the_table_is_ours_whatever_happens_to_it() {
     assert_eq!(network.nft("list tables").trim(), "table ip others");
 }
 
-/// Two policies of traffic, and a thousand services: the last within the time that a tenth of them may take.
+/// Bounds are ten times what an optimised build takes on a quiet machine.
 #[test]
 fn a_thousand_services_are_written_in_one_go() {
     let Some(network) = Network::new() else { return };
@@ -233,12 +251,13 @@ fn a_thousand_services_are_written_in_one_go() {
     let proxy = Proxy::start(&network, &cluster);
     network.wait_for("the last service", || network.tcp("a", "10.97.3.250:80").contains("sees"));
     eprintln!("1000 services served {:?} after the start", begin.elapsed());
-    let begin = Instant::now();
     cluster.service("one-more", "10.96.0.7", json!({}));
+    network.wait_for("one more", || network.tcp("a", VIP) == "ConnectionRefused");
+    let begin = Instant::now();
     cluster.endpoints("one-more", &[POD_B]);
-    network.wait_for("one more", || network.tcp("a", VIP).contains("sees"));
+    network.wait_for("its endpoint", || network.tcp("a", VIP).contains("sees"));
     let took = begin.elapsed();
-    eprintln!("one more served after {took:?}");
+    eprintln!("one endpoint more served after {took:?}");
     assert!(took < Duration::from_secs(3), "{took:?}");
     proxy.end();
 }

@@ -54,7 +54,10 @@ impl Network {
         }
         // As the ptp plugin does it: routed, one address for each pod.
         for (pod, address) in [("a", POD_A), ("b", POD_B)] {
-            command(&format!("ip -n {node} link add pod{pod} type veth peer name eth0 netns {}", network.name(pod)));
+            command(&format!(
+                "ip -n {node} link add pod{pod} type veth peer name eth0 netns {}",
+                network.name(pod)
+            ));
             network.ip("node", &format!("addr add 10.244.1.1/32 dev pod{pod}"));
             network.ip("node", &format!("link set pod{pod} up"));
             network.ip("node", &format!("route add {address}/32 dev pod{pod}"));
@@ -79,11 +82,16 @@ impl Network {
     }
 
     /// Runs something in a place, on a thread of its own.
-    pub fn at<T: Send + 'static>(&self, place: &str, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    pub fn at<T: Send + 'static>(
+        &self,
+        place: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
         let path = format!("/run/netns/{}", self.name(place));
         std::thread::spawn(move || {
             let namespace = File::open(&path).expect("a namespace");
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("to enter it");
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("to enter it");
             work()
         })
     }
@@ -99,7 +107,10 @@ impl Network {
     /// Answers each connection and each datagram at port 8080 with `name sees ADDRESS`.
     fn serve(&self, place: &str, name: &'static str) {
         let opened = self.at(place, || {
-            (TcpListener::bind("0.0.0.0:8080").expect("a port"), UdpSocket::bind("0.0.0.0:8080").expect("a port"))
+            (
+                TcpListener::bind("0.0.0.0:8080").expect("a port"),
+                UdpSocket::bind("0.0.0.0:8080").expect("a port"),
+            )
         });
         let (tcp, udp) = opened.join().expect("sockets");
         std::thread::spawn(move || {

@@ -8,6 +8,7 @@ mod node_unschedulable;
 mod resources_fit;
 mod taint_toleration;
 mod topology_spread;
+mod volume_binding;
 
 pub use balanced_allocation::BalancedAllocation;
 pub use inter_pod_affinity::InterPodAffinity;
@@ -18,6 +19,7 @@ pub use node_unschedulable::NodeUnschedulable;
 pub use resources_fit::ResourcesFit;
 pub use taint_toleration::TaintToleration;
 pub use topology_spread::PodTopologySpread;
+pub use volume_binding::VolumeBinding;
 
 #[cfg(test)]
 mod testing {

@@ -249,6 +249,18 @@ fn patches_carry_only_what_changed() {
 }
 
 #[test]
+fn a_condition_that_comes_true_loses_its_reason() {
+    let mut case = Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
+    let unready = case.generate();
+    case.ready.insert("a0".into());
+    let change = patch("u", &unready, &case.generate()).expect("change");
+    let conditions = change["status"]["conditions"].as_array().expect("list").clone();
+    let ready = conditions.iter().find(|condition| condition["type"] == "Ready").expect("ready");
+    assert_eq!((&ready["status"], &ready["reason"], &ready["message"]), (&json!("True"), &Value::Null, &Value::Null));
+    assert!(ready.as_object().expect("object").contains_key("message"));
+}
+
+#[test]
 fn transition_times_stay_while_nothing_changes() {
     let mut case = Case::new("Always", json!([]), json!({}));
     let first = case.generate();

@@ -115,7 +115,10 @@ impl Tracer {
                 return fate;
             }
         }
-        Fate::Arrives { at: format!("{}:{}", packet.destination, packet.port), masqueraded: packet.masqueraded }
+        Fate::Arrives {
+            at: format!("{}:{}", packet.destination, packet.port),
+            masqueraded: packet.masqueraded,
+        }
     }
 
     fn hook(&self, hook: &str, packet: &mut Packet) -> Result<(), Fate> {
@@ -153,12 +156,18 @@ impl Tracer {
             rest = match rest {
                 [] => return None,
                 ["ct", "state", "new", rest @ ..] => rest,
-                ["oifname", "!=", "\"lo\"", rest @ ..] => self.holds(packet.destination != self.node, rest)?,
-                ["meta", "l4proto", p @ ("tcp" | "udp"), rest @ ..] => self.holds(packet.protocol == *p, rest)?,
+                ["oifname", "!=", "\"lo\"", rest @ ..] => {
+                    self.holds(packet.destination != self.node, rest)?
+                }
+                ["meta", "l4proto", p @ ("tcp" | "udp"), rest @ ..] => {
+                    self.holds(packet.protocol == *p, rest)?
+                }
                 [p @ ("tcp" | "udp"), "dport", port, rest @ ..] => {
                     self.holds(packet.protocol == *p && packet.port.to_string() == *port, rest)?
                 }
-                ["fib", "saddr", "type", "local", rest @ ..] => self.holds(packet.source == self.node, rest)?,
+                ["fib", "saddr", "type", "local", rest @ ..] => {
+                    self.holds(packet.source == self.node, rest)?
+                }
                 ["ip", "daddr", ".", "meta", "l4proto", ".", "th", "dport", "vmap", map] => {
                     let key = format!("{} . {} . {}", packet.destination, packet.protocol, packet.port);
                     return self.lookup(map, key, packet);
@@ -166,9 +175,7 @@ impl Tracer {
                 ["meta", "l4proto", ".", "th", "dport", "vmap", map] => {
                     return self.lookup(map, format!("{} . {}", packet.protocol, packet.port), packet);
                 }
-                ["ip", field, "!=", net, rest @ ..] => {
-                    self.holds(!self.within(field, net, packet), rest)?
-                }
+                ["ip", field, "!=", net, rest @ ..] => self.holds(!self.within(field, net, packet), rest)?,
                 ["ip", field, net, rest @ ..] => self.holds(self.within(field, net, packet), rest)?,
                 ["meta", "mark", "&", mask, "!=", "0", rest @ ..] => {
                     self.holds(packet.mark & number(mask) != 0, rest)?
@@ -190,7 +197,8 @@ impl Tracer {
                     let choices: Vec<_> = choices.split(", ").collect();
                     assert_eq!(choices.len().to_string(), *n);
                     let turn = self.turn(choices.len());
-                    let verdict = choices[turn].strip_prefix(&format!("{turn} : ")).expect("choices in order");
+                    let verdict =
+                        choices[turn].strip_prefix(&format!("{turn} : ")).expect("choices in order");
                     return self.verdict(verdict, packet);
                 }
                 ["dnat", "to", to] => {
