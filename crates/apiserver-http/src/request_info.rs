@@ -56,13 +56,14 @@ pub fn request_info(method: &Method, path: &str, query: &Query<'_>) -> RequestIn
     }
     let sub_of_namespace = |s: &str| matches!(s, "status" | "finalize");
     if parts.first().map(String::as_str) == Some("namespaces")
-        && let Some(namespace) = parts.get(1) {
-            info.namespace.clone_from(namespace);
-            // A namespace's own status and finalize are subresources, all else is a resource in it.
-            if parts.len() > 2 && !sub_of_namespace(&parts[2]) {
-                parts = &parts[2..];
-            }
+        && let Some(namespace) = parts.get(1)
+    {
+        info.namespace.clone_from(namespace);
+        // A namespace's own status and finalize are subresources, all else is a resource in it.
+        if parts.len() > 2 && !sub_of_namespace(&parts[2]) {
+            parts = &parts[2..];
         }
+    }
     if let Some(resource) = parts.first() {
         info.resource.clone_from(resource);
     }

@@ -1,16 +1,14 @@
 //! All stores of a server.
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
-use apiserver_watch_cache::{Cache, Decode, DecodeError, Decoded, Facts, Limits, Owner};
-use machinery::Object;
-use storage::{KeyValue, SharedLeases, Storage};
+use apiserver_watch_cache::{Cache, Limits};
+use storage::{SharedLeases, Storage};
 
-use crate::encode::Header;
+use crate::facts::Decoder;
 use crate::store::{Hook, Shared, Store, prefix};
 
 /// Events live for an hour, as `--event-ttl` of upstream's server.
@@ -79,6 +77,7 @@ impl RegistryBuilder {
         Registry { stores }
     }
 }
+<<<<<<< HEAD
 
 /// Finds the facts of a stored object of one kind.
 struct Decoder {
@@ -125,3 +124,5 @@ impl Decode for Decoder {
         Ok(Decoded { value, splice: self.header.splice(), facts })
     }
 }
+=======
+>>>>>>> bench
