@@ -72,7 +72,9 @@ impl Decoder {
         let owners = object
             .list_at(&["metadata", "ownerReferences"])
             .iter()
-            .filter_map(|o| Some(Owner { uid: o["uid"].as_str()?.into(), controller: o["controller"] == true }))
+            .filter_map(|o| {
+                Some(Owner { uid: o["uid"].as_str()?.into(), controller: o["controller"] == true })
+            })
             .collect();
         Facts {
             namespace: object.namespace().into(),
