@@ -56,7 +56,13 @@ pub fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     (config_maps, secrets)
 }
 
-fn follow<K>(informers: &Informers, namespace: &str, name: &str, wake: &Arc<Notify>, changed: &Arc<AtomicBool>) -> Follow<K>
+fn follow<K>(
+    informers: &Informers,
+    namespace: &str,
+    name: &str,
+    wake: &Arc<Notify>,
+    changed: &Arc<AtomicBool>,
+) -> Follow<K>
 where
     K: client::Watched + kube::Resource<DynamicType = ()>,
 {
@@ -86,10 +92,14 @@ impl References {
         self.config_maps.retain(|name, _| config_maps.contains(name));
         self.secrets.retain(|name, _| secrets.contains(name));
         for name in config_maps {
-            self.config_maps.entry(name.clone()).or_insert_with(|| follow(informers, pod.namespace(), &name, wake, &self.changed));
+            self.config_maps
+                .entry(name.clone())
+                .or_insert_with(|| follow(informers, pod.namespace(), &name, wake, &self.changed));
         }
         for name in secrets {
-            self.secrets.entry(name.clone()).or_insert_with(|| follow(informers, pod.namespace(), &name, wake, &self.changed));
+            self.secrets
+                .entry(name.clone())
+                .or_insert_with(|| follow(informers, pod.namespace(), &name, wake, &self.changed));
         }
     }
 
@@ -108,7 +118,11 @@ impl References {
     pub fn reader(&self) -> Reader {
         Reader {
             namespace: self.namespace.clone(),
-            config_maps: self.config_maps.iter().map(|(name, follow)| (name.clone(), follow.cache.clone())).collect(),
+            config_maps: self
+                .config_maps
+                .iter()
+                .map(|(name, follow)| (name.clone(), follow.cache.clone()))
+                .collect(),
             secrets: self.secrets.iter().map(|(name, follow)| (name.clone(), follow.cache.clone())).collect(),
         }
     }
