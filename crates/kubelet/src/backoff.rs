@@ -34,11 +34,6 @@ impl Backoff {
         };
         self.entry = Some((wait, now));
     }
-
-    /// The wait that the last try set.
-    pub fn current(&self) -> Option<Duration> {
-        self.entry.map(|(wait, _)| wait)
-    }
 }
 
 fn expired(failed: Timestamp, updated: Timestamp) -> bool {
@@ -79,6 +74,6 @@ mod tests {
         backoff.advance(at(20), at(20));
         assert_eq!(backoff.waiting(at(700), at(700)), None);
         backoff.advance(at(700), at(700));
-        assert_eq!(backoff.current(), Some(INITIAL));
+        assert_eq!(backoff.waiting(at(700), at(700)).map(|(wait, _)| wait), Some(INITIAL));
     }
 }

@@ -137,10 +137,10 @@ async fn once(target: &Target, uri: &Uri, agent: &str) -> Result<(StatusCode, He
     }
     request = request.header(http::header::CONNECTION, "close");
     for (name, value) in &target.headers {
-        if name.eq_ignore_ascii_case("host") {
-            if let Some(headers) = request.headers_mut() {
-                headers.remove(http::header::HOST);
-            }
+        if name.eq_ignore_ascii_case("host")
+            && let Some(headers) = request.headers_mut()
+        {
+            headers.remove(http::header::HOST);
         }
         if !(name.eq_ignore_ascii_case("accept") && value.is_empty()) {
             request = request.header(name, value);

@@ -162,10 +162,32 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
         }
     };
     let noded = node::run(shared.clone(), directory.clone(), runtime_version, port, stop.clone());
+    let housekept = housekeep(shared.clone(), directory.clone(), stop.clone());
     let poded = desired::run(shared.clone(), directory.clone(), relisted, stop.clone());
-    tokio::join!(spawned(relister), served, spawned(noded), spawned(poded),);
+    tokio::join!(spawned(relister), served, spawned(housekept), spawned(noded), spawned(poded),);
     tracing::info!("kubelet stopped");
     Ok(())
+}
+
+/// How often logs are looked at, and how many such looks pass between two looks at the images.
+const LOGS: std::time::Duration = std::time::Duration::from_secs(10);
+const LOOKS_PER_IMAGES: u32 = 30;
+
+/// Bounds what logs and images take of the disk, until stopped.
+async fn housekeep(shared: Arc<Shared>, directory: desired::Directory, stop: CancellationToken) {
+    let mut unused = reconcilers::image_gc::Unused::default();
+    let mut looks: u32 = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOGS) => {}
+        }
+        reconcilers::log_rotation::rotate(&shared, &directory).await;
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(LOOKS_PER_IMAGES) {
+            reconcilers::image_gc::collect(&shared, &mut unused).await;
+        }
+    }
 }
 
 /// A task of its own, so that the parts run side by side.

@@ -363,17 +363,17 @@ fn consider_start(seen: &Seen<'_>, plan: &mut Plan, container: &Container, recor
         plan.wake(until);
         return;
     }
-    if let Some((failed, words)) = &memory.pull_failed {
-        if let Some((_, until)) = memory.pull.waiting(*failed, seen.now) {
-            let image = container.image.as_deref().unwrap_or_default();
-            plan.waits.push(Wait {
-                name: container.name.clone(),
-                reason: "ImagePullBackOff".into(),
-                message: format!("Back-off pulling image \"{image}\": {words}"),
-            });
-            plan.wake(until);
-            return;
-        }
+    if let Some((failed, words)) = &memory.pull_failed
+        && let Some((_, until)) = memory.pull.waiting(*failed, seen.now)
+    {
+        let image = container.image.as_deref().unwrap_or_default();
+        plan.waits.push(Wait {
+            name: container.name.clone(),
+            reason: "ImagePullBackOff".into(),
+            message: format!("Back-off pulling image \"{image}\": {words}"),
+        });
+        plan.wake(until);
+        return;
     }
     if let Some(until) = memory.retry_at.filter(|until| *until > seen.now) {
         plan.wake(until);

@@ -159,12 +159,7 @@ impl Keeper<'_> {
             });
         if due || stale {
             self.write(&status).await?;
-            let about = node_reference(&seen.name);
-            for reason in status::transitions(&before, &status) {
-                tracing::info!(node = seen.name, reason, "node status");
-                let message = format!("Node {} status is now: {reason}", seen.name);
-                self.shared.recorder.event(&about, EventType::Normal, reason, message);
-            }
+            self.announce(&before, Some(&status));
             self.written = Some(status);
             self.written_at = Some(tokio::time::Instant::now());
         }
@@ -303,11 +298,25 @@ impl Keeper<'_> {
             status: Some(status::generate(&seen, &NodeStatus::default())),
         };
         match self.api.create(&PostParams::default(), &node).await {
-            Ok(_) => tracing::info!(node = config.node_name, "node registered"),
+            Ok(_) => {
+                tracing::info!(node = config.node_name, "node registered");
+                self.announce(&NodeStatus::default(), node.status.as_ref());
+            }
             Err(kube::Error::Api(error)) if error.code == 409 => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Tells of conditions that changed.
+    fn announce(&self, before: &NodeStatus, after: Option<&NodeStatus>) {
+        let name = &self.shared.config.node_name;
+        let about = node_reference(name);
+        for reason in after.map(|after| status::transitions(before, after)).unwrap_or_default() {
+            tracing::info!(node = name, reason, "node status");
+            let message = format!("Node {name} status is now: {reason}");
+            self.shared.recorder.event(&about, EventType::Normal, reason, message);
+        }
     }
 
     async fn keep_labels(&self, node: &Node) -> Result<(), kube::Error> {

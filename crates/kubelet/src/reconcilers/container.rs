@@ -35,8 +35,6 @@ pub struct Job {
     pub pod: std::sync::Arc<Pod>,
     /// The container in its spec.
     pub container: Container,
-    /// Its role.
-    pub role: Role,
     /// How many of this name ran before.
     pub restart_count: i32,
     /// The sandbox to start it in.

@@ -5,6 +5,8 @@ pub mod container;
 pub mod eviction;
 pub mod hooks;
 pub mod image;
+pub mod image_gc;
+pub mod log_rotation;
 pub mod probe;
 pub mod sandbox;
 pub mod status;

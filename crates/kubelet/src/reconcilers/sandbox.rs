@@ -97,10 +97,10 @@ pub fn config(shared: &Shared, pod: &Pod, attempt: u32, resolv_conf: &str) -> v1
         .set_hostname_as_fqdn
         .filter(|on| *on)
         .and_then(|_| dns::fqdn(pod, &shared.config.cluster_domain));
-    let hostname = if pod.host_network() {
-        shared.config.node_name.clone()
-    } else {
-        fqdn.unwrap_or_else(|| dns::hostname(pod))
+    // A pod on the node's network shares its host name too: the runtime refuses to set another.
+    let hostname = match pod.host_network() {
+        true => String::new(),
+        false => fqdn.unwrap_or_else(|| dns::hostname(pod)),
     };
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {

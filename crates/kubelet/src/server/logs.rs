@@ -331,10 +331,9 @@ async fn pump(
             line.clear();
         }
         let done = read == 0 || !whole;
-        if (done || chunk.len() >= CHUNK || filter.is_full()) && !chunk.is_empty() {
-            if sink.send(Bytes::from(std::mem::take(&mut chunk))).await.is_err() {
-                return Ok(false);
-            }
+        let due = (done || chunk.len() >= CHUNK || filter.is_full()) && !chunk.is_empty();
+        if due && sink.send(Bytes::from(std::mem::take(&mut chunk))).await.is_err() {
+            return Ok(false);
         }
         if filter.is_full() {
             return Ok(false);

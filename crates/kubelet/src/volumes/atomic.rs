@@ -40,10 +40,8 @@ pub fn write(target: &Path, files: &Files, group: Option<u32>) -> io::Result<boo
         check(path)?;
     }
     let current = fs::read_link(target.join(DATA)).ok();
-    if let Some(current) = &current {
-        if holds(&target.join(current), files) {
-            return Ok(false);
-        }
+    if current.as_ref().is_some_and(|current| holds(&target.join(current), files)) {
+        return Ok(false);
     }
     let fresh = new_directory(target)?;
     fill(&target.join(&fresh), files, group)?;

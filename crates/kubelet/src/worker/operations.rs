@@ -41,7 +41,7 @@ pub enum Done {
     /// What was left of the pod on the node was removed, or not.
     Cleaned(Result<(), String>),
     /// The status was written, or not.
-    Reported(Result<Option<Reported>, String>),
+    Reported(Result<Box<Reported>, String>),
     /// The pod object was deleted, or not.
     Deleted(Result<(), String>),
     /// The mirror pod was brought in line, or not.
@@ -143,7 +143,7 @@ impl Worker {
                 self.running.remove(REPORT);
                 match result {
                     Ok(reported) => {
-                        self.reported = reported;
+                        self.reported = Some(*reported);
                         self.retry_at = None;
                         self.retry_wait = FIRST_WAIT;
                     }
@@ -334,7 +334,6 @@ impl Worker {
             restart_count: start.restart_count.max(self.known_restarts(&start.name, role)),
             pod: pod.clone(),
             container,
-            role,
             sandbox,
             mounted,
             reader: self.references.reader(),

@@ -64,13 +64,16 @@ impl Worker {
         self.begin_pod_work(REPORT, async move {
             Done::Reported(
                 match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-                    Ok(written) => {
-                        Ok(Some(Reported { uid, status: generated, revision: revision(&written), at: now() }))
-                    }
+                    Ok(written) => Ok(Box::new(Reported {
+                        uid,
+                        status: generated,
+                        revision: revision(&written),
+                        at: now(),
+                    })),
                     // Gone or replaced: there is nobody to tell.
                     Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409 | 422) => {
                         tracing::debug!(error = %error, "status refused");
-                        Ok(Some(Reported { uid, status: generated, revision: u64::MAX, at: now() }))
+                        Ok(Box::new(Reported { uid, status: generated, revision: u64::MAX, at: now() }))
                     }
                     Err(error) => Err(error.to_string()),
                 },
