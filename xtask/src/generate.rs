@@ -26,9 +26,8 @@ struct Extras {
 /// The generated files, by name. The proto files lie in `proto` beside the OpenAPI document.
 pub fn generate(spec: &Path, extras: &Path, pointers: &Path) -> Result<BTreeMap<&'static str, String>> {
     let proto = spec.with_file_name("proto");
-    let spec: Value = serde_json::from_slice(
-        &std::fs::read(spec).with_context(|| format!("read {}", spec.display()))?,
-    )?;
+    let spec: Value =
+        serde_json::from_slice(&std::fs::read(spec).with_context(|| format!("read {}", spec.display()))?)?;
     let extras: Extras = toml::from_str(&std::fs::read_to_string(extras)?)?;
     let definitions = spec["definitions"].as_object().context("no definitions")?;
     let index: BTreeMap<&str, usize> =
@@ -77,12 +76,11 @@ fn string_list(v: &Value) -> Vec<String> {
     v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
-fn schema(
-    definitions: &serde_json::Map<String, Value>,
-    index: &BTreeMap<&str, usize>,
-) -> Result<String> {
+fn schema(definitions: &serde_json::Map<String, Value>, index: &BTreeMap<&str, usize>) -> Result<String> {
     let mut out = String::from(HEADER);
-    out.push_str("use crate::schema::{Field, List::{self, *}, Shape::{self, *}, Ty::{self, *}, TypeDef};\n\n");
+    out.push_str(
+        "use crate::schema::{Field, List::{self, *}, Shape::{self, *}, Ty::{self, *}, TypeDef};\n\n",
+    );
     out.push_str("const fn f(name: &'static str, ty: Ty, required: bool, list: List, merge_key: &'static str, merge: bool, retain_keys: bool, atomic: bool) -> Field {\n    Field { name, ty, required, list, merge_key, merge, retain_keys, atomic }\n}\n");
     out.push_str("const fn t(name: &'static str, shape: Shape, atomic: bool) -> TypeDef {\n    TypeDef { name, shape, atomic }\n}\n\n");
     writeln!(out, "pub static TYPES: [TypeDef; {}] = [", definitions.len())?;
@@ -246,7 +244,11 @@ fn kinds(spec: &Value, index: &BTreeMap<&str, usize>, extras: &Extras) -> Result
             let id = by_gvk
                 .get(&(g.clone(), v.clone(), k.clone()))
                 .map_or("None".to_owned(), |i| format!("Some({i})"));
-            write!(subs, "\n        Subresource {{ name: B({name:?}), group: B({g:?}), version: B({v:?}), kind: B({k:?}), verbs: B(&{}), schema: {id} }},", cows(&verbs))?;
+            write!(
+                subs,
+                "\n        Subresource {{ name: B({name:?}), group: B({g:?}), version: B({v:?}), kind: B({k:?}), verbs: B(&{}), schema: {id} }},",
+                cows(&verbs)
+            )?;
         }
         let verbs: Vec<String> = f.verbs.iter().map(|&v| v.to_owned()).collect();
         writeln!(

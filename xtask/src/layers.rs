@@ -40,8 +40,11 @@ impl Layers {
 pub fn check(root: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(root.join("xtask/layers.toml")).context("read xtask/layers.toml")?;
     let layers: Layers = toml::from_str(&text)?;
-    let metadata =
-        MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec().context("cargo metadata")?;
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
     let ours: Vec<&str> = metadata.packages.iter().map(|p| p.name.as_str()).collect();
     let mut wrong = Vec::new();
     for package in &metadata.packages {

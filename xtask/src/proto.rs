@@ -40,14 +40,21 @@ const ALSO: [&str; 2] = [
 ];
 
 /// The generated file. `pointers` names the fields that are pointers in Go, one a line.
-pub fn generate(dir: &Path, definitions: &Map<String, Value>, pointers: &str, header: &str) -> Result<String> {
+pub fn generate(
+    dir: &Path,
+    definitions: &Map<String, Value>,
+    pointers: &str,
+    header: &str,
+) -> Result<String> {
     let mut messages = Messages::new();
     read(&dir.join("k8s.io"), &mut messages)?;
     let wanted = reachable(&messages, definitions)?;
     let index: BTreeMap<&str, usize> = wanted.iter().enumerate().map(|(i, name)| (*name, i)).collect();
     let mut pointers: BTreeSet<&str> = pointers.lines().collect();
     let mut out = String::from(header);
-    out.push_str("use crate::proto::table::{Field, Form::{self, *}, Many::{self, *}, Message, Ty::{self, *}};\n\n");
+    out.push_str(
+        "use crate::proto::table::{Field, Form::{self, *}, Many::{self, *}, Message, Ty::{self, *}};\n\n",
+    );
     out.push_str("const fn f(number: u32, name: &'static str, ty: Ty, many: Many, keep: bool) -> Field {\n    Field { number, name, ty, many, keep }\n}\n");
     out.push_str("const fn m(name: &'static str, form: Form, fields: &'static [Field]) -> Message {\n    Message { name, form, fields }\n}\n\n");
     writeln!(out, "pub static MESSAGES: [Message; {}] = [", wanted.len())?;
@@ -57,7 +64,9 @@ pub fn generate(dir: &Path, definitions: &Map<String, Value>, pointers: &str, he
         write!(out, "    m({name:?}, {}, &[", form(name, &fields))?;
         for field in fields {
             let property = property(definitions.get(*name), field);
-            let inline = property.is_none() && index.contains_key(field.ty.as_str()) && definitions.contains_key(*name);
+            let inline = property.is_none()
+                && index.contains_key(field.ty.as_str())
+                && definitions.contains_key(*name);
             let property = property.unwrap_or_else(|| field.name.clone());
             let pointer = pointers.remove(format!("{name}.{property}").as_str());
             let ty = match SCALARS.iter().find(|(scalar, _)| *scalar == field.ty) {
@@ -72,7 +81,12 @@ pub fn generate(dir: &Path, definitions: &Map<String, Value>, pointers: &str, he
             };
             let required = definitions.get(*name).and_then(|d| d["required"].as_array());
             let required = required.is_some_and(|r| r.iter().any(|r| *r == *property));
-            write!(out, "\n        f({}, {property:?}, {ty}, {many}, {}),", field.number, pointer || required)?;
+            write!(
+                out,
+                "\n        f({}, {property:?}, {ty}, {many}, {}),",
+                field.number,
+                pointer || required
+            )?;
         }
         out.push_str("\n    ]),\n");
     }
@@ -124,7 +138,8 @@ fn reachable<'a>(messages: &'a Messages, definitions: &Map<String, Value>) -> Re
             if SCALARS.iter().any(|(scalar, _)| *scalar == field.ty) {
                 continue;
             }
-            let (ty, _) = messages.get_key_value(&field.ty).with_context(|| format!("no message {}", field.ty))?;
+            let (ty, _) =
+                messages.get_key_value(&field.ty).with_context(|| format!("no message {}", field.ty))?;
             ahead.push(ty);
         }
     }

@@ -62,8 +62,11 @@ impl Context {
                 other => {
                     let path = machinery::FieldPath::new("dryRun");
                     let errors = [machinery::FieldError::not_supported(&path, other, &["All"])];
-                    let options =
-                        machinery::gvk::GroupVersionKind::new("meta.k8s.io", "v1", options_kind(&self.info.verb));
+                    let options = machinery::gvk::GroupVersionKind::new(
+                        "meta.k8s.io",
+                        "v1",
+                        options_kind(&self.info.verb),
+                    );
                     return Err(StatusError::invalid(&options, "", &errors));
                 }
             }

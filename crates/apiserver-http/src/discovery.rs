@@ -135,8 +135,7 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 }
 
 fn aggregated(server: &Server, core: bool, headers: &HeaderMap) -> Response<Body> {
-    let groups =
-        if core { vec![(String::new(), vec!["v1".to_owned()])] } else { server.kinds.groups() };
+    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { server.kinds.groups() };
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
@@ -168,18 +167,18 @@ fn aggregated(server: &Server, core: bool, headers: &HeaderMap) -> Response<Body
     let body = serde_json::to_vec(&value).unwrap_or_default();
     let hash: String = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
     let etag = format!("\"{hash}\"");
-    let mut response =
-        if headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v == etag) {
-            let mut response = Response::new(full(""));
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        } else {
-            respond::bytes(
-                StatusCode::OK,
-                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-                body,
-            )
-        };
+    let mut response = if headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v == etag)
+    {
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        respond::bytes(
+            StatusCode::OK,
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            body,
+        )
+    };
     if let Ok(value) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(ETAG, value);
     }
@@ -226,4 +225,3 @@ fn aggregated_resource(kind: &Kind) -> Value {
     }
     value
 }
-

@@ -98,7 +98,8 @@ impl Server {
                 Ok(slot) => Some(slot),
                 Err(_) if peer.local.is_some() => None,
                 Err(_) => {
-                    let message = "The apiserver handling this request is overloaded, please try again later.";
+                    let message =
+                        "The apiserver handling this request is overloaded, please try again later.";
                     return Err(StatusError::too_many_requests(message, 1));
                 }
             }
@@ -107,11 +108,7 @@ impl Server {
         let user = self.impersonate(user, request.headers()).await?;
         self.authorize(&user, &info).await?;
         let work = async {
-            if info.is_resource {
-                self.resource(info, user, request).await
-            } else {
-                self.other(&request)
-            }
+            if info.is_resource { self.resource(info, user, request).await } else { self.other(&request) }
         };
         if long {
             return work.await;
@@ -209,7 +206,8 @@ impl Server {
         }
         let mut all = groups;
         all.extend(implied);
-        let standing = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+        let standing =
+            if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
         if !all.iter().any(|g| g == "system:authenticated" || g == "system:unauthenticated") {
             all.push(standing.into());
         }

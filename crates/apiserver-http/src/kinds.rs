@@ -11,11 +11,7 @@ pub struct Kinds(BTreeMap<(String, String, String), Arc<Kind>>);
 impl Kinds {
     /// Serves these.
     pub fn new(kinds: impl Iterator<Item = Arc<Kind>>) -> Self {
-        Self(
-            kinds
-                .map(|k| ((k.group.to_string(), k.version.to_string(), k.plural.to_string()), k))
-                .collect(),
-        )
+        Self(kinds.map(|k| ((k.group.to_string(), k.version.to_string(), k.plural.to_string()), k)).collect())
     }
 
     /// Finds a kind by what a path names.

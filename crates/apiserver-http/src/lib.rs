@@ -22,9 +22,9 @@ mod write;
 
 pub use body::{Body, BoxError, full};
 pub use context::{Context, Endpoint};
+pub use filters::Limits;
 pub use health::{Check, Health};
 pub use kinds::Kinds;
-pub use filters::Limits;
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::OpenApi;
 pub use query::Query;

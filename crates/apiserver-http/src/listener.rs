@@ -77,7 +77,8 @@ impl Listener {
     /// Binds the address and loads the certificate.
     pub async fn bind(address: SocketAddr, files: &TlsFiles) -> Result<Self, ListenerError> {
         let tls = Arc::new(tls_config(files)?);
-        let tcp = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
+        let tcp =
+            TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
         Ok(Self { tcp, tls })
     }
 
@@ -135,7 +136,7 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {
-            let request = request.map(|body| body.map_err(|e| BoxError::from(e)).boxed_unsync());
+            let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
             Ok::<_, std::convert::Infallible>(server.handle(peer, request).await)
         }
     });
@@ -175,8 +176,8 @@ fn tls_config(files: &TlsFiles) -> Result<ServerConfig, ListenerError> {
     let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| pem(&files.certificate, e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
-        .map_err(|e| pem(&files.key, e.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|e| pem(&files.key, e.to_string()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(Possession { provider: provider.clone() });
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -114,7 +114,9 @@ pub fn negotiate(headers: &HeaderMap, forms: bool, protobuf: bool) -> StatusResu
             ("", _, _) => Form::Object,
             // A table has no protobuf form.
             ("Table", "meta.k8s.io", "v1" | "v1beta1") if forms && media != Media::Protobuf => Form::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") if forms => {
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1")
+                if forms =>
+            {
                 Form::Partial
             }
             _ => continue,
@@ -137,7 +139,10 @@ mod tests {
 
     #[test]
     fn the_first_form_that_can_be_had_is_taken() {
-        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Media::Json, Form::Table)));
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some((Media::Json, Form::Table)),
+        );
         check("application/vnd.kubernetes.protobuf,application/json", Some((Media::Protobuf, Form::Object)));
         check("application/json,application/vnd.kubernetes.protobuf", Some((Media::Json, Form::Object)));
         check(
@@ -145,7 +150,10 @@ mod tests {
             Some((Media::Json, Form::Table)),
         );
         check("application/yaml;q=0.5,application/json;q=0.2", Some((Media::Yaml, Form::Object)));
-        check("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Some((Media::Json, Form::Partial)));
+        check(
+            "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+            Some((Media::Json, Form::Partial)),
+        );
         check("application/vnd.kubernetes.protobuf", Some((Media::Protobuf, Form::Object)));
         check("application/cbor", None);
         check("*/*", Some((Media::Json, Form::Object)));

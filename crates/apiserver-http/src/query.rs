@@ -31,7 +31,8 @@ impl<'a> Query<'a> {
     /// A boolean as upstream converts it: anything but `0`, `false` and nothing is true.
     pub fn flag(&self, name: &str) -> bool {
         let value = self.get(name);
-        self.has(name) && !matches!(value.to_ascii_lowercase().as_str(), "0" | "false")
+        self.has(name)
+            && !matches!(value.to_ascii_lowercase().as_str(), "0" | "false")
             && !(value.is_empty() && name != "watch" && name != "follow")
     }
 

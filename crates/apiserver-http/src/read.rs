@@ -276,7 +276,10 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
     }
     for requirement in fields.requirements() {
         if !supported.contains(&requirement.field.as_str()) {
-            return Err(StatusError::bad_request(format!("field label not supported: {}", requirement.field)));
+            return Err(StatusError::bad_request(format!(
+                "field label not supported: {}",
+                requirement.field
+            )));
         }
     }
     Ok(Selection { labels, fields })
@@ -288,7 +291,11 @@ pub fn revision(query: &Query<'_>, name: &str) -> StatusResult<Option<Revision>>
         "" => Ok(None),
         text => text.parse().map(|r| Some(Revision(r))).map_err(|_| {
             let path = machinery::FieldPath::new(name);
-            invalid_list_options(&[machinery::FieldError::invalid(&path, text, "must be an unsigned integer")])
+            invalid_list_options(&[machinery::FieldError::invalid(
+                &path,
+                text,
+                "must be an unsigned integer",
+            )])
         }),
     }
 }

@@ -55,13 +55,13 @@ pub fn request_info(method: &Method, path: &str, query: &Query<'_>) -> RequestIn
         .to_owned();
     }
     let sub_of_namespace = |s: &str| matches!(s, "status" | "finalize");
-    if parts.first().map(String::as_str) == Some("namespaces") {
-        if let Some(namespace) = parts.get(1) {
-            info.namespace.clone_from(namespace);
-            // A namespace's own status and finalize are subresources, all else is a resource in it.
-            if parts.len() > 2 && !sub_of_namespace(&parts[2]) {
-                parts = &parts[2..];
-            }
+    if parts.first().map(String::as_str) == Some("namespaces")
+        && let Some(namespace) = parts.get(1)
+    {
+        info.namespace.clone_from(namespace);
+        // A namespace's own status and finalize are subresources, all else is a resource in it.
+        if parts.len() > 2 && !sub_of_namespace(&parts[2]) {
+            parts = &parts[2..];
         }
     }
     if let Some(resource) = parts.first() {
@@ -116,7 +116,11 @@ mod tests {
         check("GET", "/api/v1/namespaces/a", "get /v1 ns=a namespaces name=a sub=");
         check("PUT", "/api/v1/namespaces/a/finalize", "update /v1 ns=a namespaces name=a sub=finalize");
         check("POST", "/api/v1/namespaces/a/pods", "create /v1 ns=a pods name= sub=");
-        check("DELETE", "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps/v1 ns=a deployments name= sub=");
+        check(
+            "DELETE",
+            "/apis/apps/v1/namespaces/a/deployments",
+            "deletecollection apps/v1 ns=a deployments name= sub=",
+        );
         check("GET", "/api/v1/namespaces/a/pods/p/log", "get /v1 ns=a pods name=p sub=log");
         check("GET", "/api/v1/nodes/n/proxy/a/b", "get /v1 ns= nodes name=n sub=proxy a/b");
         check(

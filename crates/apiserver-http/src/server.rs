@@ -110,7 +110,11 @@ impl Server {
     pub(crate) fn other(self: &Arc<Self>, request: &Request<Body>) -> StatusResult<Response<Body>> {
         let path = request.uri().path();
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let e = StatusError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+            let e = StatusError::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            );
             return Err(e);
         }
         let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };

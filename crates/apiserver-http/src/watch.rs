@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use apiserver_registry::list::Selection;
 use apiserver_registry::{Store, encode, too_large_revision};
-use apiserver_watch_cache::{CacheEvent, CachedObject, Error as CacheError, EventKind, Scope, Snapshot, Watch};
+use apiserver_watch_cache::{
+    CacheEvent, CachedObject, Error as CacheError, EventKind, Scope, Snapshot, Watch,
+};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
@@ -47,11 +49,9 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
     let query = context.query();
     let mut selection = read::selection(&context, &query)?;
     if !context.info.name.is_empty() && selection.fields.is_empty() {
-        selection.fields = machinery::field_selector::FieldSelector::parse(&format!(
-            "metadata.name={}",
-            context.info.name
-        ))
-        .map_err(StatusError::bad_request)?;
+        selection.fields =
+            machinery::field_selector::FieldSelector::parse(&format!("metadata.name={}", context.info.name))
+                .map_err(StatusError::bad_request)?;
     }
     let bookmarks = query.flag("allowWatchBookmarks");
     let revision = read::revision(&query, "resourceVersion")?;
@@ -74,10 +74,8 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
         }
     }
     let seconds = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
-    let timeout = seconds.map_or_else(
-        || MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
-        Duration::from_secs,
-    );
+    let timeout =
+        seconds.map_or_else(|| MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
     let options = Options {
         selection,
         bookmarks,
@@ -181,8 +179,11 @@ impl Stream {
         };
         loop {
             let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
-            let until =
-                if self.options.bookmarks { bookmark.min(self.options.deadline) } else { self.options.deadline };
+            let until = if self.options.bookmarks {
+                bookmark.min(self.options.deadline)
+            } else {
+                self.options.deadline
+            };
             let batch = tokio::select! {
                 biased;
                 batch = watch.next_batch() => batch,
@@ -356,7 +357,8 @@ impl Encoder {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }
             Form::Table => {
-                let row = json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata });
+                let row =
+                    json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata });
                 json!({
                     "kind": "Table",
                     "apiVersion": "meta.k8s.io/v1",

@@ -56,7 +56,12 @@ fn field_validation(context: &Context) -> StatusResult<FieldValidation> {
 }
 
 /// Decodes a body into an object of a kind and checks its fields.
-pub fn decode(context: &Context, bytes: &[u8], target: &Target<'_>, warnings: &Warnings) -> StatusResult<Object> {
+pub fn decode(
+    context: &Context,
+    bytes: &[u8],
+    target: &Target<'_>,
+    warnings: &Warnings,
+) -> StatusResult<Object> {
     let media = body_media(&context.headers, target.schema.is_some())?;
     let decoded = api::decode::decode(bytes, media, target, field_validation(context)?)?;
     for warning in decoded.warnings {
@@ -93,7 +98,11 @@ pub fn answer(
 }
 
 /// Serves `create`.
-pub async fn create(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+pub async fn create(
+    context: &Context,
+    store: &Store,
+    request: Request<Body>,
+) -> StatusResult<Response<Body>> {
     context.negotiate()?;
     let warnings = Warnings::default();
     let bytes = body::read(request.into_body()).await?;
@@ -103,7 +112,11 @@ pub async fn create(context: &Context, store: &Store, request: Request<Body>) ->
 }
 
 /// Serves `update`.
-pub async fn update(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+pub async fn update(
+    context: &Context,
+    store: &Store,
+    request: Request<Body>,
+) -> StatusResult<Response<Body>> {
     context.negotiate()?;
     let warnings = Warnings::default();
     let bytes = body::read(request.into_body()).await?;
@@ -127,8 +140,11 @@ pub async fn update(context: &Context, store: &Store, request: Request<Body>) ->
 }
 
 /// The patch types that are served.
-pub const PATCH_TYPES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+pub const PATCH_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 /// How a patch is written.
 enum PatchType {
@@ -214,8 +230,9 @@ pub fn delete_options(context: &Context, bytes: &[u8]) -> StatusResult<(DeleteOp
         Value::Null
     } else {
         match body_media(&context.headers, true)? {
-            BodyMedia::Json => serde_json::from_slice(bytes)
-                .map_err(|e| StatusError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?,
+            BodyMedia::Json => serde_json::from_slice(bytes).map_err(|e| {
+                StatusError::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+            })?,
             BodyMedia::Yaml => {
                 let text = std::str::from_utf8(bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
                 serde_saphyr::from_str(text).map_err(|e| StatusError::bad_request(e.to_string()))?
@@ -235,7 +252,9 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
     if let Some(kind) = value.get("kind").and_then(Value::as_str)
         && kind != "DeleteOptions"
     {
-        return Err(StatusError::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
+        return Err(StatusError::bad_request(format!(
+            "decoded object cannot be converted to DeleteOptions: {kind}"
+        )));
     }
     let policy = match value.get("propagationPolicy").and_then(Value::as_str) {
         Some(policy) => policy.to_owned(),
@@ -266,7 +285,11 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
                     &["Foreground", "Background", "Orphan", "nil"],
                 )
             };
-            return Err(StatusError::invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"), "", &[e]));
+            return Err(StatusError::invalid(
+                &GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"),
+                "",
+                &[e],
+            ));
         }
     };
     let text = |field: &str| value.pointer(field).and_then(Value::as_str).map(str::to_owned);
@@ -285,7 +308,11 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
 }
 
 /// Serves `delete`.
-pub async fn delete(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
+pub async fn delete(
+    context: &Context,
+    store: &Store,
+    request: Request<Body>,
+) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
     let bytes = body::read(request.into_body()).await?;
     let (options, dry_run) = delete_options(context, &bytes)?;
@@ -297,10 +324,16 @@ pub async fn delete(context: &Context, store: &Store, request: Request<Body>) ->
         Deleted::Gone(stored) if kind.plural == "pods" && kind.group.is_empty() => {
             read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object))
         }
-        Deleted::Gone(stored) => {
-            respond::deleted(agreed.media, &kind.group, &kind.plural, stored.object.name(), stored.object.uid())
+        Deleted::Gone(stored) => respond::deleted(
+            agreed.media,
+            &kind.group,
+            &kind.plural,
+            stored.object.name(),
+            stored.object.uid(),
+        ),
+        Deleted::Pending(stored) => {
+            read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object))
         }
-        Deleted::Pending(stored) => read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object)),
     };
     respond::warn(&mut response, &warnings.take());
     Ok(response)
@@ -319,7 +352,8 @@ pub async fn delete_collection(
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
     for some in page.items.chunks(DELETE_WORKERS) {
-        let deletions = some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
+        let deletions =
+            some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
         for result in futures::future::join_all(deletions).await {
             match result {
                 // Somebody else deleted it first.

@@ -29,10 +29,8 @@ pub fn preconditions(object: &Object, options: &DeleteOptions, gr: &GroupResourc
     if let Some(uid) = &options.uid
         && uid != object.uid()
     {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            object.uid()
-        );
+        let why =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid());
         return Err(StatusError::conflict(gr, object.name(), &why));
     }
     if let Some(version) = &options.resource_version
@@ -130,11 +128,8 @@ fn finalizers_after(object: &Object, options: &DeleteOptions, strategy: &dyn Str
         None if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), has(FOREGROUND)),
         None => (strategy.default_propagation() == DefaultPropagation::Orphan, false),
     };
-    let mut out: Vec<String> = object
-        .finalizers()
-        .filter(|&f| f != ORPHAN && f != FOREGROUND)
-        .map(str::to_owned)
-        .collect();
+    let mut out: Vec<String> =
+        object.finalizers().filter(|&f| f != ORPHAN && f != FOREGROUND).map(str::to_owned).collect();
     if orphan {
         out.push(ORPHAN.into());
     }
@@ -169,7 +164,10 @@ mod tests {
 
     #[test]
     fn without_finalizers_it_goes_at_once() {
-        assert_eq!(plan(&object(json!({"name": "a"})), &DeleteOptions::default(), &PLAIN, now()), Plan::Remove);
+        assert_eq!(
+            plan(&object(json!({"name": "a"})), &DeleteOptions::default(), &PLAIN, now()),
+            Plan::Remove
+        );
     }
 
     #[test]
@@ -188,7 +186,9 @@ mod tests {
     #[test]
     fn foreground_adds_its_finalizer() {
         let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..Default::default() };
-        let Plan::Mark(marked) = plan(&object(json!({"name": "a"})), &options, &PLAIN, now()) else { panic!() };
+        let Plan::Mark(marked) = plan(&object(json!({"name": "a"})), &options, &PLAIN, now()) else {
+            panic!()
+        };
         assert_eq!(marked.finalizers().collect::<Vec<_>>(), [FOREGROUND]);
     }
 

@@ -124,7 +124,9 @@ impl Token {
 /// An error of the cache as a client sees it.
 pub fn cache_error(e: CacheError) -> StatusError {
     match e {
-        CacheError::Expired { .. } => StatusError::expired("The provided resource version is too old to be listed."),
+        CacheError::Expired { .. } => {
+            StatusError::expired("The provided resource version is too old to be listed.")
+        }
         CacheError::Closed => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
         CacheError::Storage(e) => storage_error(e),
     }

@@ -110,7 +110,9 @@ impl Decode for Decoder {
         let owners = object
             .list_at(&["metadata", "ownerReferences"])
             .iter()
-            .filter_map(|o| Some(Owner { uid: o["uid"].as_str()?.into(), controller: o["controller"] == true }))
+            .filter_map(|o| {
+                Some(Owner { uid: o["uid"].as_str()?.into(), controller: o["controller"] == true })
+            })
             .collect();
         let facts = Facts {
             namespace: object.namespace().into(),

@@ -224,7 +224,10 @@ impl Store {
         strategy.fill_defaults(&mut object);
         let mut errors = strategy.admit_create(&mut object);
         let name_rule = apiserver_resources::name_rule(&self.kind.group, &self.kind.plural);
-        errors.splice(0..0, apiserver_resources::validate_object_meta(&object, self.kind.namespaced, name_rule));
+        errors.splice(
+            0..0,
+            apiserver_resources::validate_object_meta(&object, self.kind.namespaced, name_rule),
+        );
         if !errors.is_empty() {
             return Err(StatusError::invalid(&self.gvk, object.name(), &errors));
         }
@@ -238,7 +241,12 @@ impl Store {
         result
     }
 
-    async fn store_new(&self, write: &Write<'_>, object: &mut Object, generated: bool) -> StatusResult<Stored> {
+    async fn store_new(
+        &self,
+        write: &Write<'_>,
+        object: &mut Object,
+        generated: bool,
+    ) -> StatusResult<Stored> {
         self.validate(write, Operation::Create, Some(object), None).await?;
         for warning in self.strategy("").warnings(object, None) {
             write.warnings.add(warning);
@@ -285,12 +293,19 @@ impl Store {
 
     fn before_create(&self, write: &Write<'_>, object: &mut Object) -> StatusResult<()> {
         if !object.resource_version().is_empty() {
-            return Err(StatusError::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(StatusError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         self.set_namespace(write, object)?;
-        for field in
-            ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
-        {
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "generation",
+        ] {
             object.remove(&["metadata", field]);
         }
         object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string());
@@ -387,9 +402,14 @@ impl Store {
             );
             return Err(StatusError::conflict(&self.gr, write.name, &why));
         }
-        for field in
-            ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"]
-        {
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "resourceVersion",
+        ] {
             new.copy_from(old, &["metadata", field]);
         }
         Ok(())
@@ -469,7 +489,11 @@ impl Store {
                 Plan::Mark(marked) => {
                     let value = self.header.encode(&marked)?;
                     if write.dry_run {
-                        return Ok(Deleted::Pending(Stored { object: *marked, value, revision: old.revision }));
+                        return Ok(Deleted::Pending(Stored {
+                            object: *marked,
+                            value,
+                            revision: old.revision,
+                        }));
                     }
                     if let WriteOutcome::Done(kv) =
                         self.storage.put(&key, value, expect, None).await.map_err(storage_error)?
@@ -506,9 +530,9 @@ pub fn prefix(kind: &Kind) -> String {
 /// An error of storage as a client sees it.
 pub fn storage_error(e: storage::Error) -> StatusError {
     match e {
-        storage::Error::Compacted { .. } => StatusError::expired(
-            "The resourceVersion for the provided watch is too old.",
-        ),
+        storage::Error::Compacted { .. } => {
+            StatusError::expired("The resourceVersion for the provided watch is too old.")
+        }
         storage::Error::ValueTooLarge { .. } => StatusError::too_large(e.to_string()),
         storage::Error::FutureRevision { requested, current } => too_large_revision(requested, current),
         e if e.retryable() => StatusError::service_unavailable(e.to_string()).with_retry_after(1),

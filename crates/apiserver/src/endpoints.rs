@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use apiserver_http::Endpoint;
 use apiserver_http::endpoints::{
-    Binding, ComponentStatuses, Component, Eviction, KubeletAccess, NodeProxy, PodLog, PodStream, Review, Scale,
-    ServiceAccountToken, StreamKind,
+    Binding, Component, ComponentStatuses, Eviction, KubeletAccess, NodeProxy, PodLog, PodStream, Review,
+    Scale, ServiceAccountToken, StreamKind,
 };
 
 /// Group, plural and subresource.
@@ -32,9 +32,12 @@ pub fn endpoints(
     add("", "pods", "eviction", Arc::new(Eviction));
     add("", "serviceaccounts", "token", Arc::new(tokens));
     let review = Arc::new(Review);
-    for plural in
-        ["subjectaccessreviews", "selfsubjectaccessreviews", "localsubjectaccessreviews", "selfsubjectrulesreviews"]
-    {
+    for plural in [
+        "subjectaccessreviews",
+        "selfsubjectaccessreviews",
+        "localsubjectaccessreviews",
+        "selfsubjectrulesreviews",
+    ] {
         add("authorization.k8s.io", plural, "", review.clone());
     }
     for plural in ["tokenreviews", "selfsubjectreviews"] {
@@ -43,9 +46,11 @@ pub fn endpoints(
     add("", "componentstatuses", "", Arc::new(ComponentStatuses(components)));
     if let Some(access) = kubelet {
         add("", "pods", "log", Arc::new(PodLog(access.clone())));
-        for (name, kind) in
-            [("exec", StreamKind::Exec), ("attach", StreamKind::Attach), ("portforward", StreamKind::PortForward)]
-        {
+        for (name, kind) in [
+            ("exec", StreamKind::Exec),
+            ("attach", StreamKind::Attach),
+            ("portforward", StreamKind::PortForward),
+        ] {
             add("", "pods", name, Arc::new(PodStream(access.clone(), kind)));
         }
         let proxy = Arc::new(NodeProxy(access));

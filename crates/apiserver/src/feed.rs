@@ -94,14 +94,20 @@ pub fn feed(store: Arc<Store>, sink: Arc<dyn Sink>, stop: CancellationToken) -> 
 }
 
 /// Feeds RBAC and the Node authorizer; returns when both know what the caches know.
-pub async fn start(registry: &Registry, rbac: &Arc<Rbac>, node: &Arc<NodeAuthorizer>, stop: &CancellationToken) {
+pub async fn start(
+    registry: &Registry,
+    rbac: &Arc<Rbac>,
+    node: &Arc<NodeAuthorizer>,
+    stop: &CancellationToken,
+) {
     let mut receivers = Vec::new();
     for plural in ["roles", "rolebindings", "clusterroles", "clusterrolebindings"] {
         if let Some(store) = registry.store("rbac.authorization.k8s.io", plural) {
             receivers.push(feed(store.clone(), rbac.clone(), stop.clone()));
         }
     }
-    for (group, plural) in [("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")] {
+    for (group, plural) in [("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")]
+    {
         if let Some(store) = registry.store(group, plural) {
             receivers.push(feed(store.clone(), node.clone(), stop.clone()));
         }

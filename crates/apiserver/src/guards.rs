@@ -95,7 +95,9 @@ impl QuotaWriter for Quotas {
 /// clusterrole-aggregation-controller does.
 pub fn aggregate_roles(registry: Arc<Registry>, stop: CancellationToken) {
     tokio::spawn(async move {
-        let Some(store) = registry.store("rbac.authorization.k8s.io", "clusterroles").cloned() else { return };
+        let Some(store) = registry.store("rbac.authorization.k8s.io", "clusterroles").cloned() else {
+            return;
+        };
         let user = UserInfo::new("system:apiserver", &["system:masters"]);
         loop {
             let (snapshot, mut watch) = store.cache.watch_initial(Scope::prefix(store.key_prefix("")));

@@ -1,7 +1,7 @@
 //! Starting and stopping an API server.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,8 +10,8 @@ use apiserver_authn::service_account::{
     ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
 };
 use apiserver_authn::{
-    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache, TokenFile,
-    TokenUnion, Union, system_time,
+    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache,
+    TokenFile, TokenUnion, Union, system_time,
 };
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
@@ -86,8 +86,8 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
     std::fs::read(path).map_err(|e| StartError::File { path: path.clone(), why: e.to_string() })
 }
 
-fn unusable<'a>(path: &'a PathBuf) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
-    move |e| StartError::File { path: path.clone(), why: e.to_string() }
+fn unusable<'a>(path: &'a Path) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
+    move |e| StartError::File { path: path.to_owned(), why: e.to_string() }
 }
 
 /// A client of kubelets: our certificate, their CA.
@@ -187,10 +187,8 @@ fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
         Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
     let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
         .map_err(|e| unusable(&config.client_ca)(&e))?;
-    let requests = Union::new(
-        vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))],
-        config.anonymous,
-    );
+    let requests =
+        Union::new(vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))], config.anonymous);
     let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
     Ok(Identity {
         requests: Box::new(requests),
@@ -278,11 +276,13 @@ impl ApiServer {
             address: config.advertise,
             port: address.port(),
         };
+        let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
         let bootstrap = Bootstrap::new(&registry);
         let work = async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
             bootstrap.kubernetes_service(&advertised).await?;
+            bootstrap.authentication_config(&client_ca).await?;
             bootstrap.storage_answers().await
         };
         work.await.map_err(StartError::Bootstrap)?;

@@ -81,7 +81,8 @@ fn keep_allocated(new: &mut Object, old: &Object) {
             for port in ports.iter_mut().filter(|p| p["nodePort"].as_u64().unwrap_or(0) == 0) {
                 let same = before.iter().find(|b| {
                     b["port"] == port["port"]
-                        && b.get("protocol").unwrap_or(&Value::Null) == port.get("protocol").unwrap_or(&Value::Null)
+                        && b.get("protocol").unwrap_or(&Value::Null)
+                            == port.get("protocol").unwrap_or(&Value::Null)
                 });
                 if let Some(n) = same.and_then(|b| b["nodePort"].as_u64()).filter(|n| !taken.contains(n)) {
                     port["nodePort"] = n.into();
@@ -147,7 +148,8 @@ impl ServiceAllocator {
             json!({ "resource": "services", "namespace": service.namespace(), "name": service.name() }),
         );
         let value = self.address.encode(&object)?;
-        let outcome = self.storage.put(&Self::key(ip), value, Expect::Absent, None).await.map_err(storage_error)?;
+        let outcome =
+            self.storage.put(&Self::key(ip), value, Expect::Absent, None).await.map_err(storage_error)?;
         Ok(matches!(outcome, WriteOutcome::Done(_)))
     }
 
@@ -169,7 +171,8 @@ impl ServiceAllocator {
             let start = rand::rng().random_range(0..count.max(1));
             for i in 0..count {
                 let ip = Ipv4Addr::from(network + first + (start + i) % count).to_string();
-                let free = if dry_run { !self.is_taken(&ip).await? } else { self.take_ip(&ip, service).await? };
+                let free =
+                    if dry_run { !self.is_taken(&ip).await? } else { self.take_ip(&ip, service).await? };
                 if free {
                     return Ok(ip);
                 }
@@ -190,7 +193,8 @@ impl ServiceAllocator {
         }
         let mut ip = new.str_at(&["spec", "clusterIP"]).to_owned();
         if ip.is_empty() {
-            ip = new.list_at(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or("").to_owned();
+            ip =
+                new.list_at(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or("").to_owned();
         }
         if ip.is_empty() {
             ip = self.free_ip(new, dry_run).await?;
@@ -246,7 +250,8 @@ impl ServiceAllocator {
                 return Ok(result);
             }
         }
-        Err(StatusError::service_unavailable("node ports are allocated too fast; try again").with_retry_after(1))
+        Err(StatusError::service_unavailable("node ports are allocated too fast; try again")
+            .with_retry_after(1))
     }
 
     async fn allocate_ports(&self, new: &mut Object, old: &Held, dry_run: bool) -> StatusResult<()> {
@@ -255,7 +260,10 @@ impl ServiceAllocator {
         }
         let ports: Vec<Value> = new.list_at(&["spec", "ports"]).to_vec();
         let assigned = self
-            .change_ports(|bitmap| assign(bitmap, &ports, old, &self.ports).map_err(|e| invalid(new, e)), dry_run)
+            .change_ports(
+                |bitmap| assign(bitmap, &ports, old, &self.ports).map_err(|e| invalid(new, e)),
+                dry_run,
+            )
             .await?;
         new.set(&["spec", "ports"], assigned);
         Ok(())
@@ -409,7 +417,7 @@ mod tests {
     use super::*;
 
     fn allocator(dir: &std::path::Path) -> ServiceAllocator {
-        let options = storage::Options { fsync: false, ..storage::Options::default() };
+        let options = storage::Options { sync: false, ..storage::Options::default() };
         let storage = Arc::new(storage::Embedded::open(dir, options).unwrap());
         ServiceAllocator::new(storage, "10.96.0.0/28".parse().unwrap(), 30000..=30003).unwrap()
     }

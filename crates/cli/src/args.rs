@@ -101,8 +101,10 @@ pub struct Which {
 
 /// `cox up`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  cox up\n  cox up --name ci --no-node --secure-port 7443   control plane only, no root needed\n  \
-    cox up --foreground -v=2")]
+#[command(
+    after_help = "Examples:\n  cox up\n  cox up --name ci --no-node --secure-port 7443   control plane only, no root needed\n  \
+    cox up --foreground -v=2"
+)]
 pub struct Up {
     /// Which cluster.
     #[command(flatten)]

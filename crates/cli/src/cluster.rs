@@ -85,8 +85,10 @@ impl Cluster {
         host.pod_cidrs = vec![settings.cluster_cidr.into()];
         host.node = settings.node;
         if settings.node {
-            host.other_ports =
-                vec![(settings.kubelet_port, "kubelet".to_owned()), (settings.dns_port, "cluster DNS".to_owned())];
+            host.other_ports = vec![
+                (settings.kubelet_port, "kubelet".to_owned()),
+                (settings.dns_port, "cluster DNS".to_owned()),
+            ];
         }
         Ok(host)
     }
@@ -116,7 +118,9 @@ impl Cluster {
         let path = settings_file(&self.layout);
         let mut text = serde_json::to_vec_pretty(&self.settings).map_err(|e| Failure::of(&e))?;
         text.push(b'\n');
-        let fail = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", path.display()), "is the disk full?");
+        let fail = |e: std::io::Error| {
+            Failure::new(format!("cannot write {}: {e}", path.display()), "is the disk full?")
+        };
         let temporary = path.with_extension("tmp");
         std::fs::write(&temporary, text).map_err(fail)?;
         std::fs::rename(&temporary, &path).map_err(fail)

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use apiserver::{ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{
+    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles,
+};
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
 use http::Request;
@@ -121,14 +123,13 @@ pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathB
     let notify = Notify(notify);
     let options = Options::default();
     let db = cluster.layout.db();
-    let storage =
-        tokio::task::spawn_blocking(move || Embedded::open(&db, options)).await?.context("cannot open the store")?;
+    let storage = tokio::task::spawn_blocking(move || Embedded::open(&db, options))
+        .await?
+        .context("cannot open the store")?;
     let storage = Arc::new(storage);
     let (scheduler_state, controller_state) = (Later::default(), Later::default());
-    let mut components = vec![
-        controller_state.component("controller-manager"),
-        scheduler_state.component("scheduler"),
-    ];
+    let mut components =
+        vec![controller_state.component("controller-manager"), scheduler_state.component("scheduler")];
     components.push(Arc::new(Part("etcd-0", || State::Running)));
 
     // The server drains last: the parts write their last words through it.
@@ -165,7 +166,11 @@ pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathB
     Ok(())
 }
 
-fn controllers_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &CancellationToken) -> anyhow::Result<Supervised> {
+fn controllers_part(
+    cluster: &Cluster,
+    server: &Arc<ApiServer>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Supervised> {
     let root_ca = std::fs::read_to_string(cluster.pki().authority().certificate)
         .context("cannot read the cluster's CA")?;
     let config = controllers::Config {
@@ -176,7 +181,8 @@ fn controllers_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &Cancellat
         root_ca,
         ..controllers::Config::default()
     };
-    let client = local_client(server, "system:kube-controller-manager", &[], "kube-controller-manager/v1.36.0");
+    let client =
+        local_client(server, "system:kube-controller-manager", &[], "kube-controller-manager/v1.36.0");
     let as_account = server.clone();
     let clients: controllers::ClientFor = Arc::new(move |account| {
         let user = format!("system:serviceaccount:kube-system:{account}");
@@ -220,11 +226,13 @@ async fn node_parts(
     let name = format!("system:node:{}", settings.node_name);
     let client = local_client(server, &name, &["system:nodes"], "kubelet/v1.36.0");
     let config = kubelet_config(cluster, &facts);
-    let kubelet = supervise("kubelet", stop.clone(), move |token| kubelet::run(config.clone(), client.clone(), token));
+    let kubelet =
+        supervise("kubelet", stop.clone(), move |token| kubelet::run(config.clone(), client.clone(), token));
 
     let client = local_client(server, "system:kube-proxy", &["system:node-proxier"], "kube-proxy/v1.36.0");
     let config = proxy_config(cluster);
-    let proxy = supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));
+    let proxy =
+        supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));
 
     let admin = local_client(server, "system:apiserver", &["system:masters"], "cox");
     addons::install(admin.clone()).await?;
@@ -260,7 +268,9 @@ fn dns_part(
             dns::publish(&admin, &node, listen.ip(), listen.port(), ip.into())
                 .await
                 .map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))?;
-            dns::run(config, client, token).await.map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))
+            dns::run(config, client, token)
+                .await
+                .map_err(|e| std::io::Error::other(base::Chain(&e).to_string()))
         }
     })
 }

@@ -53,7 +53,9 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         match self {
             // containerd reports a vanished task as Unknown with this text.
-            Error::Rpc(status) => status.code() == Code::NotFound || status.message().ends_with(": not found"),
+            Error::Rpc(status) => {
+                status.code() == Code::NotFound || status.message().ends_with(": not found")
+            }
             _ => false,
         }
     }
@@ -136,12 +138,12 @@ impl Cri {
     /// Prepares a client of `unix:///path` or `/path`; connects with the first call and again whenever that is needed.
     pub fn new(endpoint: &str) -> Result<Cri, Error> {
         let path = socket_path(endpoint)?;
-        let channel = Endpoint::from_static("http://localhost").connect_timeout(Duration::from_secs(5)).connect_with_connector_lazy(
-            tower::service_fn(move |_: Uri| {
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_timeout(Duration::from_secs(5))
+            .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let path = path.clone();
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            }),
-        );
+            }));
         Ok(Cri {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
@@ -169,8 +171,13 @@ impl Cri {
     }
 
     /// Creates and starts a sandbox; answers its id.
-    pub async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, runtime_handler: &str) -> Result<String, Error> {
-        let ask = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.to_owned() };
+    pub async fn run_pod_sandbox(
+        &self,
+        config: v1::PodSandboxConfig,
+        runtime_handler: &str,
+    ) -> Result<String, Error> {
+        let ask =
+            v1::RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.to_owned() };
         // The network plugins run inside this call: upstream doubles the limit.
         Ok(self.runtime.clone().run_pod_sandbox(within(WRITE * 2, ask)).await?.into_inner().pod_sandbox_id)
     }
@@ -201,7 +208,10 @@ impl Cri {
     }
 
     /// All sandboxes that match the filter.
-    pub async fn list_pod_sandbox(&self, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>, Error> {
+    pub async fn list_pod_sandbox(
+        &self,
+        filter: Option<v1::PodSandboxFilter>,
+    ) -> Result<Vec<v1::PodSandbox>, Error> {
         let ask = v1::ListPodSandboxRequest { filter };
         Ok(self.runtime.clone().list_pod_sandbox(within(READ, ask)).await?.into_inner().items)
     }
@@ -241,7 +251,10 @@ impl Cri {
     }
 
     /// All containers that match the filter.
-    pub async fn list_containers(&self, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>, Error> {
+    pub async fn list_containers(
+        &self,
+        filter: Option<v1::ContainerFilter>,
+    ) -> Result<Vec<v1::Container>, Error> {
         let ask = v1::ListContainersRequest { filter };
         Ok(self.runtime.clone().list_containers(within(READ, ask)).await?.into_inner().containers)
     }
@@ -254,7 +267,11 @@ impl Cri {
     }
 
     /// Changes the resources of a running container.
-    pub async fn update_container_resources(&self, id: &str, linux: v1::LinuxContainerResources) -> Result<(), Error> {
+    pub async fn update_container_resources(
+        &self,
+        id: &str,
+        linux: v1::LinuxContainerResources,
+    ) -> Result<(), Error> {
         let ask = v1::UpdateContainerResourcesRequest {
             container_id: id.to_owned(),
             linux: Some(linux),
@@ -272,7 +289,12 @@ impl Cri {
     }
 
     /// Runs a command in a container and waits for its end; the runtime kills it after `limit`.
-    pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Duration) -> Result<v1::ExecSyncResponse, Error> {
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        limit: Duration,
+    ) -> Result<v1::ExecSyncResponse, Error> {
         let seconds = limit.as_secs() as i64 + i64::from(limit.subsec_nanos() > 0);
         let ask = v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command, timeout: seconds };
         let outer = if limit.is_zero() { PULL } else { limit + READ };
@@ -295,7 +317,10 @@ impl Cri {
     }
 
     /// CPU, memory and disk use of the containers that match the filter.
-    pub async fn list_container_stats(&self, filter: Option<v1::ContainerStatsFilter>) -> Result<Vec<v1::ContainerStats>, Error> {
+    pub async fn list_container_stats(
+        &self,
+        filter: Option<v1::ContainerStatsFilter>,
+    ) -> Result<Vec<v1::ContainerStats>, Error> {
         let ask = v1::ListContainerStatsRequest { filter };
         Ok(self.runtime.clone().list_container_stats(within(READ, ask)).await?.into_inner().stats)
     }

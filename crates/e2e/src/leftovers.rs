@@ -24,7 +24,11 @@ pub struct Leftovers {
 
 fn lines(program: &str, arguments: &[&str]) -> Result<Vec<String>> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(arguments).env("PATH", path).output().with_context(|| program.to_owned())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", path)
+        .output()
+        .with_context(|| program.to_owned())?;
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
@@ -63,15 +67,24 @@ impl Leftovers {
             let wanted = |name: &str| name.starts_with("pod") && name.len() > 30;
             pod_directories(&hierarchy.path().join(&cgroup), 4, &wanted, &mut found.cgroups);
         }
-        pod_directories(&Path::new("/sys/fs/cgroup").join(&cgroup), 4, &|n| n.starts_with("pod") && n.len() > 30, &mut found.cgroups);
+        pod_directories(
+            &Path::new("/sys/fs/cgroup").join(&cgroup),
+            4,
+            &|n| n.starts_with("pod") && n.len() > 30,
+            &mut found.cgroups,
+        );
         let uid = |name: &str| name.len() >= 36 && name.matches('-').count() >= 4;
         pod_directories(&root.join("kubelet/pods"), 0, &uid, &mut found.directories);
         pod_directories(&root.join("logs/pods"), 0, &uid, &mut found.directories);
         let socket = root.join("run/containerd/containerd.sock");
-        let socket = if socket.exists() { socket } else { find_socket(root).context("no containerd socket")? };
-        found.containers = lines("ctr", &["--address", &socket.display().to_string(), "-n", "k8s.io", "containers", "list", "-q"])?
-            .into_iter()
-            .collect();
+        let socket =
+            if socket.exists() { socket } else { find_socket(root).context("no containerd socket")? };
+        found.containers = lines(
+            "ctr",
+            &["--address", &socket.display().to_string(), "-n", "k8s.io", "containers", "list", "-q"],
+        )?
+        .into_iter()
+        .collect();
         let table = if name == "default" { "cox-proxy".to_owned() } else { format!("cox-proxy-{name}") };
         found.rules = lines("nft", &["list", "table", "ip", &table])?
             .into_iter()
@@ -95,7 +108,9 @@ fn find_socket(root: &Path) -> Option<std::path::PathBuf> {
             if path.file_name().is_some_and(|n| n == "containerd.sock") {
                 return Some(path);
             }
-            if entry.file_type().is_ok_and(|t| t.is_dir()) && path.components().count() < root.components().count() + 3 {
+            if entry.file_type().is_ok_and(|t| t.is_dir())
+                && path.components().count() < root.components().count() + 3
+            {
                 stack.push(path);
             }
         }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [kubeconfig, name, socket, dir, rest @ ..] = arguments.as_slice() else {
         return Err("usage: node KUBECONFIG NAME CRI-SOCKET DIR [key=value ...]".into());
@@ -40,7 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = tokio_util::sync::CancellationToken::new();
     let ended = stop.clone();
     tokio::spawn(async move {
-        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
+        let mut term =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
         term.recv().await;
         ended.cancel();
     });

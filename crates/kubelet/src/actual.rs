@@ -146,8 +146,10 @@ fn uid_filter(uid: &str) -> HashMap<String, String> {
 pub async fn observe(cri: &Cri, uid: &str, known: &PodRuntime) -> Result<PodRuntime, cri::Error> {
     let sandbox_filter = v1::PodSandboxFilter { label_selector: uid_filter(uid), ..Default::default() };
     let container_filter = v1::ContainerFilter { label_selector: uid_filter(uid), ..Default::default() };
-    let (sandboxes, containers) =
-        tokio::try_join!(cri.list_pod_sandbox(Some(sandbox_filter)), cri.list_containers(Some(container_filter)))?;
+    let (sandboxes, containers) = tokio::try_join!(
+        cri.list_pod_sandbox(Some(sandbox_filter)),
+        cri.list_containers(Some(container_filter))
+    )?;
     let mut seen = PodRuntime::default();
     for sandbox in sandboxes {
         if let Some(metadata) = &sandbox.metadata {
@@ -167,7 +169,7 @@ pub async fn observe(cri: &Cri, uid: &str, known: &PodRuntime) -> Result<PodRunt
     }
     for container in containers {
         let same = |old: &&ContainerRecord| old.id == container.id && old.phase == phase_of(container.state);
-        if let Some(old) = known.containers.iter().find(same).filter(|old| matches!(old.phase, Phase::Exited | Phase::Running)) {
+        if let Some(old) = known.containers.iter().find(same).filter(|old| is_settled(old)) {
             seen.containers.push(old.clone());
             continue;
         }
@@ -182,15 +184,32 @@ pub async fn observe(cri: &Cri, uid: &str, known: &PodRuntime) -> Result<PodRunt
         }
     }
     seen.sandboxes.sort_by(|a, b| b.created_at.cmp(&a.created_at).then(b.attempt.cmp(&a.attempt)));
-    seen.containers.sort_by(|a, b| b.restart_count.cmp(&a.restart_count).then(b.created_at.cmp(&a.created_at)));
+    seen.containers
+        .sort_by(|a, b| b.restart_count.cmp(&a.restart_count).then(b.created_at.cmp(&a.created_at)));
     Ok(seen)
 }
 
+/// Whether what is known of a container can no longer change while its state does not. A killed container may yet turn
+/// out to have been out of memory.
+fn is_settled(record: &ContainerRecord) -> bool {
+    match record.phase {
+        Phase::Running => true,
+        Phase::Exited => {
+            let recent =
+                record.finished_at.is_some_and(|end| Timestamp::now().duration_since(end).as_secs() < 5);
+            record.exit_code != 137 || record.reason == "OOMKilled" || !recent
+        }
+        Phase::Created | Phase::Unknown => false,
+    }
+}
+
 fn sandbox_record(status: &v1::PodSandboxStatus) -> Sandbox {
-    let options = status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|ns| ns.options.as_ref());
+    let options =
+        status.linux.as_ref().and_then(|linux| linux.namespaces.as_ref()).and_then(|ns| ns.options.as_ref());
     let network = status.network.as_ref();
     let first = network.map(|network| network.ip.clone()).filter(|ip| !ip.is_empty());
-    let more = network.map(|network| network.additional_ips.iter().map(|ip| ip.ip.clone()).collect::<Vec<_>>());
+    let more =
+        network.map(|network| network.additional_ips.iter().map(|ip| ip.ip.clone()).collect::<Vec<_>>());
     Sandbox {
         id: status.id.clone(),
         attempt: status.metadata.as_ref().map_or(0, |metadata| metadata.attempt),
@@ -250,8 +269,10 @@ fn read_termination_message(record: &mut ContainerRecord) {
         file.take(MESSAGE_LIMIT).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| !text.is_empty())
     });
-    let falls_back =
-        record.annotations.get(labels::TERMINATION_POLICY).is_some_and(|policy| policy == "FallbackToLogsOnError");
+    let falls_back = record
+        .annotations
+        .get(labels::TERMINATION_POLICY)
+        .is_some_and(|policy| policy == "FallbackToLogsOnError");
     if let Some(text) = written {
         record.message = text;
     } else if falls_back && (record.exit_code != 0 || record.reason == "OOMKilled") {
@@ -288,7 +309,8 @@ impl Relister {
 
     /// Lists once.
     pub async fn relist(&mut self) -> Result<Relisted, cri::Error> {
-        let (sandboxes, containers) = tokio::try_join!(self.cri.list_pod_sandbox(None), self.cri.list_containers(None))?;
+        let (sandboxes, containers) =
+            tokio::try_join!(self.cri.list_pod_sandbox(None), self.cri.list_containers(None))?;
         let mut now: HashMap<String, Fingerprint> = HashMap::new();
         for sandbox in sandboxes {
             if let Some(uid) = sandbox.labels.get(labels::POD_UID) {
@@ -301,7 +323,8 @@ impl Relister {
             }
         }
         let gone = self.seen.keys().filter(|uid| !now.contains_key(*uid)).cloned();
-        let changed = now.iter().filter(|(uid, print)| self.seen.get(*uid) != Some(print)).map(|(uid, _)| uid.clone());
+        let changed =
+            now.iter().filter(|(uid, print)| self.seen.get(*uid) != Some(print)).map(|(uid, _)| uid.clone());
         let changed = changed.chain(gone).collect();
         let all = now.keys().cloned().collect();
         self.seen = now;

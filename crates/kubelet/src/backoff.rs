@@ -42,7 +42,8 @@ impl Backoff {
 }
 
 fn expired(failed: Timestamp, updated: Timestamp) -> bool {
-    failed.duration_since(updated) > jiff::SignedDuration::try_from(LONGEST * 2).unwrap_or(jiff::SignedDuration::MAX)
+    failed.duration_since(updated)
+        > jiff::SignedDuration::try_from(LONGEST * 2).unwrap_or(jiff::SignedDuration::MAX)
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ impl Cgroups {
     }
 
     fn from_mountinfo(mountinfo: &str, root: &str) -> Cgroups {
-        let mut found = Cgroups { root: format!("/{}", root.trim_matches('/')), unified: None, v1: Vec::new() };
+        let mut found =
+            Cgroups { root: format!("/{}", root.trim_matches('/')), unified: None, v1: Vec::new() };
         for line in mountinfo.lines() {
             let Some((before, after)) = line.split_once(" - ") else { continue };
             let Some(point) = before.split(' ').nth(4) else { continue };
@@ -31,7 +32,8 @@ impl Cgroups {
             if kind == Some("cgroup2") {
                 found.unified = Some(point.into());
             } else if kind == Some("cgroup") {
-                let controllers = options.split(',').filter(|word| !matches!(*word, "rw" | "ro")).map(str::to_owned);
+                let controllers =
+                    options.split(',').filter(|word| !matches!(*word, "rw" | "ro")).map(str::to_owned);
                 found.v1.push((controllers.collect(), point.into()));
             }
         }
@@ -56,7 +58,10 @@ impl Cgroups {
     }
 
     fn v1_mount(&self, controller: &str) -> Option<&Path> {
-        self.v1.iter().find(|(controllers, _)| controllers.iter().any(|name| name == controller)).map(|(_, path)| path.as_path())
+        self.v1
+            .iter()
+            .find(|(controllers, _)| controllers.iter().any(|name| name == controller))
+            .map(|(_, path)| path.as_path())
     }
 
     fn hierarchies(&self) -> impl Iterator<Item = &Path> {
@@ -86,7 +91,12 @@ impl Cgroups {
         } else {
             self.write_v1("cpu", cgroup, "cpu.cfs_period_us", &PERIOD.to_string())?;
             self.write_v1("cpu", cgroup, "cpu.cfs_quota_us", &quota.to_string())?;
-            self.write_v1("memory", cgroup, "memory.limit_in_bytes", &limits.memory.unwrap_or(-1).to_string())?;
+            self.write_v1(
+                "memory",
+                cgroup,
+                "memory.limit_in_bytes",
+                &limits.memory.unwrap_or(-1).to_string(),
+            )?;
         }
         Ok(())
     }
@@ -203,7 +213,9 @@ fn remove_tree(path: &Path) -> io::Result<()> {
         }
     }
     if let Ok(processes) = fs::read_to_string(path.join("cgroup.procs")) {
-        for process in processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+        for process in
+            processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+        {
             let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
         }
     }
@@ -237,6 +249,9 @@ mod tests {
         let plain = Cgroups::from_mountinfo(HYBRID, "/");
         assert_eq!(plain.pod("u", "Burstable"), "/kubepods/burstable/podu");
         assert_eq!(plain.pod("u", "Guaranteed"), "/kubepods/podu");
-        assert_eq!(Cgroups::from_mountinfo(HYBRID, "cox/a").pod("u", "BestEffort"), "/cox/a/kubepods/besteffort/podu");
+        assert_eq!(
+            Cgroups::from_mountinfo(HYBRID, "cox/a").pod("u", "BestEffort"),
+            "/cox/a/kubepods/besteffort/podu"
+        );
     }
 }

@@ -43,7 +43,12 @@ pub struct EvictionThresholds {
 
 impl Default for EvictionThresholds {
     fn default() -> Self {
-        EvictionThresholds { memory_available: 100 << 20, nodefs_available: 10, nodefs_inodes_free: 5, imagefs_available: 15 }
+        EvictionThresholds {
+            memory_available: 100 << 20,
+            nodefs_available: 10,
+            nodefs_inodes_free: 5,
+            imagefs_available: 15,
+        }
     }
 }
 

@@ -14,7 +14,12 @@ pub fn parse(resolv_conf: &str) -> DnsConfig {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("nameserver") => found.servers.extend(words.next().map(str::to_owned)),
-            Some("search") => found.searches = words.filter(|word| *word != ".").map(|word| word.trim_end_matches('.').to_owned()).collect(),
+            Some("search") => {
+                found.searches = words
+                    .filter(|word| *word != ".")
+                    .map(|word| word.trim_end_matches('.').to_owned())
+                    .collect()
+            }
             Some("options") => found.options = words.map(str::to_owned).collect(),
             _ => {}
         }
@@ -135,35 +140,60 @@ mod tests {
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec})).expect("pod")
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}))
+            .expect("pod")
     }
 
     fn check(spec: serde_json::Value, servers: &[&str], searches: &[&str], options: &[&str]) {
         let host = parse("# c\nnameserver 1.1.1.1\nsearch corp.example. other\noptions rotate\n");
         let out = config(&pod(spec.clone()), &["10.96.0.10".parse().expect("ip")], "cluster.local", &host);
-        assert_eq!((out.servers.as_slice(), out.searches.as_slice(), out.options.as_slice()),
-            (&servers.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..],
-             &searches.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..],
-             &options.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..]), "{spec}");
+        assert_eq!(
+            (out.servers.as_slice(), out.searches.as_slice(), out.options.as_slice()),
+            (
+                &servers.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..],
+                &searches.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..],
+                &options.iter().map(|s| s.to_string()).collect::<Vec<_>>()[..]
+            ),
+            "{spec}"
+        );
     }
 
     #[test]
     fn policies_choose_servers_and_search_lists() {
         let cluster = ["n.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example", "other"];
         check(json!({"containers": []}), &["10.96.0.10"], &cluster, &["ndots:5"]);
-        check(json!({"containers": [], "hostNetwork": true}), &["1.1.1.1"], &["corp.example", "other"], &["rotate"]);
-        check(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), &["10.96.0.10"], &cluster, &["ndots:5"]);
+        check(
+            json!({"containers": [], "hostNetwork": true}),
+            &["1.1.1.1"],
+            &["corp.example", "other"],
+            &["rotate"],
+        );
+        check(
+            json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+            &["10.96.0.10"],
+            &cluster,
+            &["ndots:5"],
+        );
         check(
             json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"], "searches": ["x.y"],
                 "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}),
-            &["9.9.9.9"], &["x.y"], &["ndots:2", "edns0"],
+            &["9.9.9.9"],
+            &["x.y"],
+            &["ndots:2", "edns0"],
         );
-        check(json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}), &["10.96.0.10"], &cluster, &["ndots:1"]);
+        check(
+            json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}}),
+            &["10.96.0.10"],
+            &cluster,
+            &["ndots:1"],
+        );
     }
 
     #[test]
     fn the_hosts_file_names_the_pod() {
-        let pod = pod(json!({"containers": [], "subdomain": "sub", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
+        let pod = pod(
+            json!({"containers": [], "subdomain": "sub", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}),
+        );
         let text = hosts_file(&pod, &["10.0.0.2".into()], "cluster.local", "");
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.contains("10.0.0.2\tp.sub.n.svc.cluster.local\tp\n"));

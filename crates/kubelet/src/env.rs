@@ -84,7 +84,9 @@ pub fn expand(text: &str, known: impl Fn(&str) -> Option<String>) -> String {
         if let Some(after) = rest.strip_prefix('$') {
             out.push('$');
             rest = after;
-        } else if let Some(name) = rest.strip_prefix('(').and_then(|inner| inner.find(')').map(|end| &inner[..end])) {
+        } else if let Some(name) =
+            rest.strip_prefix('(').and_then(|inner| inner.find(')').map(|end| &inner[..end]))
+        {
             match known(name) {
                 Some(value) => out.push_str(&value),
                 None => out.push_str(&format!("$({name})")),
@@ -99,7 +101,11 @@ pub fn expand(text: &str, known: impl Fn(&str) -> Option<String>) -> String {
 }
 
 /// The variables of a container in order, later ones replacing earlier ones of the same name.
-pub fn variables(pod: &Pod, container: &Container, sources: &Sources) -> Result<Vec<(String, String)>, Error> {
+pub fn variables(
+    pod: &Pod,
+    container: &Container,
+    sources: &Sources,
+) -> Result<Vec<(String, String)>, Error> {
     let mut out: Vec<(String, String)> = Vec::new();
     let mut set = |name: String, value: String| match out.iter_mut().find(|(known, _)| *known == name) {
         Some(entry) => entry.1 = value,
@@ -119,7 +125,9 @@ pub fn variables(pod: &Pod, container: &Container, sources: &Sources) -> Result<
         let value = match &var.value_from {
             None => {
                 let lookup = |name: &str| {
-                    known.get(name).cloned().or_else(|| services.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+                    known.get(name).cloned().or_else(|| {
+                        services.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+                    })
                 };
                 expand(var.value.as_deref().unwrap_or_default(), lookup)
             }
@@ -148,14 +156,18 @@ type FromSource = k8s_openapi::api::core::v1::EnvFromSource;
 fn all_of(from: &FromSource, sources: &Sources) -> Result<Vec<(String, String)>, Error> {
     if let Some(source) = &from.config_map_ref {
         return match sources.config_maps.get(&source.name).cloned().flatten() {
-            Some(map) => Ok(map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()),
+            Some(map) => {
+                Ok(map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect())
+            }
             None if source.optional == Some(true) => Ok(Vec::new()),
             None => Err(Error::Missing { kind: "configmap", name: source.name.clone() }),
         };
     }
     if let Some(source) = &from.secret_ref {
         return match sources.secrets.get(&source.name).cloned().flatten() {
-            Some(secret) => Ok(secret.data.iter().flatten().map(|(key, value)| (key.clone(), utf8(&value.0))).collect()),
+            Some(secret) => {
+                Ok(secret.data.iter().flatten().map(|(key, value)| (key.clone(), utf8(&value.0))).collect())
+            }
             None if source.optional == Some(true) => Ok(Vec::new()),
             None => Err(Error::Missing { kind: "secret", name: source.name.clone() }),
         };
@@ -178,7 +190,11 @@ fn value_of(
     if let Some(key) = &source.config_map_key_ref {
         let optional = key.optional == Some(true);
         let Some(map) = sources.config_maps.get(&key.name).cloned().flatten() else {
-            return if optional { Ok(None) } else { Err(Error::Missing { kind: "configmap", name: key.name.clone() }) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(Error::Missing { kind: "configmap", name: key.name.clone() })
+            };
         };
         return match map.data.as_ref().and_then(|data| data.get(&key.key)) {
             Some(value) => Ok(Some(value.clone())),
@@ -189,7 +205,11 @@ fn value_of(
     if let Some(key) = &source.secret_key_ref {
         let optional = key.optional == Some(true);
         let Some(secret) = sources.secrets.get(&key.name).cloned().flatten() else {
-            return if optional { Ok(None) } else { Err(Error::Missing { kind: "secret", name: key.name.clone() }) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(Error::Missing { kind: "secret", name: key.name.clone() })
+            };
         };
         return match secret.data.as_ref().and_then(|data| data.get(&key.key)) {
             Some(value) => Ok(Some(utf8(&value.0))),
@@ -201,7 +221,12 @@ fn value_of(
 }
 
 fn missing_key(pod: &Pod, kind: &'static str, name: &str, key: &str) -> Error {
-    Error::MissingKey { kind, namespace: pod.namespace().to_owned(), name: name.to_owned(), key: key.to_owned() }
+    Error::MissingKey {
+        kind,
+        namespace: pod.namespace().to_owned(),
+        name: name.to_owned(),
+        key: key.to_owned(),
+    }
 }
 
 /// The value of a downward API field.
@@ -234,7 +259,11 @@ pub fn field_value(pod: &Pod, path: &str, sources: &Sources) -> Result<String, E
 
 /// Labels or annotations one a line, values quoted as Go quotes strings.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    map.into_iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value))).collect::<Vec<_>>().join("\n")
+    map.into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", quoted(value)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn quoted(text: &str) -> String {
@@ -246,7 +275,9 @@ fn quoted(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            control if (control as u32) < 0x20 || control as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", control as u32)),
+            control if (control as u32) < 0x20 || control as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", control as u32))
+            }
             plain => out.push(plain),
         }
     }
@@ -261,17 +292,20 @@ pub fn resource_value(
     field: &ResourceFieldSelector,
     sources: &Sources,
 ) -> Result<String, Error> {
-    let named = field.container_name.as_deref().and_then(|name| pod.container(name)).map(|(_, container)| container);
+    let named =
+        field.container_name.as_deref().and_then(|name| pod.container(name)).map(|(_, container)| container);
     let container = named.unwrap_or(container);
     let unsupported = || Error::Resource(field.resource.clone());
     let (which, resource) = field.resource.split_once('.').ok_or_else(unsupported)?;
     let cpu = resource == "cpu";
-    let known = matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    let known =
+        matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
     if !known || !matches!(which, "limits" | "requests") {
         return Err(unsupported());
     }
     let of = |quantity: &Quantity| if cpu { amount::milli(quantity) } else { amount::value(quantity) };
-    let own = container.resources.as_ref().and_then(|list| resources::amount_of(list, which == "limits", resource));
+    let own =
+        container.resources.as_ref().and_then(|list| resources::amount_of(list, which == "limits", resource));
     let amount = match (which, own) {
         ("limits", None | Some(0)) => sources.allocatable.get(resource).and_then(of).unwrap_or(0),
         (_, own) => own.unwrap_or(0),
@@ -301,7 +335,9 @@ fn service_variables(pod: &Pod, services: &[Arc<Service>]) -> Vec<(String, Strin
     let mut out = Vec::new();
     for (name, service) in chosen {
         let Some(spec) = &service.spec else { continue };
-        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+            continue;
+        };
         let Some(ports) = spec.ports.as_ref().filter(|ports| !ports.is_empty()) else { continue };
         let prefix = env_name(name);
         let address = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
@@ -357,9 +393,10 @@ mod tests {
         }))
         .expect("pod");
         let map: ConfigMap = serde_json::from_value(json!({"data": {"k": "from map"}})).expect("map");
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "my-svc", "namespace": "n"},
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "my-svc", "namespace": "n"},
             "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 80, "name": "web"}]}}))
-        .expect("service");
+            .expect("service");
         let sources = Sources {
             config_maps: HashMap::from([("m".to_owned(), Some(Arc::new(map)))]),
             services: vec![Arc::new(service)],
@@ -380,24 +417,21 @@ mod tests {
         assert_eq!(value(field("metadata.labels['l']"), "X").as_deref(), Some("v"));
         assert_eq!(value(field("status.podIP"), "X").as_deref(), Some("10.1.0.2"));
         assert_eq!(value(field("spec.nodeName"), "X").as_deref(), Some("node"));
-        let resource = |name: &str, divisor: &str| {
-            json!([{"name": "X", "valueFrom": {"resourceFieldRef": {"resource": name, "divisor": divisor}}}])
-        };
+        let resource = |name: &str, divisor: &str| json!([{"name": "X", "valueFrom": {"resourceFieldRef": {"resource": name, "divisor": divisor}}}]);
         assert_eq!(value(resource("limits.cpu", "1"), "X").as_deref(), Some("1"));
         assert_eq!(value(resource("limits.cpu", "1m"), "X").as_deref(), Some("250"));
         assert_eq!(value(resource("limits.memory", "1Mi"), "X").as_deref(), Some("2048"));
         let key = json!([{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]);
         assert_eq!(value(key, "X").as_deref(), Some("from map"));
-        let chain = json!([{"name": "A", "value": "1"}, {"name": "X", "value": "$(A)$(MY_SVC_SERVICE_PORT_WEB)"}]);
+        let chain =
+            json!([{"name": "A", "value": "1"}, {"name": "X", "value": "$(A)$(MY_SVC_SERVICE_PORT_WEB)"}]);
         assert_eq!(value(chain, "X").as_deref(), Some("180"));
         assert_eq!(value(json!([]), "MY_SVC_PORT_80_TCP").as_deref(), Some("tcp://10.0.0.9:80"));
     }
 
     #[test]
     fn says_what_is_missing_in_upstreams_words() {
-        let key = |name: &str, key: &str, optional: bool| {
-            json!([{"name": "X", "valueFrom": {"configMapKeyRef": {"name": name, "key": key, "optional": optional}}}])
-        };
+        let key = |name: &str, key: &str, optional: bool| json!([{"name": "X", "valueFrom": {"configMapKeyRef": {"name": name, "key": key, "optional": optional}}}]);
         let words = |env| case(env).expect_err("missing").to_string();
         assert_eq!(words(key("no", "k", false)), "configmap \"no\" not found");
         assert_eq!(words(key("m", "z", false)), "couldn't find key z in ConfigMap n/m");

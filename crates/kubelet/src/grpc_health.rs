@@ -57,9 +57,10 @@ fn status_of(frame: &[u8]) -> Option<u8> {
 
 async fn ask(address: &str, service: &str) -> Result<Outcome, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| http_get::dial_error(address, &error))?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
     let answer = async {
         let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
@@ -71,7 +72,10 @@ async fn ask(address: &str, service: &str) -> Result<Outcome, String> {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|error| error.to_string())?;
-        let trailer = body.trailers().and_then(|trailers| trailers.get("grpc-status")).or(parts.headers.get("grpc-status"));
+        let trailer = body
+            .trailers()
+            .and_then(|trailers| trailers.get("grpc-status"))
+            .or(parts.headers.get("grpc-status"));
         let code = trailer.and_then(|value| value.to_str().ok()).unwrap_or("0").to_owned();
         if code != "0" {
             return Err(format!("rpc error: code = {code}"));

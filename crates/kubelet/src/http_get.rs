@@ -42,7 +42,10 @@ pub fn port(wanted: &IntOrString, ports: &[ContainerPort]) -> Result<u16, String
             None => name.parse().map_err(|_| format!("couldn't find port: {name:?}"))?,
         },
     };
-    u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| format!("invalid port number: {number}"))
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("invalid port number: {number}"))
 }
 
 /// What a probe's or hook's `httpGet` asks for.
@@ -54,7 +57,12 @@ pub fn target(action: &HTTPGetAction, ip: &str, ports: &[ContainerPort]) -> Resu
     let slash = if path.starts_with('/') { "" } else { "/" };
     let scheme = if tls { "https" } else { "http" };
     let printed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let headers = action.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect();
+    let headers = action
+        .http_headers
+        .iter()
+        .flatten()
+        .map(|header| (header.name.clone(), header.value.clone()))
+        .collect();
     Ok(Target { url: format!("{scheme}://{printed}:{port}{slash}{path}"), host, port, tls, headers })
 }
 
@@ -80,7 +88,9 @@ pub async fn get(target: &Target, agent: &str, limit: Duration) -> Result<(Statu
     let failed = |error: String| format!("Get \"{}\": {error}", target.url);
     match tokio::time::timeout(limit, follow(target, agent)).await {
         Ok(answer) => answer.map_err(failed),
-        Err(_) => Err(failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into())),
+        Err(_) => {
+            Err(failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into()))
+        }
     }
 }
 
@@ -88,7 +98,10 @@ async fn follow(target: &Target, agent: &str) -> Result<(StatusCode, String), St
     let mut uri: Uri = target.url.parse().map_err(|error| format!("{error}"))?;
     for _ in 0..MAX_REDIRECTS {
         let (status, headers, body) = once(target, &uri, agent).await?;
-        let next = headers.get(http::header::LOCATION).filter(|_| status.is_redirection()).and_then(|value| value.to_str().ok());
+        let next = headers
+            .get(http::header::LOCATION)
+            .filter(|_| status.is_redirection())
+            .and_then(|value| value.to_str().ok());
         let Some(next) = next.and_then(|location| joined(&uri, location)) else { return Ok((status, body)) };
         // A redirect to another host says that this one is alive.
         if next.host() != uri.host() {
@@ -136,7 +149,10 @@ async fn once(target: &Target, uri: &Uri, agent: &str) -> Result<(StatusCode, He
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     if uri.scheme_str() == Some("https") {
         let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-        let stream = tokio_rustls::TlsConnector::from(unchecked()).connect(name, stream).await.map_err(|error| error.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(unchecked())
+            .connect(name, stream)
+            .await
+            .map_err(|error| error.to_string())?;
         exchange(TokioIo::new(stream), request).await
     } else {
         exchange(TokioIo::new(stream), request).await
@@ -147,10 +163,13 @@ async fn exchange<S>(io: S, request: Request<Empty<Bytes>>) -> Result<(StatusCod
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| if error.is_incomplete_message() { "EOF".to_owned() } else { error.to_string() })?;
+        let response = sender.send_request(request).await.map_err(|error| {
+            if error.is_incomplete_message() { "EOF".to_owned() } else { error.to_string() }
+        })?;
         let (parts, body) = response.into_parts();
         // A longer body is cut, it does not fail the request.
         let mut text = Vec::new();
@@ -189,7 +208,12 @@ impl ServerCertVerifier for Unchecked {
         cert: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -198,7 +222,12 @@ impl ServerCertVerifier for Unchecked {
         cert: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
@@ -212,7 +241,12 @@ fn unchecked() -> Arc<rustls::ClientConfig> {
         let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .expect("the provider supports the default versions");
-        Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider))).with_no_client_auth())
+        Arc::new(
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+                .with_no_client_auth(),
+        )
     });
     CONFIG.clone()
 }
@@ -237,7 +271,11 @@ mod tests {
 
     #[test]
     fn urls_print_as_upstreams() {
-        let action = HTTPGetAction { path: Some("healthz?a=b".into()), port: IntOrString::Int(80), ..Default::default() };
+        let action = HTTPGetAction {
+            path: Some("healthz?a=b".into()),
+            port: IntOrString::Int(80),
+            ..Default::default()
+        };
         assert_eq!(target(&action, "10.0.0.1", &[]).expect("target").url, "http://10.0.0.1:80/healthz?a=b");
         assert_eq!(target(&action, "fd00::1", &[]).expect("target").url, "http://[fd00::1]:80/healthz?a=b");
     }
@@ -250,6 +288,11 @@ mod tests {
         let action = HTTPGetAction { port: IntOrString::Int(i32::from(port)), ..Default::default() };
         let target = target(&action, "127.0.0.1", &[]).expect("target");
         let error = get(&target, "t", Duration::from_secs(5)).await.expect_err("closed");
-        assert_eq!(error, format!("Get \"http://127.0.0.1:{port}/\": dial tcp 127.0.0.1:{port}: connect: connection refused"));
+        assert_eq!(
+            error,
+            format!(
+                "Get \"http://127.0.0.1:{port}/\": dial tcp 127.0.0.1:{port}: connect: connection refused"
+            )
+        );
     }
 }

@@ -92,7 +92,9 @@ async fn runtime(config: &Config) -> Result<(cri::Cri, String), Error> {
     let until = tokio::time::Instant::now() + RUNTIME_START;
     loop {
         match cri.version().await {
-            Ok(version) => return Ok((cri, format!("{}://{}", version.runtime_name, version.runtime_version))),
+            Ok(version) => {
+                return Ok((cri, format!("{}://{}", version.runtime_name, version.runtime_version)));
+            }
             Err(error) if error.is_unavailable() && tokio::time::Instant::now() < until => {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
@@ -104,7 +106,8 @@ async fn runtime(config: &Config) -> Result<(cri::Cri, String), Error> {
 /// Runs the node agent until `stop`; running containers are left as they are, for the next one to adopt.
 pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     for path in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
-        std::fs::create_dir_all(&path).map_err(|source| Error::Directory { path: path.display().to_string(), source })?;
+        std::fs::create_dir_all(&path)
+            .map_err(|source| Error::Directory { path: path.display().to_string(), source })?;
     }
     let cgroups_failed = |source| Error::Cgroups { root: config.cgroup_root.clone(), source };
     let cgroups = cgroups::Cgroups::detect(&config.cgroup_root).map_err(cgroups_failed)?;
@@ -131,7 +134,12 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
         lowest_oom_score: node::facts::lowest_oom_score(),
         config,
     });
-    tracing::info!(node = shared.config.node_name, runtime = runtime_version, version = KUBELET_VERSION, "kubelet started");
+    tracing::info!(
+        node = shared.config.node_name,
+        runtime = runtime_version,
+        version = KUBELET_VERSION,
+        "kubelet started"
+    );
     let directory = desired::Directory::default();
     let (relisted_sender, relisted) = mpsc::unbounded_channel();
     let relister = {
@@ -155,12 +163,7 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     };
     let noded = node::run(shared.clone(), directory.clone(), runtime_version, port, stop.clone());
     let poded = desired::run(shared.clone(), directory.clone(), relisted, stop.clone());
-    tokio::join!(
-        spawned(relister),
-        served,
-        spawned(noded),
-        spawned(poded),
-    );
+    tokio::join!(spawned(relister), served, spawned(noded), spawned(poded),);
     tracing::info!("kubelet stopped");
     Ok(())
 }

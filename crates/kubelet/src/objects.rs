@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::{Cache, Informers, ObjectKey, Select};
@@ -19,6 +20,7 @@ const SYNC: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct References {
     namespace: String,
+    changed: Arc<AtomicBool>,
     config_maps: BTreeMap<String, Follow<ConfigMap>>,
     secrets: BTreeMap<String, Follow<Secret>>,
 }
@@ -54,7 +56,13 @@ pub fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     (config_maps, secrets)
 }
 
-fn follow<K>(informers: &Informers, namespace: &str, name: &str, wake: &Arc<Notify>) -> Follow<K>
+fn follow<K>(
+    informers: &Informers,
+    namespace: &str,
+    name: &str,
+    wake: &Arc<Notify>,
+    changed: &Arc<AtomicBool>,
+) -> Follow<K>
 where
     K: client::Watched + kube::Resource<DynamicType = ()>,
 {
@@ -65,10 +73,11 @@ where
     };
     let cache = informers.cache_with::<K>(select);
     let mut changes = cache.changes();
-    let wake = wake.clone();
+    let (wake, changed) = (wake.clone(), changed.clone());
     let task = tokio::spawn(async move {
         loop {
             changes.next().await;
+            changed.store(true, Ordering::Release);
             wake.notify_one();
         }
     });
@@ -83,11 +92,20 @@ impl References {
         self.config_maps.retain(|name, _| config_maps.contains(name));
         self.secrets.retain(|name, _| secrets.contains(name));
         for name in config_maps {
-            self.config_maps.entry(name.clone()).or_insert_with(|| follow(informers, pod.namespace(), &name, wake));
+            self.config_maps
+                .entry(name.clone())
+                .or_insert_with(|| follow(informers, pod.namespace(), &name, wake, &self.changed));
         }
         for name in secrets {
-            self.secrets.entry(name.clone()).or_insert_with(|| follow(informers, pod.namespace(), &name, wake));
+            self.secrets
+                .entry(name.clone())
+                .or_insert_with(|| follow(informers, pod.namespace(), &name, wake, &self.changed));
         }
+    }
+
+    /// Whether any of the objects has changed since the last time.
+    pub fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
     }
 
     /// Ends all watches.
@@ -100,7 +118,11 @@ impl References {
     pub fn reader(&self) -> Reader {
         Reader {
             namespace: self.namespace.clone(),
-            config_maps: self.config_maps.iter().map(|(name, follow)| (name.clone(), follow.cache.clone())).collect(),
+            config_maps: self
+                .config_maps
+                .iter()
+                .map(|(name, follow)| (name.clone(), follow.cache.clone()))
+                .collect(),
             secrets: self.secrets.iter().map(|(name, follow)| (name.clone(), follow.cache.clone())).collect(),
         }
     }

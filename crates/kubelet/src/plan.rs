@@ -129,7 +129,14 @@ pub struct Plan {
 
 impl Plan {
     fn rest() -> Plan {
-        Plan { sandbox: SandboxStep::Keep, kill: vec![], start: None, waits: vec![], wake_at: None, finished: false }
+        Plan {
+            sandbox: SandboxStep::Keep,
+            kill: vec![],
+            start: None,
+            waits: vec![],
+            wake_at: None,
+            finished: false,
+        }
     }
 
     fn wake(&mut self, at: Timestamp) {
@@ -183,12 +190,17 @@ pub fn plan(seen: &Seen<'_>) -> Plan {
     let mut plan = Plan::rest();
     let in_sandbox = |name: &str| seen.actual.latest_in(&sandbox.id, name);
     let containers = seen.pod.containers();
-    let initialized = containers.iter().any(|(role, container)| *role == Role::App && in_sandbox(&container.name).is_some());
+    let initialized = containers
+        .iter()
+        .any(|(role, container)| *role == Role::App && in_sandbox(&container.name).is_some());
 
-    for (role, container) in containers.iter().filter(|(role, _)| matches!(role, Role::Init | Role::Sidecar)) {
+    for (role, container) in containers.iter().filter(|(role, _)| matches!(role, Role::Init | Role::Sidecar))
+    {
         let record = in_sandbox(&container.name);
         if *role == Role::Init {
-            if initialized || record.is_some_and(|record| record.phase == Phase::Exited && record.exit_code == 0) {
+            if initialized
+                || record.is_some_and(|record| record.phase == Phase::Exited && record.exit_code == 0)
+            {
                 continue;
             }
             match record {
@@ -223,7 +235,13 @@ pub fn plan(seen: &Seen<'_>) -> Plan {
                 alive += 1;
                 let image = container.image.as_deref().unwrap_or_default();
                 if !record.hash.is_empty() && record.hash != labels::container_hash(&container.name, image) {
-                    kill(seen, &mut plan, record, format!("Container {} definition changed, will be restarted", record.name), None);
+                    kill(
+                        seen,
+                        &mut plan,
+                        record,
+                        format!("Container {} definition changed, will be restarted", record.name),
+                        None,
+                    );
                 } else {
                     probe_kill(seen, &mut plan, container, record);
                 }
@@ -275,7 +293,9 @@ fn replace_sandbox(seen: &Seen<'_>, attempt: u32) -> Plan {
 fn end(seen: &Seen<'_>, finished: bool) -> Plan {
     let mut plan = Plan { finished, ..Plan::rest() };
     let containers = seen.pod.containers();
-    let order = |name: &str| containers.iter().position(|(role, container)| *role == Role::Sidecar && container.name == name);
+    let order = |name: &str| {
+        containers.iter().position(|(role, container)| *role == Role::Sidecar && container.name == name)
+    };
     let alive: Vec<_> = seen.actual.running().collect();
     let others = alive.iter().any(|record| order(&record.name).is_none());
     let last_sidecar = alive.iter().filter_map(|record| order(&record.name)).max();
@@ -294,7 +314,13 @@ fn end(seen: &Seen<'_>, finished: bool) -> Plan {
     plan
 }
 
-fn kill(seen: &Seen<'_>, plan: &mut Plan, record: &ContainerRecord, message: String, cause: Option<Unhealthy>) {
+fn kill(
+    seen: &Seen<'_>,
+    plan: &mut Plan,
+    record: &ContainerRecord,
+    message: String,
+    cause: Option<Unhealthy>,
+) {
     if !seen.busy.contains(&record.name) {
         plan.kill.push(Kill { id: record.id.clone(), name: record.name.clone(), message, cause });
     }
@@ -321,7 +347,8 @@ fn consider_start(seen: &Seen<'_>, plan: &mut Plan, container: &Container, recor
     let none = Memory::default();
     let memory = seen.memory.get(&container.name).unwrap_or(&none);
     let history = record.or_else(|| seen.actual.latest(&container.name));
-    let failed_at = history.filter(|record| record.phase == Phase::Exited).and_then(|record| record.finished_at);
+    let failed_at =
+        history.filter(|record| record.phase == Phase::Exited).and_then(|record| record.finished_at);
     if let Some((wait, until)) = failed_at.and_then(|failed| memory.crash.waiting(failed, seen.now)) {
         plan.waits.push(Wait {
             name: container.name.clone(),

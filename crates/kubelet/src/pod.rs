@@ -115,12 +115,16 @@ impl PodExt for Pod {
     }
 
     fn is_terminal(&self) -> bool {
-        matches!(self.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+        matches!(
+            self.status.as_ref().and_then(|status| status.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        )
     }
 
     fn containers(&self) -> Vec<(Role, &Container)> {
         let spec = PodExt::spec(self);
-        let inits = spec.init_containers.iter().flatten().map(|container| (role_of_init(container), container));
+        let inits =
+            spec.init_containers.iter().flatten().map(|container| (role_of_init(container), container));
         inits.chain(spec.containers.iter().map(|container| (Role::App, container))).collect()
     }
 

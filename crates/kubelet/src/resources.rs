@@ -111,11 +111,18 @@ fn pod_total(pod: &Pod, of: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
 pub fn pod_limits(pod: &Pod) -> PodLimits {
     let pod_level = PodExt::spec(pod).resources.as_ref();
     let explicit = |limit: bool, resource: &str| pod_level.and_then(|list| amount_of(list, limit, resource));
-    let cpu = explicit(false, "cpu").or_else(|| pod_total(pod, |c| Some(request(c, "cpu").unwrap_or(0)))).unwrap_or(0);
-    let positive = |resource: &'static str| move |c: &Container| limit(c, resource).filter(|amount| *amount > 0);
+    let cpu = explicit(false, "cpu")
+        .or_else(|| pod_total(pod, |c| Some(request(c, "cpu").unwrap_or(0))))
+        .unwrap_or(0);
+    let positive =
+        |resource: &'static str| move |c: &Container| limit(c, resource).filter(|amount| *amount > 0);
     let quota_of = explicit(true, "cpu").or_else(|| pod_total(pod, positive("cpu"))).map(quota);
     let memory = explicit(true, "memory").or_else(|| pod_total(pod, positive("memory")));
-    PodLimits { shares: shares(cpu), quota: quota_of.filter(|quota| *quota > 0), memory: memory.filter(|bytes| *bytes > 0) }
+    PodLimits {
+        shares: shares(cpu),
+        quota: quota_of.filter(|quota| *quota > 0),
+        memory: memory.filter(|bytes| *bytes > 0),
+    }
 }
 
 /// The OOM score adjustment of a container on a node with that much memory.
@@ -140,13 +147,18 @@ mod tests {
     use serde_json::json;
 
     fn pod(containers: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": containers}})).expect("pod")
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": containers}}))
+            .expect("pod")
     }
 
     #[test]
     fn qos_classes_follow_requests_and_limits() {
         let check = |resources: serde_json::Value, expect: &str| {
-            assert_eq!(qos_class(&pod(json!([{"name": "c", "resources": resources}]))), expect, "{resources}");
+            assert_eq!(
+                qos_class(&pod(json!([{"name": "c", "resources": resources}]))),
+                expect,
+                "{resources}"
+            );
         };
         check(json!({}), "BestEffort");
         check(json!({"requests": {"cpu": "1"}}), "Burstable");

@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn durations_read_like_gos() {
-        let check = |millis: u64, expect: &str| assert_eq!(go_duration(Duration::from_millis(millis)), expect);
+        let check =
+            |millis: u64, expect: &str| assert_eq!(go_duration(Duration::from_millis(millis)), expect);
         check(0, "0s");
         check(250, "250ms");
         check(10_000, "10s");

@@ -235,7 +235,12 @@ fn unreadable(bytes: &[u8], media: Media, target: &Target<'_>, problem: String) 
     cannot_be_handled(target, target.kind, target.version, &problem)
 }
 
-pub(crate) fn cannot_be_handled(target: &Target<'_>, kind: &str, version: &str, problem: &str) -> StatusError {
+pub(crate) fn cannot_be_handled(
+    target: &Target<'_>,
+    kind: &str,
+    version: &str,
+    problem: &str,
+) -> StatusError {
     StatusError::bad_request(format!(
         "{kind} in version {version:?} cannot be handled as a {}: {problem}",
         target.kind

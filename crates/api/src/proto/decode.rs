@@ -19,7 +19,12 @@ pub(super) fn object(id: MessageId, bytes: &[u8], depth: u32) -> Result<Map<Stri
     Ok(out)
 }
 
-fn fields(message: &Message, bytes: &[u8], depth: u32, out: &mut Map<String, Value>) -> Result<(), WireError> {
+fn fields(
+    message: &Message,
+    bytes: &[u8],
+    depth: u32,
+    out: &mut Map<String, Value>,
+) -> Result<(), WireError> {
     if depth > MAX_DEPTH {
         return Err(WireError::Depth);
     }
@@ -32,7 +37,12 @@ fn fields(message: &Message, bytes: &[u8], depth: u32, out: &mut Map<String, Val
     Ok(())
 }
 
-fn one_field(field: &'static Field, wire: Wire<'_>, depth: u32, out: &mut Map<String, Value>) -> Result<(), WireError> {
+fn one_field(
+    field: &'static Field,
+    wire: Wire<'_>,
+    depth: u32,
+    out: &mut Map<String, Value>,
+) -> Result<(), WireError> {
     match field.many {
         Many::Inline => {
             if let (Ty::M(id), Wire::Bytes(bytes)) = (field.ty, wire) {

@@ -11,7 +11,9 @@ use super::wire::{put_bytes, put_number, put_varint};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     /// The kind is not known, or is JSON alone: custom resources, tables.
-    #[error("object {0} in version {1:?} does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message")]
+    #[error(
+        "object {0} in version {1:?} does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message"
+    )]
     NoMessage(String, String),
     /// A value is not of the type that its field has.
     #[error("field {0:?} has a value of another type")]
@@ -22,7 +24,11 @@ pub enum EncodeError {
 }
 
 /// Appends the fields of an object.
-pub(super) fn object(id: MessageId, object: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub(super) fn object(
+    id: MessageId,
+    object: &Map<String, Value>,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     for field in table::get(id).fields {
         if field.many == Many::Inline {
             let Ty::M(id) = field.ty else { continue };
@@ -42,7 +48,9 @@ pub(super) fn object(id: MessageId, object: &Map<String, Value>, out: &mut Vec<u
 
 fn one_field(field: &'static Field, value: &Value, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     match (field.many, value) {
-        (Many::List, Value::Array(items)) => items.iter().try_for_each(|item| put(field, field.number, item, out)),
+        (Many::List, Value::Array(items)) => {
+            items.iter().try_for_each(|item| put(field, field.number, item, out))
+        }
         (Many::Map, Value::Object(map)) => {
             for (key, value) in map {
                 let mut entry = Vec::new();
@@ -94,7 +102,12 @@ fn zero(ty: Ty) -> Value {
     }
 }
 
-fn message(field: &'static Field, id: MessageId, value: &Value, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+fn message(
+    field: &'static Field,
+    id: MessageId,
+    value: &Value,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     let message = table::get(id);
     let mismatch = || EncodeError::Mismatch(field.name);
     match (message.form, value) {

@@ -32,7 +32,9 @@ pub fn decode_protobuf(bytes: &[u8], target: &Target<'_>) -> StatusResult<Object
     let refuse = |problem: &str| cannot_be_handled(target, target.kind, target.version, problem);
     let message = target.schema.and_then(|id| table::by_name(crate::schema::get(id).name));
     let object = match message {
-        _ if envelope.is_json() => serde_json::from_slice(envelope.raw).map_err(|e| refuse(&e.to_string()))?,
+        _ if envelope.is_json() => {
+            serde_json::from_slice(envelope.raw).map_err(|e| refuse(&e.to_string()))?
+        }
         Some(id) => decode::object(id, envelope.raw, 0).map_err(|e| refuse(&e.to_string()))?,
         None => return Err(refuse("the kind has no protobuf form")),
     };

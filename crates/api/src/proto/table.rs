@@ -119,15 +119,18 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<MessageId> {
     }
     let meta = |kind: &str| by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"));
     match (group, version, kind) {
-        ("" | "meta.k8s.io", "v1", "Status" | "APIVersions" | "APIGroup" | "APIGroupList" | "APIResourceList") => {
-            meta(kind)
-        }
+        (
+            "" | "meta.k8s.io",
+            "v1",
+            "Status" | "APIVersions" | "APIGroup" | "APIGroupList" | "APIResourceList",
+        ) => meta(kind),
         ("meta.k8s.io", "v1", "PartialObjectMetadata" | "PartialObjectMetadataList") => meta(kind),
         (_, _, "DeleteOptions") => meta(kind),
         // What subresources speak and no resource is.
         _ => {
             let subresources = crate::generated::kinds::KINDS.iter().flat_map(|k| k.subresources.iter());
-            let mut found = subresources.filter(|s| s.group == group && s.version == version && s.kind == kind);
+            let mut found =
+                subresources.filter(|s| s.group == group && s.version == version && s.kind == kind);
             by_name(crate::schema::get(found.find_map(|s| s.schema)?).name)
         }
     }

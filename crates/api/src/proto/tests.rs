@@ -74,7 +74,8 @@ fn zeros_that_go_writes_unasked_are_dropped() {
     // Go's bytes for `kubectl create deployment`, abridged: spec{replicas: 0 (a pointer), minReadySeconds: 0,
     // paused: false, strategy: {type: ""}}, status{observedGeneration: 0}, metadata{name: "d", generateName: "",
     // creationTimestamp: zero}.
-    let raw = b"\x0a\x07\x0a\x01d\x12\x00\x42\x00\x12\x0a\x08\x00\x28\x00\x38\x00\x22\x02\x0a\x00\x1a\x02\x08\x00";
+    let raw =
+        b"\x0a\x07\x0a\x01d\x12\x00\x42\x00\x12\x0a\x08\x00\x28\x00\x38\x00\x22\x02\x0a\x00\x1a\x02\x08\x00";
     let bytes = Envelope::seal("apps/v1", "Deployment", raw);
     let got = decode_protobuf(&bytes, &target("apps", "v1", "Deployment")).expect("it decodes");
     assert_eq!(
@@ -98,7 +99,10 @@ fn lists_and_statuses_encode() {
     assert_eq!((envelope.api_version.as_str(), envelope.kind.as_str()), ("v1", "PodList"));
     let id = table::by_kind("", "v1", "PodList").expect("a message");
     let got = decode::object(id, envelope.raw, 0).expect("a list");
-    assert_eq!(Value::Object(got), json!({"metadata": {"resourceVersion": "5"}, "items": [{"metadata": {"name": "a"}}]}));
+    assert_eq!(
+        Value::Object(got),
+        json!({"metadata": {"resourceVersion": "5"}, "items": [{"metadata": {"name": "a"}}]})
+    );
     let table = json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table"});
     assert!(matches!(encode_object(table.as_object().unwrap()), Err(EncodeError::NoMessage(..))));
 }
@@ -138,7 +142,10 @@ fn raw_objects_are_json_or_messages() {
 fn delete_options_of_any_version_decode() {
     let bytes = Envelope::seal("apps/v1", "DeleteOptions", b"\x08\x00\x22\x0aBackground");
     let got = decode_delete_options(&bytes).expect("it decodes");
-    assert_eq!(got, json!({"kind": "DeleteOptions", "gracePeriodSeconds": 0, "propagationPolicy": "Background"}));
+    assert_eq!(
+        got,
+        json!({"kind": "DeleteOptions", "gracePeriodSeconds": 0, "propagationPolicy": "Background"})
+    );
 }
 
 #[test]
@@ -149,10 +156,7 @@ fn errors_are_those_of_upstream() {
         assert_eq!(e.code(), 400);
         e.to_string()
     };
-    assert_eq!(
-        error(b""),
-        "the object provided is unrecognized (must be of type Pod): empty data (<empty>)"
-    );
+    assert_eq!(error(b""), "the object provided is unrecognized (must be of type Pod): empty data (<empty>)");
     assert_eq!(
         error(b"{}"),
         "the object provided is unrecognized (must be of type Pod): provided data does not appear to be a protobuf message, expected prefix [107 56 115 0] ({})"
@@ -176,7 +180,8 @@ fn depth_is_bounded() {
         wire::put_bytes(&mut outer, 28, &not);
         not = outer;
     }
-    let id = table::by_name("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap();
+    let id =
+        table::by_name("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap();
     assert_eq!(decode::object(id, &not, 0), Err(WireError::Depth));
 }
 

@@ -35,7 +35,8 @@ fn check(binding: &Object) -> StatusResult<&str> {
 
 /// The pod on its node.
 fn assign(pod: &Object, binding: &Object, node: &str, now: Timestamp) -> StatusResult<Object> {
-    let conflict = |why: String| StatusError::conflict(&GroupResource::new("", "pods/binding"), pod.name(), &why);
+    let conflict =
+        |why: String| StatusError::conflict(&GroupResource::new("", "pods/binding"), pod.name(), &why);
     let uid = binding.uid();
     if !uid.is_empty() && uid != pod.uid() {
         return Err(conflict(format!(
@@ -104,8 +105,7 @@ impl Endpoint for Binding {
             warnings: &warnings,
         };
         pods.update(&write, |pod| assign(pod, &binding, node, Timestamp::now()), None).await?;
-        let status =
-            Status { status: Some("Success".into()), code: Some(201), ..Status::default() };
+        let status = Status { status: Some("Success".into()), code: Some(201), ..Status::default() };
         Ok(respond::json(StatusCode::CREATED, media, &status))
     }
 }

@@ -65,7 +65,9 @@ fn charge(budget: &Object, pod: &str, now: Timestamp) -> StatusResult<Object> {
 }
 
 async fn ask_budgets(context: &Context, pod: &Object, dry_run: bool) -> StatusResult<()> {
-    let Some(budgets) = context.server.registry.store("policy", "poddisruptionbudgets") else { return Ok(()) };
+    let Some(budgets) = context.server.registry.store("policy", "poddisruptionbudgets") else {
+        return Ok(());
+    };
     let page = budgets.list(&context.info.namespace, &Default::default()).await?;
     let mut found = page
         .items
@@ -92,12 +94,7 @@ async fn ask_budgets(context: &Context, pod: &Object, dry_run: bool) -> StatusRe
     Ok(())
 }
 
-async fn evict(
-    context: &Context,
-    pods: &Store,
-    options: &DeleteOptions,
-    dry_run: bool,
-) -> StatusResult<()> {
+async fn evict(context: &Context, pods: &Store, options: &DeleteOptions, dry_run: bool) -> StatusResult<()> {
     let name = &context.info.name;
     let pod = pods
         .get_live(&context.info.namespace, name)
@@ -137,9 +134,12 @@ impl Endpoint for Eviction {
                 let target = eviction.map(Target::of_subresource).ok_or_else(StatusError::no_such_path)?;
                 api::proto::decode_protobuf(&bytes, &target)?.into_value()
             }
-            Media::Json => serde_json::from_slice(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?,
+            Media::Json => {
+                serde_json::from_slice(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?
+            }
             Media::Yaml => {
-                let text = std::str::from_utf8(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
+                let text =
+                    std::str::from_utf8(&bytes).map_err(|e| StatusError::bad_request(e.to_string()))?;
                 serde_saphyr::from_str(text).map_err(|e| StatusError::bad_request(e.to_string()))?
             }
         };
@@ -150,7 +150,8 @@ impl Endpoint for Eviction {
         if name.is_some_and(|name| name != context.info.name) {
             return Err(StatusError::bad_request("name in URL does not match name in Eviction object"));
         }
-        let (options, dry_run) = write::deletion(context, value.get("deleteOptions").unwrap_or(&Value::Null))?;
+        let (options, dry_run) =
+            write::deletion(context, value.get("deleteOptions").unwrap_or(&Value::Null))?;
         let pods = context.server.registry.store("", "pods").ok_or_else(StatusError::no_such_path)?;
         evict(context, pods, &options, dry_run).await?;
         let status = Status { status: Some("Success".into()), code: Some(201), ..Status::default() };

@@ -50,7 +50,12 @@ impl KubeletAccess {
         Ok(format!("https://{host}:{port}"))
     }
 
-    async fn forward(&self, request: Request<Body>, target: &str, prefix: Option<String>) -> StatusResult<Response<Body>> {
+    async fn forward(
+        &self,
+        request: Request<Body>,
+        target: &str,
+        prefix: Option<String>,
+    ) -> StatusResult<Response<Body>> {
         let uri: Uri = target.parse().map_err(|e| StatusError::bad_request(format!("{target}: {e}")))?;
         let options = ProxyOptions { client: None, path_prefix: prefix };
         match proxy::forward(request, &uri, &self.dialer, &options, &self.limits).await {
@@ -213,9 +218,12 @@ impl PodStream {
         }
         let container = container(pod, query.get("container"))?;
         let flag = |name: &str, default: bool| if query.has(name) { query.flag(name) } else { default };
-        for (ours, kubelets, default) in
-            [("stdin", "input", false), ("stdout", "output", false), ("stderr", "error", false), ("tty", "tty", false)]
-        {
+        for (ours, kubelets, default) in [
+            ("stdin", "input", false),
+            ("stdout", "output", false),
+            ("stderr", "error", false),
+            ("tty", "tty", false),
+        ] {
             if flag(ours, default) {
                 append(&mut out, kubelets, "1");
             }
@@ -258,7 +266,10 @@ impl Endpoint for PodStream {
         let path = self.path_and_query(&pod, &query)?;
         let node = pod.str_at(&["spec", "nodeName"]);
         if node.is_empty() {
-            return Err(StatusError::bad_request(format!("pod {} does not have a host assigned", pod.name())));
+            return Err(StatusError::bad_request(format!(
+                "pod {} does not have a host assigned",
+                pod.name()
+            )));
         }
         let base = self.0.base(context, node).await?;
         self.0.forward(request, &format!("{base}{path}"), None).await
@@ -379,7 +390,8 @@ async fn service_target(context: &Context, scheme: &str, name: &str, port: &str)
         return unavailable(format!("no service port {port:?} found for service {name:?}"));
     };
     let port_name = wanted["name"].as_str().unwrap_or("");
-    let slices = registry.store("discovery.k8s.io", "endpointslices").ok_or_else(StatusError::no_such_path)?;
+    let slices =
+        registry.store("discovery.k8s.io", "endpointslices").ok_or_else(StatusError::no_such_path)?;
     let page = slices.list(namespace, &Default::default()).await?;
     for item in page.items.iter().filter(|s| s.facts.label("kubernetes.io/service-name") == Some(name)) {
         let slice = encode::decode(&item.value, item.revision)?;
@@ -438,7 +450,8 @@ mod tests {
 
     #[test]
     fn exec_speaks_the_kubelets_parameters() {
-        let access = KubeletAccess { dialer: Dialer::plain(), address_types: vec![], limits: Limits::default() };
+        let access =
+            KubeletAccess { dialer: Dialer::plain(), address_types: vec![], limits: Limits::default() };
         let exec = PodStream(access, StreamKind::Exec);
         let query = Query::parse("container=a&command=ls&command=-l+%2F&stdout=true&tty=true&stdin=false");
         assert_eq!(

@@ -42,7 +42,11 @@ fn scale(workload: &Object) -> Object {
 fn selector(workload: &Object) -> String {
     let selector = workload.at(&["spec", "selector"]).cloned().unwrap_or_default();
     // A replication controller's selector is a plain map.
-    let selector = if workload.kind() == "ReplicationController" { json!({ "matchLabels": selector }) } else { selector };
+    let selector = if workload.kind() == "ReplicationController" {
+        json!({ "matchLabels": selector })
+    } else {
+        selector
+    };
     serde_json::from_value(selector)
         .ok()
         .and_then(|typed| LabelSelector::from_typed(&typed).ok())

@@ -32,7 +32,9 @@ pub async fn status(which: Which, as_json: bool) -> Result<ExitCode, Failure> {
     let mut lines = vec![process(&cluster)];
     match tokio::time::timeout(PATIENCE, ask(&cluster)).await {
         Ok(Ok(found)) => lines.extend(found),
-        Ok(Err(why)) => lines.push(Line { what: "API server", name: "readyz".into(), healthy: false, detail: why }),
+        Ok(Err(why)) => {
+            lines.push(Line { what: "API server", name: "readyz".into(), healthy: false, detail: why })
+        }
         Err(_) => lines.push(Line {
             what: "API server",
             name: "readyz".into(),
@@ -88,7 +90,9 @@ async fn ask(cluster: &Cluster) -> Result<Vec<Line>, String> {
         healthy: ready == "ok",
         detail: format!("https://127.0.0.1:{}", cluster.settings.secure_port),
     }];
-    for component in Api::<ComponentStatus>::all(client.clone()).list(&Default::default()).await.map_err(text)? {
+    for component in
+        Api::<ComponentStatus>::all(client.clone()).list(&Default::default()).await.map_err(text)?
+    {
         let condition = component.conditions.iter().flatten().find(|c| c.type_ == "Healthy");
         lines.push(Line {
             what: "component",
@@ -140,7 +144,9 @@ fn certificates(cluster: &Cluster) -> Vec<Line> {
                     healthy: facts.not_after > now,
                     detail: format!("expires {}", facts.not_after),
                 },
-                Err(e) => Line { what: "certificate", name, healthy: false, detail: base::Chain(&e).to_string() },
+                Err(e) => {
+                    Line { what: "certificate", name, healthy: false, detail: base::Chain(&e).to_string() }
+                }
             }
         })
         .collect()

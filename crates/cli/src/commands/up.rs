@@ -178,7 +178,11 @@ fn tell(cluster: &Cluster, took: Duration, as_json: bool) {
     println!("  export KUBECONFIG={}", kubeconfig.display());
     if cluster.settings.node {
         println!("  kubectl get nodes -o wide");
-        println!("  kubectl create deployment hello --image={}:{} --replicas=3", images::HELLO, images::VERSION);
+        println!(
+            "  kubectl create deployment hello --image={}:{} --replicas=3",
+            images::HELLO,
+            images::VERSION
+        );
     } else {
         println!("  kubectl get namespaces");
         println!("  kubectl api-resources");
@@ -262,7 +266,8 @@ pub async fn run_kept(which: Which) -> Result<ExitCode, Failure> {
 async fn run_here(cluster: Cluster, notify: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let record = cluster.layout.process_record(PROCESS);
     if let Some(own) = ProcessRecord::current() {
-        own.write(&record).map_err(|e| Failure::new(format!("cannot write {}: {e}", record.display()), ""))?;
+        own.write(&record)
+            .map_err(|e| Failure::new(format!("cannot write {}: {e}", record.display()), ""))?;
     }
     let stop = CancellationToken::new();
     let on_signal = stop.clone();

@@ -110,7 +110,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         flags.kubelet_client_key,
         flags.kubelet_certificate_authority,
     ) {
-        (Some(certificate), Some(key), Some(authority)) => Some(KubeletClient { certificate, key, authority }),
+        (Some(certificate), Some(key), Some(authority)) => {
+            Some(KubeletClient { certificate, key, authority })
+        }
         _ => None,
     };
     let config = Config {

@@ -34,8 +34,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
     let client = super::client_of(&flags.kubeconfig).await?;
     let root_ca = match &flags.root_ca_file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), "see --root-ca-file"))?,
+        Some(path) => std::fs::read_to_string(path).map_err(|e| {
+            Failure::new(format!("cannot read {}: {e}", path.display()), "see --root-ca-file")
+        })?,
         None => String::new(),
     };
     let config = controllers::Config {

@@ -50,6 +50,7 @@ fn identity() -> String {
 /// The address that this host would use to reach others.
 async fn own_address() -> Result<std::net::IpAddr, Failure> {
     let addresses = net::host::addresses().await.map_err(|e| Failure::of(&e))?;
-    net::host::primary_address(&addresses, &net::host::routes())
-        .ok_or_else(|| Failure::new("this host has no address that others can reach", "name one with --bind-address"))
+    net::host::primary_address(&addresses, &net::host::routes()).ok_or_else(|| {
+        Failure::new("this host has no address that others can reach", "name one with --bind-address")
+    })
 }

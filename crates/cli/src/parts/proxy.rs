@@ -43,6 +43,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         None => super::own_address().await?,
     };
     let node = flags.hostname_override.unwrap_or_else(super::host_name);
-    let config = proxy::Config { cluster_cidr: flags.cluster_cidr, ..proxy::Config::new(node, vec![address]) };
+    let config =
+        proxy::Config { cluster_cidr: flags.cluster_cidr, ..proxy::Config::new(node, vec![address]) };
     super::ended(proxy::run(config, client, stop).await)
 }

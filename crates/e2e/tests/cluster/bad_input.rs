@@ -47,9 +47,27 @@ pub fn bad_input(cluster: &Cluster) -> Result<()> {
     refused(path, json, &large, "413", "RequestEntityTooLarge")?;
     let deep = "[".repeat(100_000);
     refused(path, json, deep.as_bytes(), "400", "BadRequest")?;
-    refused(path, json, br#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}"#, "400", "BadRequest")?;
-    refused(path, json, br#"{"apiVersion":"v9","kind":"ConfigMap","metadata":{"name":"a"}}"#, "400", "BadRequest")?;
-    refused(path, json, br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"A_b"}}"#, "422", "metadata.name")?;
+    refused(
+        path,
+        json,
+        br#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}"#,
+        "400",
+        "BadRequest",
+    )?;
+    refused(
+        path,
+        json,
+        br#"{"apiVersion":"v9","kind":"ConfigMap","metadata":{"name":"a"}}"#,
+        "400",
+        "BadRequest",
+    )?;
+    refused(
+        path,
+        json,
+        br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"A_b"}}"#,
+        "422",
+        "metadata.name",
+    )?;
     refused(
         path,
         json,
@@ -57,8 +75,20 @@ pub fn bad_input(cluster: &Cluster) -> Result<()> {
         "422",
         "metadata.labels",
     )?;
-    refused(path, json, br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{}}"#, "422", "name or generateName is required")?;
-    refused(path, json, br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":1}}"#, "400", "cannot unmarshal number")?;
+    refused(
+        path,
+        json,
+        br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{}}"#,
+        "422",
+        "name or generateName is required",
+    )?;
+    refused(
+        path,
+        json,
+        br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":1}}"#,
+        "400",
+        "cannot unmarshal number",
+    )?;
     refused(
         "/api/v1/namespaces/none/configmaps",
         json,
@@ -66,7 +96,10 @@ pub fn bad_input(cluster: &Cluster) -> Result<()> {
         "404",
         "namespaces \\\"none\\\" not found",
     )?;
-    ensure!(kubectl.run("get configmaps -o name")?.trim() == "configmap/kube-root-ca.crt", "something was stored");
+    ensure!(
+        kubectl.run("get configmaps -o name")?.trim() == "configmap/kube-root-ca.crt",
+        "something was stored"
+    );
     // In kubectl's own words.
     let said = kubectl.refused("get widgets")?;
     ensure!(said.contains("the server doesn't have a resource type \"widgets\""), "{said}");
@@ -74,7 +107,11 @@ pub fn bad_input(cluster: &Cluster) -> Result<()> {
         &["apply", "-f", "-"],
         Some(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{{name: c, image: {HELLO}, comand: [x]}}]}}\n")),
     )?;
-    ensure!(answer.code != Some(0) && answer.err.contains("unknown field \"spec.containers[0].comand\""), "{}", answer.err);
+    ensure!(
+        answer.code != Some(0) && answer.err.contains("unknown field \"spec.containers[0].comand\""),
+        "{}",
+        answer.err
+    );
     credentials(cluster)?;
     host(cluster)?;
     kubectl.run("delete namespace bad --wait --timeout=60s")?;
@@ -85,7 +122,17 @@ pub fn bad_input(cluster: &Cluster) -> Result<()> {
 fn credentials(cluster: &Cluster) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+        ])
         .args(["-subj", "/O=system:masters/CN=intruder", "-keyout", "k.pem", "-out", "c.pem"])
         .current_dir(dir.path())
         .output()?;

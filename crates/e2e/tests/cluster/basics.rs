@@ -19,7 +19,14 @@ pub fn basics(cluster: &Cluster) -> Result<()> {
     has(&kubectl.run("version")?, &["Server Version: v1.36"])?;
     has(
         &kubectl.run("api-resources")?,
-        &["deployments", "deploy", "customresourcedefinitions", "networkpolicies", "leases", "events.k8s.io/v1"],
+        &[
+            "deployments",
+            "deploy",
+            "customresourcedefinitions",
+            "networkpolicies",
+            "leases",
+            "events.k8s.io/v1",
+        ],
     )?;
     has(&kubectl.run("api-versions")?, &["apps/v1", "batch/v1", "networking.k8s.io/v1"])?;
     has(&kubectl.run("cluster-info")?, &["Kubernetes control plane", "is running at"])?;
@@ -27,7 +34,10 @@ pub fn basics(cluster: &Cluster) -> Result<()> {
     has(&kubectl.run("auth can-i create pods")?, &["yes"])?;
     let no = kubectl.answer(&["auth", "can-i", "create", "pods", "--as", "nobody"], None)?;
     has(&no.out, &["no"])?;
-    has(&kubectl.run("get namespaces")?, &["default", "kube-system", "kube-public", "kube-node-lease", "Active"])?;
+    has(
+        &kubectl.run("get namespaces")?,
+        &["default", "kube-system", "kube-public", "kube-node-lease", "Active"],
+    )?;
     has(&kubectl.run("get svc kubernetes")?, &["ClusterIP", "10.96.0.1", "443/TCP"])?;
     has(&kubectl.run("get --raw /readyz?verbose")?, &["[+]ping ok", "readyz check passed"])?;
     has(&kubectl.run("explain deployment.spec.replicas")?, &["replicas", "integer"])?;

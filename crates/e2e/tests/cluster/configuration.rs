@@ -93,7 +93,9 @@ spec:
     ensure!(inside("env")?.contains("KUBERNETES_SERVICE_HOST=10.96.0.1"));
     // A volume follows its config map.
     kubectl.args(&["patch", "configmap", "plain", "-p", r#"{"data":{"color":"green"}}"#])?;
-    eventually("the volume shows the new value", Duration::from_secs(90), || check("cat /config/color", "green"))?;
+    eventually("the volume shows the new value", Duration::from_secs(90), || {
+        check("cat /config/color", "green")
+    })?;
     // A pod that refers to something that is not there waits, says so, and starts once it is.
     kubectl.feed(
         "apply",
@@ -126,12 +128,27 @@ pub fn api_from_a_pod(cluster: &Cluster) -> Result<()> {
         ),
     )?;
     kubectl.run("wait pod asker --for=condition=Ready --timeout=90s")?;
-    let token =
-        kubectl.args(&["exec", "asker", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"])?;
-    let authority =
-        kubectl.args(&["exec", "asker", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"])?;
-    let namespace =
-        kubectl.args(&["exec", "asker", "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"])?;
+    let token = kubectl.args(&[
+        "exec",
+        "asker",
+        "--",
+        "cat",
+        "/var/run/secrets/kubernetes.io/serviceaccount/token",
+    ])?;
+    let authority = kubectl.args(&[
+        "exec",
+        "asker",
+        "--",
+        "cat",
+        "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+    ])?;
+    let namespace = kubectl.args(&[
+        "exec",
+        "asker",
+        "--",
+        "cat",
+        "/var/run/secrets/kubernetes.io/serviceaccount/namespace",
+    ])?;
     ensure!(namespace == "api", "{namespace}");
     // The token and the CA that the pod has, used as the pod would.
     let dir = tempfile::tempdir()?;

@@ -31,7 +31,10 @@ pub fn health(cluster: &Cluster) -> Result<()> {
     )?;
     until(&kubectl, "pod ready", ".status.containerStatuses[?(@.name==\"http\")].ready", "true")?;
     ensure!(kubectl.field("pod ready", ".status.conditions[?(@.type==\"Ready\")].status")? == "False");
-    ensure!(kubectl.field("pod ready", ".status.conditions[?(@.type==\"Ready\")].reason")? == "ContainersNotReady");
+    ensure!(
+        kubectl.field("pod ready", ".status.conditions[?(@.type==\"Ready\")].reason")?
+            == "ContainersNotReady"
+    );
     kubectl.run("exec ready -c exec -- touch /tmp/ready")?;
     kubectl.run("wait pod ready --for=condition=Ready --timeout=30s")?;
     kubectl.run("exec ready -c exec -- rm /tmp/ready")?;
@@ -67,7 +70,9 @@ pub fn health(cluster: &Cluster) -> Result<()> {
         "  restartPolicy: OnFailure\n  containers: [{name: c, image: HELLO, command: ['true']}]\n",
     )?;
     until(&kubectl, "pod done", ".status.phase", "Succeeded")?;
-    ensure!(kubectl.field("pod done", ".status.containerStatuses[0].state.terminated.reason")? == "Completed");
+    ensure!(
+        kubectl.field("pod done", ".status.containerStatuses[0].state.terminated.reason")? == "Completed"
+    );
 
     // Init containers run one after the other, before the rest.
     pod(
@@ -117,7 +122,8 @@ pub fn limits(cluster: &Cluster) -> Result<()> {
     // What does not fit is not placed, and the reason is told.
     pod(&kubectl, "huge", "  containers: [{name: c, image: HELLO, resources: {requests: {cpu: '1000'}}}]\n")?;
     eventually("FailedScheduling", Duration::from_secs(30), || {
-        let events = kubectl.run("get events --field-selector involvedObject.name=huge,reason=FailedScheduling")?;
+        let events =
+            kubectl.run("get events --field-selector involvedObject.name=huge,reason=FailedScheduling")?;
         ensure!(events.contains("0/1 nodes are available: 1 Insufficient cpu."), "{events}");
         Ok(())
     })?;

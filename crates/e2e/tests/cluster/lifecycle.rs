@@ -22,7 +22,10 @@ pub fn jobs_and_daemon_sets(cluster: &Cluster) -> Result<()> {
     kubectl.run("wait job three --for=condition=Complete --timeout=120s")?;
     ensure!(kubectl.field("job three", ".status.succeeded")? == "3");
     kubectl.run("wait job bad --for=condition=Failed --timeout=60s")?;
-    ensure!(kubectl.field("job bad", ".status.conditions[?(@.type==\"Failed\")].reason")? == "BackoffLimitExceeded");
+    ensure!(
+        kubectl.field("job bad", ".status.conditions[?(@.type==\"Failed\")].reason")?
+            == "BackoffLimitExceeded"
+    );
     kubectl.run("rollout status daemonset/everywhere --timeout=60s")?;
     ensure!(kubectl.run("get job three")?.contains("3/3"));
     kubectl.run("delete namespace jobs --wait --timeout=120s")?;

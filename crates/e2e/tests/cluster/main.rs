@@ -84,7 +84,11 @@ fn main() -> ExitCode {
             }
             Err(e) => {
                 failed += 1;
-                println!("FAIL {name} ({:.1} s)\n{e:#}\n--- log\n{}", began.elapsed().as_secs_f64(), cluster.log_tail());
+                println!(
+                    "FAIL {name} ({:.1} s)\n{e:#}\n--- log\n{}",
+                    began.elapsed().as_secs_f64(),
+                    cluster.log_tail()
+                );
             }
         }
     }

@@ -35,7 +35,10 @@ pub fn rollout(cluster: &Cluster) -> Result<()> {
     kubectl.run("rollout status deployment/hello --timeout=90s")?;
     ensure!(kubectl.field("deployment hello", ".spec.template.spec.containers[0].image")? == HELLO);
     let described = kubectl.run("describe deployment hello")?;
-    ensure!(described.contains("ScalingReplicaSet") && described.contains("RollingUpdateStrategy"), "{described}");
+    ensure!(
+        described.contains("ScalingReplicaSet") && described.contains("RollingUpdateStrategy"),
+        "{described}"
+    );
     kubectl.run("delete deployment hello")?;
     Ok(())
 }
@@ -84,11 +87,13 @@ pub fn services(cluster: &Cluster) -> Result<()> {
     // Without endpoints the answer is a refusal, not silence.
     kubectl.run("scale deployment hello --replicas=0")?;
     eventually("a refusal", Duration::from_secs(30), || {
-        let output = Command::new("curl").args(["-sS", "--max-time", "5", &format!("http://{ip}/")]).output()?;
+        let output =
+            Command::new("curl").args(["-sS", "--max-time", "5", &format!("http://{ip}/")]).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(said.contains("refused") || said.contains("Couldn't connect"), "{said}");
         Ok(())
     })?;
+    kubectl.run("delete pod client --grace-period=1")?;
     kubectl.run("delete namespace services --wait --timeout=120s")?;
     Ok(())
 }

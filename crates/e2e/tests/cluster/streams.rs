@@ -55,12 +55,18 @@ pub fn streams(cluster: &Cluster) -> Result<()> {
     following.wait()?;
     ensure!(some.len() == 5 && some.iter().all(|l| l.starts_with("line ")), "{some:?}");
     // Exec, with and without a terminal, and its exit code.
-    ensure!(kubectl.args(&["exec", "talker", "-c", "talker", "--", "sh", "-c", "echo out; echo err >&2"])?.contains("out"));
+    ensure!(
+        kubectl
+            .args(&["exec", "talker", "-c", "talker", "--", "sh", "-c", "echo out; echo err >&2"])?
+            .contains("out")
+    );
     let failed = kubectl.answer(&["exec", "talker", "-c", "talker", "--", "sh", "-c", "exit 7"], None)?;
     ensure!(failed.code == Some(7), "exit code {:?}: {}", failed.code, failed.err);
-    let echoed = kubectl.answer(&["exec", "-i", "talker", "-c", "talker", "--", "cat"], Some("to and fro\n"))?;
+    let echoed =
+        kubectl.answer(&["exec", "-i", "talker", "-c", "talker", "--", "cat"], Some("to and fro\n"))?;
     ensure!(echoed.out == "to and fro\n", "{echoed:?}");
-    let said = on_a_terminal(&kubectl, "exec -it talker -c talker -- sh", "tty; echo from-$((40+2)); exit\n")?;
+    let said =
+        on_a_terminal(&kubectl, "exec -it talker -c talker -- sh", "tty; echo from-$((40+2)); exit\n")?;
     ensure!(said.contains("/dev/pts/") && said.contains("from-42"), "{said}");
     // Files both ways.
     let dir = tempfile::tempdir()?;
@@ -72,18 +78,37 @@ pub fn streams(cluster: &Cluster) -> Result<()> {
     ensure!(std::fs::read_to_string(&back)? == content, "the file changed on its way");
     // Attach.
     let mut attach = kubectl.command();
-    attach.args(["attach", "-i", "talker", "-c", "reader"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    attach
+        .args(["attach", "-i", "talker", "-c", "reader"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut attached = attach.spawn()?;
     attached.stdin.as_mut().context("stdin")?.write_all(b"hello\n")?;
     let mut heard = BufReader::new(attached.stdout.take().context("stdout")?).lines();
-    let first = heard.by_ref().find(|l| l.as_ref().is_ok_and(|l| l.contains("got"))).context("attach said nothing")??;
+    let first = heard
+        .by_ref()
+        .find(|l| l.as_ref().is_ok_and(|l| l.contains("got")))
+        .context("attach said nothing")??;
     attached.kill()?;
     attached.wait()?;
     ensure!(first.contains("got hello"), "{first}");
     port_forward(&kubectl)?;
     // A pod that is removed after its one command.
     let ran = kubectl.answer(
-        &["run", "once", "--rm", "-i", "--restart=Never", &format!("--image={HELLO}"), "--command", "--", "sh", "-c", "cat; echo done"],
+        &[
+            "run",
+            "once",
+            "--rm",
+            "-i",
+            "--restart=Never",
+            &format!("--image={HELLO}"),
+            "--command",
+            "--",
+            "sh",
+            "-c",
+            "cat; echo done",
+        ],
         Some("typed\n"),
     )?;
     ensure!(ran.out.contains("done"), "{ran:?}");
@@ -117,11 +142,18 @@ fn port_forward(kubectl: &Kubectl) -> Result<()> {
     let mut forward = command.spawn()?;
     let mut said = BufReader::new(forward.stdout.take().context("stdout")?).lines();
     let first = said.next().context("port-forward said nothing")??;
-    let port = first.split("127.0.0.1:").nth(1).and_then(|t| t.split(' ').next()).context("no port")?.to_owned();
+    let port =
+        first.split("127.0.0.1:").nth(1).and_then(|t| t.split(' ').next()).context("no port")?.to_owned();
     let result = (0..3).try_for_each(|_| {
-        let output = Command::new("curl").args(["-sS", "--max-time", "10", &format!("http://127.0.0.1:{port}/")]).output()?;
+        let output = Command::new("curl")
+            .args(["-sS", "--max-time", "10", &format!("http://127.0.0.1:{port}/")])
+            .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(text.contains("web"), "through the forwarded port: {text}{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            text.contains("web"),
+            "through the forwarded port: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(())
     });
     forward.kill()?;

@@ -93,7 +93,10 @@ mod tests {
     fn a_mirror_follows_its_manifest() {
         let pod = |annotations: serde_json::Value, deleted: bool| -> Pod {
             let stamp = deleted.then_some("2026-01-01T00:00:00Z");
-            serde_json::from_value(json!({"metadata": {"name": "p", "annotations": annotations, "deletionTimestamp": stamp}})).expect("pod")
+            serde_json::from_value(
+                json!({"metadata": {"name": "p", "annotations": annotations, "deletionTimestamp": stamp}}),
+            )
+            .expect("pod")
         };
         let own = pod(json!({labels::CONFIG_HASH: "1", labels::CONFIG_SOURCE: "file"}), false);
         assert_eq!(step(&own, None), Step::Create);

@@ -29,15 +29,20 @@ pub struct Directory(Arc<Mutex<HashMap<String, Handle>>>);
 impl Directory {
     /// All pods.
     pub fn views(&self) -> Vec<View> {
-        let handles: Vec<Handle> = self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let handles: Vec<Handle> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         handles.iter().map(Handle::view).filter(|view| view.pod.is_some()).collect()
     }
 
     /// The pod of that namespace and name; the one that is not being deleted, where there are two.
     pub fn find(&self, namespace: &str, name: &str) -> Option<View> {
         let mut found: Vec<View> = self.views();
-        found.retain(|view| view.pod.as_ref().is_some_and(|pod| pod.namespace() == namespace && pod.name() == name));
-        found.sort_by_key(|view| view.pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()));
+        found.retain(|view| {
+            view.pod.as_ref().is_some_and(|pod| pod.namespace() == namespace && pod.name() == name)
+        });
+        found.sort_by_key(|view| {
+            view.pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_some())
+        });
         found.into_iter().next()
     }
 
@@ -95,7 +100,9 @@ pub async fn run(
         in_runtime: None,
         api_ready: false,
     };
-    let cache = shared.informers.cache_with::<Pod>(Select::fields(format!("spec.nodeName={}", shared.config.node_name)));
+    let cache = shared
+        .informers
+        .cache_with::<Pod>(Select::fields(format!("spec.nodeName={}", shared.config.node_name)));
     let mut changes = cache.changes();
     let (static_sender, mut static_pods) = mpsc::channel(4);
     if let Some(path) = shared.config.static_pod_path.clone() {
@@ -195,7 +202,8 @@ impl Pods {
     }
 
     fn static_set(&mut self, set: HashMap<String, Arc<Pod>>) {
-        let gone: Vec<Arc<Pod>> = self.statics.values().filter(|pod| !set.contains_key(pod.uid())).cloned().collect();
+        let gone: Vec<Arc<Pod>> =
+            self.statics.values().filter(|pod| !set.contains_key(pod.uid())).cloned().collect();
         for pod in gone {
             self.tell(pod.uid(), |order| order.removed = true);
             self.waiting.remove(&ObjectKey::of(pod.as_ref()));
@@ -227,7 +235,10 @@ impl Pods {
 
     fn worker_over(&mut self, uid: &str) {
         self.directory.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        let Some(key) = self.static_uids.iter().find(|(_, known)| *known == uid).map(|(key, _)| key.clone()) else { return };
+        let Some(key) = self.static_uids.iter().find(|(_, known)| *known == uid).map(|(key, _)| key.clone())
+        else {
+            return;
+        };
         self.static_uids.remove(&key);
         match self.waiting.remove(&key) {
             Some(next) => self.start_static(key, next),
@@ -258,8 +269,11 @@ impl Pods {
     }
 
     fn sweep(&self) {
-        let Some(in_runtime) = self.in_runtime.as_ref().filter(|_| self.api_ready && self.files_ready) else { return };
-        let mut known: BTreeSet<String> = self.directory.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let Some(in_runtime) = self.in_runtime.as_ref().filter(|_| self.api_ready && self.files_ready) else {
+            return;
+        };
+        let mut known: BTreeSet<String> =
+            self.directory.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         known.extend(in_runtime.iter().cloned());
         let shared = self.shared.clone();
         tokio::task::spawn_blocking(move || cleanup::remove_orphans(&shared, &known));

@@ -31,7 +31,8 @@ pub fn from_manifest(bytes: &[u8], path: &Path, node: &str) -> Result<Pod, Strin
         return Err(format!("expected a v1 Pod, found {version} {kind}"));
     }
     let mut pod: Pod = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    let name = pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or("metadata.name: Required value")?;
+    let name =
+        pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or("metadata.name: Required value")?;
     let hash = match pod.metadata.uid.clone().filter(|uid| !uid.is_empty()) {
         Some(uid) => uid,
         None => {
@@ -58,8 +59,11 @@ pub fn from_manifest(bytes: &[u8], path: &Path, node: &str) -> Result<Pod, Strin
     spec.enable_service_links.get_or_insert(true);
     spec.termination_grace_period_seconds.get_or_insert(30);
     // Static pods do not leave their node.
-    let everything =
-        Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Default::default() };
+    let everything = Toleration {
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        ..Default::default()
+    };
     let tolerations = spec.tolerations.get_or_insert_default();
     if !tolerations.contains(&everything) {
         tolerations.push(everything);
@@ -68,7 +72,11 @@ pub fn from_manifest(bytes: &[u8], path: &Path, node: &str) -> Result<Pod, Strin
     Ok(pod)
 }
 
-fn read(directory: &Path, node: &str, seen: &HashMap<String, Arc<Pod>>) -> std::io::Result<HashMap<String, Arc<Pod>>> {
+fn read(
+    directory: &Path,
+    node: &str,
+    seen: &HashMap<String, Arc<Pod>>,
+) -> std::io::Result<HashMap<String, Arc<Pod>>> {
     let mut files: Vec<PathBuf> = match std::fs::read_dir(directory) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -78,11 +86,14 @@ fn read(directory: &Path, node: &str, seen: &HashMap<String, Arc<Pod>>) -> std::
     let mut out = HashMap::new();
     for path in files {
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        let readable = std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MANIFEST_LIMIT);
+        let readable = std::fs::metadata(&path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MANIFEST_LIMIT);
         if hidden || !readable {
             continue;
         }
-        let pod = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|bytes| from_manifest(&bytes, &path, node));
+        let pod = std::fs::read(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| from_manifest(&bytes, &path, node));
         match pod {
             Ok(pod) => {
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -108,14 +119,18 @@ pub async fn follow(
         let mut events = watch(&directory);
         match read(&directory, &node, seen.as_ref().unwrap_or(&HashMap::new())) {
             Ok(set) => {
-                if seen.as_ref().is_none_or(|seen| seen.len() != set.len() || !set.keys().all(|uid| seen.contains_key(uid))) {
+                if seen.as_ref().is_none_or(|seen| {
+                    seen.len() != set.len() || !set.keys().all(|uid| seen.contains_key(uid))
+                }) {
                     seen = Some(set.clone());
                     if sets.send(set).await.is_err() {
                         return;
                     }
                 }
             }
-            Err(error) => tracing::warn!(path = %directory.display(), error = %error, "static pods not readable"),
+            Err(error) => {
+                tracing::warn!(path = %directory.display(), error = %error, "static pods not readable")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -125,7 +140,11 @@ pub async fn follow(
 }
 
 fn watch(directory: &Path) -> Option<FileWatch> {
-    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::CREATE | WatchMask::DELETE_SELF;
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::MOVE
+        | WatchMask::DELETE
+        | WatchMask::CREATE
+        | WatchMask::DELETE_SELF;
     FileWatch::new(directory, mask).ok()
 }
 
@@ -147,22 +166,30 @@ mod tests {
 
     #[test]
     fn manifests_become_pods_of_this_node() {
-        let yaml = b"apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
+        let yaml =
+            b"apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n";
         let pod = from_manifest(yaml, Path::new("/m/web.yaml"), "Node1").expect("pod");
         assert_eq!((pod.name(), pod.namespace()), ("web-node1", "default"));
         assert!(pod.is_static());
         assert_eq!(pod.uid().len(), 32);
         let again = from_manifest(yaml, Path::new("/m/web.yaml"), "Node1").expect("pod");
         assert_eq!(pod.uid(), again.uid());
-        let other = from_manifest(&[&yaml[..], b"# changed\n"].concat(), Path::new("/m/web.yaml"), "Node1").expect("pod");
+        let other = from_manifest(&[&yaml[..], b"# changed\n"].concat(), Path::new("/m/web.yaml"), "Node1")
+            .expect("pod");
         assert_ne!(pod.uid(), other.uid());
     }
 
     #[test]
     fn other_files_are_refused_with_a_reason() {
         let error = |text: &str| from_manifest(text.as_bytes(), Path::new("/m/x"), "n").expect_err("refused");
-        assert_eq!(error("apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"), "expected a v1 Pod, found v1 Service");
+        assert_eq!(
+            error("apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"),
+            "expected a v1 Pod, found v1 Service"
+        );
         assert!(error("kind: [").len() > 3);
-        assert_eq!(error("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n"), "spec.containers: Required value");
+        assert_eq!(
+            error("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n"),
+            "spec.containers: Required value"
+        );
     }
 }

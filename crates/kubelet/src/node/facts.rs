@@ -19,7 +19,10 @@ pub fn total_memory() -> u64 {
 fn meminfo(field: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(field));
-    line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+    line.and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 /// The CPUs that this process may use.
@@ -56,10 +59,16 @@ pub fn readings(config: &Config) -> Readings {
     let disk = disk(&config.root_dir);
     let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let tasks = loadavg.split_whitespace().nth(3).and_then(|tasks| tasks.split('/').nth(1)).and_then(|all| all.parse().ok());
+    let tasks = loadavg
+        .split_whitespace()
+        .nth(3)
+        .and_then(|tasks| tasks.split('/').nth(1))
+        .and_then(|all| all.parse().ok());
     Readings {
         memory_available: meminfo("MemAvailable:"),
-        disk: disk.as_ref().map_or((0, 0), |disk| (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)),
+        disk: disk
+            .as_ref()
+            .map_or((0, 0), |disk| (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)),
         inodes: disk.as_ref().map_or((0, 0), |disk| (disk.f_ffree, disk.f_files)),
         pids: (tasks.unwrap_or(0), number("/proc/sys/kernel/pid_max").unwrap_or(0)),
     }
@@ -76,10 +85,15 @@ pub fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
     ]);
     for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let size = name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok());
-        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let size = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok());
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok());
         if let (Some(size), Some(pages)) = (size, pages) {
-            let label = if size % (1 << 20) == 0 { format!("{}Gi", size >> 20) } else { format!("{}Mi", size >> 10) };
+            let label =
+                if size % (1 << 20) == 0 { format!("{}Gi", size >> 20) } else { format!("{}Mi", size >> 10) };
             let amount = machinery::Quantity::from_bytes(i64::try_from(size * pages * 1024).unwrap_or(0));
             out.insert(format!("hugepages-{label}"), amount.to_wire());
         }

@@ -43,7 +43,12 @@ fn renewed(lease: &Lease, config: &Config) -> Lease {
     lease
 }
 
-async fn once(leases: &Api<Lease>, nodes: &Api<Node>, config: &Config, known: Option<Lease>) -> Result<Lease, kube::Error> {
+async fn once(
+    leases: &Api<Lease>,
+    nodes: &Api<Node>,
+    config: &Config,
+    known: Option<Lease>,
+) -> Result<Lease, kube::Error> {
     let params = PostParams::default();
     let known = match known {
         Some(known) => Some(known),
@@ -75,21 +80,23 @@ pub async fn run(client: kube::Client, config: &Config, stop: CancellationToken)
     let mut wait = RETRY;
     loop {
         // A try that hangs must not outlive the lease.
-        let pause = match tokio::time::timeout(config.lease_renew, once(&leases, &nodes, config, known.take())).await {
-            Ok(Ok(lease)) => {
-                known = Some(lease);
-                wait = RETRY;
-                config.lease_renew
-            }
-            failed => {
-                if let Ok(Err(error)) = failed {
-                    tracing::debug!(error = %error, "lease not renewed");
+        let pause =
+            match tokio::time::timeout(config.lease_renew, once(&leases, &nodes, config, known.take())).await
+            {
+                Ok(Ok(lease)) => {
+                    known = Some(lease);
+                    wait = RETRY;
+                    config.lease_renew
                 }
-                let pause = wait;
-                wait = (wait * 2).min(LONGEST_RETRY);
-                pause
-            }
-        };
+                failed => {
+                    if let Ok(Err(error)) = failed {
+                        tracing::debug!(error = %error, "lease not renewed");
+                    }
+                    let pause = wait;
+                    wait = (wait * 2).min(LONGEST_RETRY);
+                    pause
+                }
+            };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}

@@ -121,7 +121,13 @@ pub fn node_reference(name: &str) -> ObjectReference {
 
 impl Keeper<'_> {
     /// Brings the API in line; answers whether the node is ready.
-    async fn step(&mut self, known: Option<&Node>, synced: bool, port: i32, directory: &Directory) -> Result<bool, kube::Error> {
+    async fn step(
+        &mut self,
+        known: Option<&Node>,
+        synced: bool,
+        port: i32,
+        directory: &Directory,
+    ) -> Result<bool, kube::Error> {
         let problems = self.problems().await;
         let ready = problems.is_empty();
         self.refresh_images(ready).await;
@@ -147,7 +153,10 @@ impl Keeper<'_> {
         let status = status::generate(&seen, &before);
         let due = self.written_at.is_none_or(|at| at.elapsed() >= self.shared.config.status_report);
         let stale = status::differs(node.status.as_ref().unwrap_or(&none), &status)
-            && self.written.as_ref().is_none_or(|written| status::differs(written, &status) || self.written_at.is_none_or(|at| at.elapsed() > Duration::from_secs(2)));
+            && self.written.as_ref().is_none_or(|written| {
+                status::differs(written, &status)
+                    || self.written_at.is_none_or(|at| at.elapsed() > Duration::from_secs(2))
+            });
         if due || stale {
             self.write(&status).await?;
             let about = node_reference(&seen.name);
@@ -189,7 +198,10 @@ impl Keeper<'_> {
         };
         let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
         let mut problems = Vec::new();
-        for (kind, words) in [("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")] {
+        for (kind, words) in [
+            ("RuntimeReady", "container runtime not ready"),
+            ("NetworkReady", "container runtime network not ready"),
+        ] {
             match conditions.iter().find(|condition| condition.r#type == kind) {
                 Some(condition) if condition.status => {}
                 Some(condition) => problems.push(format!(
@@ -275,7 +287,11 @@ impl Keeper<'_> {
                 name: Some(config.node_name.clone()),
                 labels: Some(labels),
                 annotations: Some(
-                    [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into(),
+                    [(
+                        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                        "true".to_owned(),
+                    )]
+                    .into(),
                 ),
                 ..Default::default()
             },
@@ -297,13 +313,18 @@ impl Keeper<'_> {
     async fn keep_labels(&self, node: &Node) -> Result<(), kube::Error> {
         let wanted = status::standard_labels(&self.shared.config.node_name);
         let have = node.metadata.labels.as_ref();
-        let missing: std::collections::BTreeMap<_, _> =
-            wanted.into_iter().filter(|(key, value)| have.and_then(|have| have.get(key)) != Some(value)).collect();
+        let missing: std::collections::BTreeMap<_, _> = wanted
+            .into_iter()
+            .filter(|(key, value)| have.and_then(|have| have.get(key)) != Some(value))
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
         let patch = serde_json::json!({"metadata": {"labels": missing}});
-        self.api.patch(&self.shared.config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(|_| ())
+        self.api
+            .patch(&self.shared.config.node_name, &PatchParams::default(), &Patch::Strategic(patch))
+            .await
+            .map(|_| ())
     }
 
     /// Writes the runtime's network configuration once the node has its range of addresses.
@@ -329,7 +350,9 @@ impl Keeper<'_> {
                 }
                 self.cni = cidrs;
             }
-            Err(error) => tracing::warn!(path = %conf_dir.display(), error = %error, "pod network not configured"),
+            Err(error) => {
+                tracing::warn!(path = %conf_dir.display(), error = %error, "pod network not configured")
+            }
         }
     }
 
@@ -340,7 +363,10 @@ impl Keeper<'_> {
             addresses.push(serde_json::json!({"$patch": "replace"}));
         }
         let patch = serde_json::json!({"status": value});
-        self.api.patch_status(&self.shared.config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(|_| ())
+        self.api
+            .patch_status(&self.shared.config.node_name, &PatchParams::default(), &Patch::Strategic(patch))
+            .await
+            .map(|_| ())
     }
 }
 
@@ -352,4 +378,3 @@ pub async fn addresses(configured: Option<IpAddr>) -> Vec<IpAddr> {
     let found = net::host::addresses().await.unwrap_or_default();
     net::host::primary_address(&found, &net::host::routes()).into_iter().collect()
 }
-

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeRuntimeHandler, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -130,7 +130,9 @@ pub fn generate(seen: &Seen, before: &NodeStatus) -> NodeStatus {
         capacity: Some(capacity),
         allocatable: Some(allocatable),
         conditions: Some(conditions),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: seen.port }) }),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: seen.port }),
+        }),
         images: Some(seen.images.clone()).filter(|images| !images.is_empty()),
         node_info: Some(seen.info.clone()),
         runtime_handlers: Some(vec![NodeRuntimeHandler { name: Some(String::new()), ..Default::default() }]),
@@ -181,7 +183,12 @@ pub fn differs(before: &NodeStatus, after: &NodeStatus) -> bool {
 /// Condition changes worth an event: the reason, for `Node NAME status is now: REASON`.
 pub fn transitions(before: &NodeStatus, after: &NodeStatus) -> Vec<&'static str> {
     let holds = |status: &NodeStatus, kind: &str| {
-        status.conditions.iter().flatten().find(|condition| condition.type_ == kind).map(|condition| condition.status == "True")
+        status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind)
+            .map(|condition| condition.status == "True")
     };
     let words = [
         ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
@@ -228,7 +235,11 @@ mod tests {
     }
 
     fn ready(status: &NodeStatus) -> &NodeCondition {
-        status.conditions.as_ref().and_then(|list| list.iter().find(|c| c.type_ == "Ready")).expect("condition")
+        status
+            .conditions
+            .as_ref()
+            .and_then(|list| list.iter().find(|c| c.type_ == "Ready"))
+            .expect("condition")
     }
 
     #[test]

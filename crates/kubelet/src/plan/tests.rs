@@ -131,8 +131,11 @@ fn sidecars_stop_after_the_work_is_done() {
     let side = |name: &str| json!({"name": name, "image": "i", "restartPolicy": "Always"});
     let pod = pod("Never", json!([side("s1"), side("s2")]), json!([app("a")]));
     let case = Case { started: ["s1-s0", "s2-s0"].map(String::from).into(), ..Default::default() };
-    let mut containers =
-        vec![record("s1", "s0", Phase::Running, 0), record("s2", "s0", Phase::Running, 0), record("a", "s0", Phase::Exited, 0)];
+    let mut containers = vec![
+        record("s1", "s0", Phase::Running, 0),
+        record("s2", "s0", Phase::Running, 0),
+        record("a", "s0", Phase::Exited, 0),
+    ];
     let plan = case.plan(&pod, vec![sandbox(0, true)], containers.clone());
     assert!(plan.finished);
     assert_eq!(kills(&plan), ["s2"]);
@@ -146,7 +149,11 @@ fn sidecars_stop_after_the_work_is_done() {
 fn restart_policies_decide_after_an_exit() {
     let check = |policy: &str, exit_code: i32, again: bool| {
         let containers = vec![record("a", "s0", Phase::Exited, exit_code)];
-        let plan = Case::default().plan(&pod(policy, json!([]), json!([app("a")])), vec![sandbox(0, true)], containers);
+        let plan = Case::default().plan(
+            &pod(policy, json!([]), json!([app("a")])),
+            vec![sandbox(0, true)],
+            containers,
+        );
         assert_eq!((starts(&plan).is_some(), plan.finished), (again, !again), "{policy} {exit_code}");
     };
     check("Always", 0, true);
@@ -192,9 +199,14 @@ fn a_changed_image_restarts_the_container() {
 #[test]
 fn a_lost_sandbox_is_replaced_and_counts_up() {
     let pod = pod("Always", json!([]), json!([app("a")]));
-    let plan = Case::default().plan(&pod, vec![sandbox(3, false)], vec![record("a", "s3", Phase::Exited, 137)]);
+    let plan =
+        Case::default().plan(&pod, vec![sandbox(3, false)], vec![record("a", "s3", Phase::Exited, 137)]);
     assert_eq!(plan.sandbox, SandboxStep::Create { attempt: 4, replaces: true });
-    let next = Case::default().plan(&pod, vec![sandbox(4, true), sandbox(3, false)], vec![record("a", "s3", Phase::Exited, 137)]);
+    let next = Case::default().plan(
+        &pod,
+        vec![sandbox(4, true), sandbox(3, false)],
+        vec![record("a", "s3", Phase::Exited, 137)],
+    );
     assert_eq!(next.start, Some(Start { name: "a".into(), restart_count: 1, failed_at: Some(at(10)) }));
 }
 

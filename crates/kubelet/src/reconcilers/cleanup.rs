@@ -41,7 +41,10 @@ pub async fn remove_pod(shared: Arc<Shared>, left: Left) -> Result<(), String> {
         }
         absent_is_fine(std::fs::remove_dir_all(shared.log_dir(&left.namespace, &left.name, &left.uid)))
     };
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -74,7 +77,13 @@ pub fn remove_orphans(shared: &Shared, known: &BTreeSet<String>) {
     for entry in std::fs::read_dir(&shared.config.pod_logs_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         // Only what is named as ours: others may keep files there too.
-        let Some(uid) = name.to_str().filter(|name| name.split('_').count() == 3).and_then(|name| name.rsplit('_').next()) else { continue };
+        let Some(uid) = name
+            .to_str()
+            .filter(|name| name.split('_').count() == 3)
+            .and_then(|name| name.rsplit('_').next())
+        else {
+            continue;
+        };
         if !known.contains(uid) && std::fs::remove_dir_all(entry.path()).is_ok() {
             removed.insert(uid.to_owned());
         }

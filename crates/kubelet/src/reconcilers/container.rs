@@ -80,7 +80,9 @@ pub async fn start(shared: &Shared, job: &Job) -> Result<String, Failure> {
     };
     let image = match image::ensure(shared, &job.pod, &job.container, &job.reader).await {
         Ok(image) => image,
-        Err(failure) => return Err(Failure { reason: failure.reason, message: failure.message, image: true }),
+        Err(failure) => {
+            return Err(Failure { reason: failure.reason, message: failure.message, image: true });
+        }
     };
     let config = config(shared, job, &image).await.map_err(failed)?;
     let resolv_conf = std::fs::read_to_string(&shared.config.resolv_conf).unwrap_or_default();
@@ -97,7 +99,12 @@ pub async fn start(shared: &Shared, job: &Job) -> Result<String, Failure> {
     if let Some(hook) = job.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
         let ports = job.container.ports.as_deref().unwrap_or_default();
         if let Err(message) = hooks::run(shared, hook, &id, job.sandbox_ip(shared), ports).await {
-            shared.recorder.event(&about, EventType::Warning, "FailedPostStartHook", "PostStartHook failed".to_owned());
+            shared.recorder.event(
+                &about,
+                EventType::Warning,
+                "FailedPostStartHook",
+                "PostStartHook failed".to_owned(),
+            );
             shared.recorder.event(&about, EventType::Normal, "Killing", "FailedPostStartHook".to_owned());
             tracing::debug!(pod = %job.pod.printed(), container = job.container.name, error = message, "postStart hook failed");
             let _ = shared.cri.stop_container(&id, job.pod.grace()).await;
@@ -132,25 +139,35 @@ async fn config(shared: &Shared, job: &Job, image: &str) -> Result<v1::Container
     let variables = env::variables(pod, container, &sources).map_err(config_error)?;
     check_user(shared, pod, container, image).await?;
 
-    let known: HashMap<&str, &str> = variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let known: HashMap<&str, &str> =
+        variables.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let lookup = |name: &str| known.get(name).map(|value| (*value).to_owned());
-    let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| env::expand(text, lookup)).collect();
+    let expanded =
+        |list: &Option<Vec<String>>| list.iter().flatten().map(|text| env::expand(text, lookup)).collect();
     let mut mounts = volume_mounts(shared, job, &lookup).map_err(config_error)?;
     mounts.extend(own_mounts(shared, job, &sources.pod_ips).map_err(config_error)?);
 
     let log_dir = shared.log_dir(pod.namespace(), pod.name(), pod.uid()).join(&container.name);
-    std::fs::create_dir_all(&log_dir).map_err(|error| config_error(format!("failed to make log directory: {error}")))?;
+    std::fs::create_dir_all(&log_dir)
+        .map_err(|error| config_error(format!("failed to make log directory: {error}")))?;
     let spec_image = container.image.clone().unwrap_or_default();
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata {
             name: container.name.clone(),
             attempt: u32::try_from(job.restart_count).unwrap_or(0),
         }),
-        image: Some(v1::ImageSpec { image: image.to_owned(), user_specified_image: spec_image, ..Default::default() }),
+        image: Some(v1::ImageSpec {
+            image: image.to_owned(),
+            user_specified_image: spec_image,
+            ..Default::default()
+        }),
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: variables.into_iter().map(|(key, value)| v1::KeyValue { key, value: value.into_bytes() }).collect(),
+        envs: variables
+            .into_iter()
+            .map(|(key, value)| v1::KeyValue { key, value: value.into_bytes() })
+            .collect(),
         mounts,
         labels: container_labels(pod, container),
         annotations: annotations(pod, container, job.restart_count),
@@ -173,12 +190,19 @@ fn container_labels(pod: &Pod, container: &Container) -> HashMap<String, String>
 }
 
 fn termination_path(container: &Container) -> &str {
-    container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log")
+    container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/dev/termination-log")
 }
 
 fn annotations(pod: &Pod, container: &Container, restart_count: i32) -> HashMap<String, String> {
     let mut all = HashMap::from([
-        (labels::CONTAINER_HASH.to_owned(), labels::container_hash(&container.name, container.image.as_deref().unwrap_or_default())),
+        (
+            labels::CONTAINER_HASH.to_owned(),
+            labels::container_hash(&container.name, container.image.as_deref().unwrap_or_default()),
+        ),
         (labels::RESTART_COUNT.to_owned(), restart_count.to_string()),
         (labels::TERMINATION_PATH.to_owned(), termination_path(container).to_owned()),
         (
@@ -207,7 +231,8 @@ fn annotations(pod: &Pod, container: &Container, restart_count: i32) -> HashMap<
 async fn check_user(shared: &Shared, pod: &Pod, container: &Container, image: &str) -> Result<(), Failure> {
     let own = container.security_context.as_ref();
     let of_pod = pod.spec().security_context.as_ref();
-    let non_root = own.and_then(|s| s.run_as_non_root).or(of_pod.and_then(|s| s.run_as_non_root)) == Some(true);
+    let non_root =
+        own.and_then(|s| s.run_as_non_root).or(of_pod.and_then(|s| s.run_as_non_root)) == Some(true);
     if !non_root {
         return Ok(());
     }
@@ -219,12 +244,12 @@ async fn check_user(shared: &Shared, pod: &Pod, container: &Container, image: &s
         None => {
             let found = shared.cri.image_status(image).await.ok().flatten();
             match found.map(|image| (image.uid.map(|uid| uid.value), image.username)) {
-                Some((Some(0), _)) => {
-                    Err(config_error(format!("container has runAsNonRoot and image will run as root {printed}")))
-                }
-                Some((None, name)) if name.is_empty() => {
-                    Err(config_error(format!("container has runAsNonRoot and image will run as root {printed}")))
-                }
+                Some((Some(0), _)) => Err(config_error(format!(
+                    "container has runAsNonRoot and image will run as root {printed}"
+                ))),
+                Some((None, name)) if name.is_empty() => Err(config_error(format!(
+                    "container has runAsNonRoot and image will run as root {printed}"
+                ))),
                 Some((None, name)) => Err(config_error(format!(
                     "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {printed}"
                 ))),
@@ -278,7 +303,9 @@ fn security(shared: &Shared, pod: &Pod, container: &Container) -> v1::LinuxConta
     let int = |value: Option<i64>| value.map(|value| v1::Int64Value { value });
     let privileged = own.and_then(|s| s.privileged) == Some(true);
     let unmasked = own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked");
-    let paths = |list: &[&str]| if privileged || unmasked { vec![] } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    let paths = |list: &[&str]| {
+        if privileged || unmasked { vec![] } else { list.iter().map(|path| (*path).to_owned()).collect() }
+    };
     let groups = of_pod.and_then(|s| s.fs_group).into_iter();
     let groups = groups.chain(of_pod.and_then(|s| s.supplemental_groups.clone()).into_iter().flatten());
     let capabilities = own.and_then(|s| s.capabilities.as_ref()).map(|capabilities| v1::Capability {
@@ -286,7 +313,8 @@ fn security(shared: &Shared, pod: &Pod, container: &Container) -> v1::LinuxConta
         drop_capabilities: capabilities.drop.clone().unwrap_or_default(),
         ..Default::default()
     });
-    let profile = own.and_then(|s| s.seccomp_profile.as_ref()).or(of_pod.and_then(|s| s.seccomp_profile.as_ref()));
+    let profile =
+        own.and_then(|s| s.seccomp_profile.as_ref()).or(of_pod.and_then(|s| s.seccomp_profile.as_ref()));
     let user = own.and_then(|s| s.run_as_user).or(of_pod.and_then(|s| s.run_as_user));
     let group = own.and_then(|s| s.run_as_group).or(of_pod.and_then(|s| s.run_as_group));
     let strict = of_pod.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict");
@@ -298,7 +326,11 @@ fn security(shared: &Shared, pod: &Pod, container: &Container) -> v1::LinuxConta
         run_as_group: int(group).filter(|_| user.is_some()),
         readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem) == Some(true),
         supplemental_groups: groups.collect(),
-        supplemental_groups_policy: if strict { v1::SupplementalGroupsPolicy::Strict as i32 } else { v1::SupplementalGroupsPolicy::Merge as i32 },
+        supplemental_groups_policy: if strict {
+            v1::SupplementalGroupsPolicy::Strict as i32
+        } else {
+            v1::SupplementalGroupsPolicy::Merge as i32
+        },
         no_new_privs: own.and_then(|s| s.allow_privilege_escalation) == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
@@ -307,11 +339,18 @@ fn security(shared: &Shared, pod: &Pod, container: &Container) -> v1::LinuxConta
     }
 }
 
-fn volume_mounts(shared: &Shared, job: &Job, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<v1::Mount>, String> {
+fn volume_mounts(
+    shared: &Shared,
+    job: &Job,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<v1::Mount>, String> {
     let mut out = Vec::new();
     for (index, mount) in job.container.volume_mounts.iter().flatten().enumerate() {
         let volume = job.mounted.paths.get(&mount.name).ok_or_else(|| {
-            format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, job.container.name)
+            format!(
+                "cannot find volume \"{}\" to mount into container \"{}\"",
+                mount.name, job.container.name
+            )
         })?;
         let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
             (Some(template), _) if !template.is_empty() => {
@@ -339,8 +378,14 @@ fn volume_mounts(shared: &Shared, job: &Job, lookup: &dyn Fn(&str) -> Option<Str
                 .join(&mount.name)
                 .join(&job.container.name)
                 .join(index.to_string());
-            crate::volumes::sub_path::prepare(&volume.path, Path::new(&sub_path), &target)
-                .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", mount.name, job.container.name))?;
+            crate::volumes::sub_path::prepare(&volume.path, Path::new(&sub_path), &target).map_err(
+                |error| {
+                    format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                        mount.name, job.container.name
+                    )
+                },
+            )?;
             target
         };
         let propagation = match mount.mount_propagation.as_deref() {
@@ -377,7 +422,11 @@ fn own_mounts(shared: &Shared, job: &Job, ips: &[String]) -> Result<Vec<v1::Moun
     std::fs::create_dir_all(&dir).map_err(|error| format!("failed to make {}: {error}", dir.display()))?;
     let mut out = Vec::new();
     if !taken("/etc/hosts") {
-        let host_file = if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+        let host_file = if pod.host_network() {
+            std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+        } else {
+            String::new()
+        };
         let text = dns::hosts_file(pod, ips, &shared.config.cluster_domain, &host_file);
         let path = dir.join("etc-hosts");
         write_file(&path, text.as_bytes(), 0o644)?;
@@ -386,8 +435,12 @@ fn own_mounts(shared: &Shared, job: &Job, ips: &[String]) -> Result<Vec<v1::Moun
     let target = termination_path(container);
     if !taken(target) {
         let folder = dir.join("containers").join(&container.name);
-        std::fs::create_dir_all(&folder).map_err(|error| format!("failed to make {}: {error}", folder.display()))?;
-        let path = folder.join(format!("{:08x}", labels::fnv32a(format!("{}/{}", job.sandbox.id, job.restart_count).as_bytes())));
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| format!("failed to make {}: {error}", folder.display()))?;
+        let path = folder.join(format!(
+            "{:08x}",
+            labels::fnv32a(format!("{}/{}", job.sandbox.id, job.restart_count).as_bytes())
+        ));
         write_file(&path, b"", 0o666)?;
         out.push(mount(target, &path));
     }

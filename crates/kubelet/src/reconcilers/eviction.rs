@@ -38,7 +38,8 @@ fn below(part: (u64, u64), percent: u8) -> bool {
 pub fn pressure(readings: &Readings, thresholds: &EvictionThresholds) -> Pressure {
     Pressure {
         memory: readings.memory_available < thresholds.memory_available,
-        disk: below(readings.disk, thresholds.nodefs_available) || below(readings.inodes, thresholds.nodefs_inodes_free),
+        disk: below(readings.disk, thresholds.nodefs_available)
+            || below(readings.inodes, thresholds.nodefs_inodes_free),
         pid: readings.pids.1 > 0 && readings.pids.0 * 100 > readings.pids.1 * 95,
     }
 }
@@ -54,7 +55,8 @@ pub struct Candidate<'a> {
 /// The pod to evict for memory: over its request first, then the lowest priority, then the most over its request.
 pub fn victim<'a>(candidates: &[Candidate<'a>]) -> Option<&'a Pod> {
     let rank = |candidate: &Candidate<'_>| {
-        let requested: i64 = candidate.pod.spec().containers.iter().filter_map(|c| resources::request(c, "memory")).sum();
+        let requested: i64 =
+            candidate.pod.spec().containers.iter().filter_map(|c| resources::request(c, "memory")).sum();
         let over = i128::from(candidate.memory) - i128::from(requested);
         let priority = candidate.pod.spec().priority.unwrap_or(0);
         (over <= 0, priority, -over)
@@ -73,7 +75,8 @@ mod tests {
 
     #[test]
     fn pressure_begins_below_the_thresholds() {
-        let fine = Readings { memory_available: 1 << 30, disk: (50, 100), inodes: (50, 100), pids: (10, 100) };
+        let fine =
+            Readings { memory_available: 1 << 30, disk: (50, 100), inodes: (50, 100), pids: (10, 100) };
         let thresholds = EvictionThresholds::default();
         assert_eq!(pressure(&fine, &thresholds), Pressure::default());
         assert!(pressure(&Readings { memory_available: 1 << 20, ..fine }, &thresholds).memory);
@@ -85,11 +88,14 @@ mod tests {
     #[test]
     fn the_pod_over_its_request_goes_first() {
         let pod = |name: &str, request: &str, priority: i32| -> Pod {
-            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"priority": priority, "containers": [
-                {"name": "c", "resources": {"requests": {"memory": request}}}]}}))
+            serde_json::from_value(
+                json!({"metadata": {"name": name}, "spec": {"priority": priority, "containers": [
+                {"name": "c", "resources": {"requests": {"memory": request}}}]}}),
+            )
             .expect("pod")
         };
-        let (within, over, critical) = (pod("within", "1Gi", -10), pod("over", "1Mi", 0), pod("critical", "0", 2_000_000_000));
+        let (within, over, critical) =
+            (pod("within", "1Gi", -10), pod("over", "1Mi", 0), pod("critical", "0", 2_000_000_000));
         let candidates = [&within, &over, &critical].map(|pod| Candidate { pod, memory: 100 << 20 });
         assert_eq!(victim(&candidates).map(PodExt::name), Some("over"));
         assert!(victim(&[]).is_none());

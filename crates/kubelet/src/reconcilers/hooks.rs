@@ -40,7 +40,11 @@ pub async fn run(
     if let Some(action) = &hook.http_get {
         let target = http_get::target(action, ip.as_deref().unwrap_or_default(), ports)?;
         let (status, body) = http_get::get(&target, "kube-lifecycle/1.36", HTTP).await?;
-        return if status.as_u16() < 400 { Ok(()) } else { Err(format!("HTTP hook answered {status}: {body}")) };
+        return if status.as_u16() < 400 {
+            Ok(())
+        } else {
+            Err(format!("HTTP hook answered {status}: {body}"))
+        };
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
@@ -80,7 +84,8 @@ pub async fn end(shared: &Shared, mut ending: Ending) -> Result<(), cri::Error> 
     }
     let began = Instant::now();
     let note = |key: &str| ending.record.annotations.get(key);
-    let hook: Option<LifecycleHandler> = note(labels::PRE_STOP).and_then(|json| serde_json::from_str(json).ok());
+    let hook: Option<LifecycleHandler> =
+        note(labels::PRE_STOP).and_then(|json| serde_json::from_str(json).ok());
     let ports: Vec<ContainerPort> =
         note(labels::CONTAINER_PORTS).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
     let full = *ending.grace.borrow();

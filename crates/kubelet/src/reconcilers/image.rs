@@ -25,14 +25,20 @@ pub fn policy(container: &Container) -> &str {
     }
     let image = container.image.as_deref().unwrap_or_default();
     let last = image.rsplit('/').next().unwrap_or_default();
-    if image.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest") { "IfNotPresent" } else { "Always" }
+    if image.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest") {
+        "IfNotPresent"
+    } else {
+        "Always"
+    }
 }
 
 fn is_valid_name(image: &str) -> bool {
     let repository = image.split('@').next().unwrap_or_default();
     let tagless = match repository.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => {
-            let fits = !tag.is_empty() && tag.len() <= 128 && tag.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+            let fits = !tag.is_empty()
+                && tag.len() <= 128
+                && tag.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
             if !fits {
                 return false;
             }
@@ -43,10 +49,11 @@ fn is_valid_name(image: &str) -> bool {
     let (first, rest) = tagless.split_once('/').unwrap_or(("", tagless));
     // Only the registry's part, before the first slash, may hold capitals or a port.
     let lower = |text: &str| {
-        !text.is_empty() && text.split('/').all(|part| {
-            part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
-        })
+        !text.is_empty()
+            && text.split('/').all(|part| {
+                part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                    && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+            })
     };
     lower(rest) && first.chars().all(|c| c.is_ascii_alphanumeric() || ".-:_[]".contains(c))
 }
@@ -66,7 +73,12 @@ fn credentials(secret: &Secret, image: &str) -> Option<cri::v1::AuthConfig> {
         _ => "docker.io",
     };
     let (_, entry) = config.get("auths")?.as_object()?.iter().find(|(key, _)| {
-        let host = key.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or_default();
+        let host = key
+            .trim_start_matches("https://")
+            .trim_start_matches("http://")
+            .split('/')
+            .next()
+            .unwrap_or_default();
         host == registry || (registry == "docker.io" && host == "index.docker.io")
     })?;
     let text = |field: &str| entry.get(field).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
@@ -79,13 +91,24 @@ fn credentials(secret: &Secret, image: &str) -> Option<cri::v1::AuthConfig> {
 }
 
 /// The container's image in the runtime's words, pulled first where the policy says so.
-pub async fn ensure(shared: &Shared, pod: &Pod, container: &Container, reader: &Reader) -> Result<String, Failure> {
+pub async fn ensure(
+    shared: &Shared,
+    pod: &Pod,
+    container: &Container,
+    reader: &Reader,
+) -> Result<String, Failure> {
     let name = container.image.as_deref().unwrap_or_default();
     let about = super::container::reference(pod, &container.name);
-    let warn = |reason: &str, message: String| shared.recorder.event(&about, client::EventType::Warning, reason, message);
-    let note = |reason: &str, message: String| shared.recorder.event(&about, client::EventType::Normal, reason, message);
+    let warn = |reason: &str, message: String| {
+        shared.recorder.event(&about, client::EventType::Warning, reason, message)
+    };
+    let note = |reason: &str, message: String| {
+        shared.recorder.event(&about, client::EventType::Normal, reason, message)
+    };
     if !is_valid_name(name) {
-        let message = format!("Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": invalid reference format");
+        let message = format!(
+            "Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": invalid reference format"
+        );
         warn("InspectFailed", message.clone());
         return Err(Failure { reason: "InvalidImageName", message });
     }
@@ -102,7 +125,10 @@ pub async fn ensure(shared: &Shared, pod: &Pod, container: &Container, reader: &
     // No registry serves `localhost/...`: such images were built or imported here, so being present is being current.
     let local = name.starts_with("localhost/");
     if let Some(present) = present.as_ref().filter(|_| policy != "Always" || local) {
-        note("Pulled", format!("Container image \"{name}\" already present on machine and can be accessed by the pod"));
+        note(
+            "Pulled",
+            format!("Container image \"{name}\" already present on machine and can be accessed by the pod"),
+        );
         return Ok(present.id.clone());
     }
     if policy == "Never" {

@@ -129,14 +129,25 @@ impl Probes {
     }
 
     /// Runs exactly the probes that the pod's running containers need now.
-    pub fn reconcile(&mut self, shared: &Arc<Shared>, pod: &Arc<Pod>, actual: &PodRuntime, ending: bool, adopted: &BTreeSet<String>) {
+    pub fn reconcile(
+        &mut self,
+        shared: &Arc<Shared>,
+        pod: &Arc<Pod>,
+        actual: &PodRuntime,
+        ending: bool,
+        adopted: &BTreeSet<String>,
+    ) {
         let mut wanted: BTreeSet<(String, Kind)> = BTreeSet::new();
         for (role, container) in pod.containers() {
             if role == Role::Init {
                 continue;
             }
-            let Some(record) = actual.latest(&container.name).filter(|record| record.phase == Phase::Running) else { continue };
-            let started = container.startup_probe.is_none() || self.result(&record.id, Kind::Startup) == Some(true);
+            let Some(record) = actual.latest(&container.name).filter(|record| record.phase == Phase::Running)
+            else {
+                continue;
+            };
+            let started =
+                container.startup_probe.is_none() || self.result(&record.id, Kind::Startup) == Some(true);
             let kinds: &[Kind] = match (started, ending) {
                 // An ending pod is still asked whether it can serve what is under way.
                 (true, true) => &[Kind::Readiness],
@@ -151,7 +162,10 @@ impl Probes {
                 if self.tasks.contains_key(&key) {
                     continue;
                 }
-                let ip = super::container::pod_ips(shared, pod, actual.ready_sandbox()).into_iter().next().unwrap_or_default();
+                let ip = super::container::pod_ips(shared, pod, actual.ready_sandbox())
+                    .into_iter()
+                    .next()
+                    .unwrap_or_default();
                 let job = Job {
                     shared: shared.clone(),
                     results: self.results.clone(),
@@ -184,7 +198,10 @@ impl Probes {
     pub fn verdicts(&self, pod: &Pod, actual: &PodRuntime) -> Verdicts {
         let mut out = Verdicts::default();
         for (_, container) in pod.containers() {
-            let Some(record) = actual.latest(&container.name).filter(|record| record.phase == Phase::Running) else { continue };
+            let Some(record) = actual.latest(&container.name).filter(|record| record.phase == Phase::Running)
+            else {
+                continue;
+            };
             let id = &record.id;
             let startup = container.startup_probe.as_ref().map(|_| self.result(id, Kind::Startup));
             let started = matches!(startup, None | Some(Some(true)));
@@ -210,7 +227,10 @@ impl Probes {
         let status = pod.status.as_ref();
         let lists = status.map(|status| [&status.init_container_statuses, &status.container_statuses]);
         for known in lists.into_iter().flatten().flat_map(|list| list.iter().flatten()) {
-            let Some(record) = actual.latest(&known.name).filter(|record| record.phase == Phase::Running) else { continue };
+            let Some(record) = actual.latest(&known.name).filter(|record| record.phase == Phase::Running)
+            else {
+                continue;
+            };
             let same = known.container_id.as_deref().is_some_and(|id| id.ends_with(&record.id));
             if !same {
                 continue;
@@ -244,9 +264,12 @@ struct Job {
 
 impl Job {
     async fn run(self) {
-        let period = Duration::from_secs(u64::try_from(self.probe.period_seconds.unwrap_or(10)).unwrap_or(10).max(1));
-        let delay = Duration::from_secs(u64::try_from(self.probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0));
-        let running = Duration::try_from(Timestamp::now().duration_since(self.started_at)).unwrap_or_default();
+        let period =
+            Duration::from_secs(u64::try_from(self.probe.period_seconds.unwrap_or(10)).unwrap_or(10).max(1));
+        let delay =
+            Duration::from_secs(u64::try_from(self.probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0));
+        let running =
+            Duration::try_from(Timestamp::now().duration_since(self.started_at)).unwrap_or_default();
         let mut initial = match self.kind {
             Kind::Startup => None,
             Kind::Liveness => Some(true),
@@ -272,14 +295,24 @@ impl Job {
                     false
                 }
                 Outcome::Unknown(words) => {
-                    let message = format!("{} probe errored and resulted in unknown state: {words}", self.kind.word());
+                    let message =
+                        format!("{} probe errored and resulted in unknown state: {words}", self.kind.word());
                     self.shared.recorder.event(&self.about, EventType::Warning, "ProbeError", message);
                     continue;
                 }
             };
             if let Some(state) = tally.count(success) {
-                tracing::debug!(container = self.container.name, id = self.id, probe = self.kind.word(), state, "probe result");
-                self.results.lock().unwrap_or_else(PoisonError::into_inner).insert((self.id.clone(), self.kind), state);
+                tracing::debug!(
+                    container = self.container.name,
+                    id = self.id,
+                    probe = self.kind.word(),
+                    state,
+                    "probe result"
+                );
+                self.results
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert((self.id.clone(), self.kind), state);
                 self.wake.notify_one();
                 // Startup is asked until it is decided; a failed liveness probe has done its work.
                 if self.kind == Kind::Startup || (self.kind == Kind::Liveness && !state) {
@@ -290,7 +323,8 @@ impl Job {
     }
 
     async fn once(&self) -> Outcome {
-        let limit = Duration::from_secs(u64::try_from(self.probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1));
+        let limit =
+            Duration::from_secs(u64::try_from(self.probe.timeout_seconds.unwrap_or(1)).unwrap_or(1).max(1));
         let ports = self.container.ports.as_deref().unwrap_or_default();
         if let Some(exec) = &self.probe.exec {
             let command = exec.command.clone().unwrap_or_default();
@@ -301,7 +335,10 @@ impl Job {
                     words.push_str(&String::from_utf8_lossy(&answer.stderr));
                     Outcome::Failure(words)
                 }
-                Err(error) if error.message().contains("timed out") || error.message().contains("deadline exceeded") => {
+                Err(error)
+                    if error.message().contains("timed out")
+                        || error.message().contains("deadline exceeded") =>
+                {
                     Outcome::Failure(format!("command timed out: {}", error.message()))
                 }
                 Err(error) => Outcome::Unknown(error.to_string()),
@@ -314,7 +351,9 @@ impl Job {
             };
             return match http_get::get(&target, "kube-probe/1.36", limit).await {
                 Ok((status, _)) if (200..400).contains(&status.as_u16()) => Outcome::Success,
-                Ok((status, _)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
+                Ok((status, _)) => {
+                    Outcome::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+                }
                 Err(error) => Outcome::Failure(error),
             };
         }
@@ -336,7 +375,13 @@ impl Job {
                 Ok(port) => port,
                 Err(_) => return Outcome::Unknown(format!("invalid port number: {}", action.port)),
             };
-            return crate::grpc_health::check(&self.ip, port, action.service.as_deref().unwrap_or_default(), limit).await;
+            return crate::grpc_health::check(
+                &self.ip,
+                port,
+                action.service.as_deref().unwrap_or_default(),
+                limit,
+            )
+            .await;
         }
         Outcome::Unknown("no probe action".into())
     }
@@ -347,7 +392,11 @@ mod tests {
     use super::*;
 
     fn check(success: i32, failure: i32, initial: Option<bool>, outcomes: &str, expect: &str) {
-        let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Default::default() };
+        let probe = Probe {
+            success_threshold: Some(success),
+            failure_threshold: Some(failure),
+            ..Default::default()
+        };
         let mut tally = Tally::new(&probe, initial);
         let seen: String = outcomes
             .chars()

@@ -17,7 +17,11 @@ pub fn namespaces(pod: &Pod) -> v1::NamespaceOption {
     let node_or = |node: Option<bool>, other: v1::NamespaceMode| {
         if node == Some(true) { v1::NamespaceMode::Node as i32 } else { other as i32 }
     };
-    let pid = if spec.share_process_namespace == Some(true) { v1::NamespaceMode::Pod } else { v1::NamespaceMode::Container };
+    let pid = if spec.share_process_namespace == Some(true) {
+        v1::NamespaceMode::Pod
+    } else {
+        v1::NamespaceMode::Container
+    };
     v1::NamespaceOption {
         network: node_or(spec.host_network, v1::NamespaceMode::Pod),
         ipc: node_or(spec.host_ipc, v1::NamespaceMode::Pod),
@@ -30,14 +34,17 @@ pub fn namespaces(pod: &Pod) -> v1::NamespaceOption {
 pub fn seccomp(profile: Option<&SeccompProfile>, root: &std::path::Path) -> v1::SecurityProfile {
     use v1::security_profile::ProfileType;
     match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
-        Some(("RuntimeDefault", _)) => {
-            v1::SecurityProfile { profile_type: ProfileType::RuntimeDefault as i32, localhost_ref: String::new() }
-        }
+        Some(("RuntimeDefault", _)) => v1::SecurityProfile {
+            profile_type: ProfileType::RuntimeDefault as i32,
+            localhost_ref: String::new(),
+        },
         Some(("Localhost", Some(file))) => v1::SecurityProfile {
             profile_type: ProfileType::Localhost as i32,
             localhost_ref: root.join("seccomp").join(file).to_string_lossy().into_owned(),
         },
-        _ => v1::SecurityProfile { profile_type: ProfileType::Unconfined as i32, localhost_ref: String::new() },
+        _ => {
+            v1::SecurityProfile { profile_type: ProfileType::Unconfined as i32, localhost_ref: String::new() }
+        }
     }
 }
 
@@ -83,10 +90,18 @@ pub fn config(shared: &Shared, pod: &Pod, attempt: u32, resolv_conf: &str) -> v1
         all_labels.entry(key.clone()).or_insert_with(|| value.clone());
     }
     let groups = security.and_then(|security| security.fs_group).into_iter();
-    let groups = groups.chain(security.and_then(|security| security.supplemental_groups.clone()).into_iter().flatten());
+    let groups = groups
+        .chain(security.and_then(|security| security.supplemental_groups.clone()).into_iter().flatten());
     let limits = resources::pod_limits(pod);
-    let fqdn = spec.set_hostname_as_fqdn.filter(|on| *on).and_then(|_| dns::fqdn(pod, &shared.config.cluster_domain));
-    let hostname = if pod.host_network() { shared.config.node_name.clone() } else { fqdn.unwrap_or_else(|| dns::hostname(pod)) };
+    let fqdn = spec
+        .set_hostname_as_fqdn
+        .filter(|on| *on)
+        .and_then(|_| dns::fqdn(pod, &shared.config.cluster_domain));
+    let hostname = if pod.host_network() {
+        shared.config.node_name.clone()
+    } else {
+        fqdn.unwrap_or_else(|| dns::hostname(pod))
+    };
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: pod.name().to_owned(),
@@ -110,9 +125,9 @@ pub fn config(shared: &Shared, pod: &Pod, attempt: u32, resolv_conf: &str) -> v1
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(pod)),
                 run_as_user: int(security.and_then(|security| security.run_as_user)),
-                run_as_group: int(
-                    security.filter(|security| security.run_as_user.is_some()).and_then(|security| security.run_as_group),
-                ),
+                run_as_group: int(security
+                    .filter(|security| security.run_as_user.is_some())
+                    .and_then(|security| security.run_as_group)),
                 supplemental_groups: groups.collect(),
                 privileged,
                 seccomp: Some(seccomp(
@@ -143,12 +158,15 @@ pub fn config(shared: &Shared, pod: &Pod, attempt: u32, resolv_conf: &str) -> v1
 /// Makes the pod's cgroup, log directory and sandbox; answers the sandbox's id.
 pub async fn create(shared: &Shared, pod: &Pod, attempt: u32) -> Result<String, String> {
     let limits = resources::pod_limits(pod);
-    shared
-        .cgroups
-        .prepare_pod(&shared.cgroup(pod), &limits)
-        .map_err(|error| format!("failed to ensure that the pod: {} cgroups exist and are correctly applied: {error}", pod.uid()))?;
+    shared.cgroups.prepare_pod(&shared.cgroup(pod), &limits).map_err(|error| {
+        format!(
+            "failed to ensure that the pod: {} cgroups exist and are correctly applied: {error}",
+            pod.uid()
+        )
+    })?;
     let logs = shared.log_dir(pod.namespace(), pod.name(), pod.uid());
-    std::fs::create_dir_all(&logs).map_err(|error| format!("failed to make log directory {}: {error}", logs.display()))?;
+    std::fs::create_dir_all(&logs)
+        .map_err(|error| format!("failed to make log directory {}: {error}", logs.display()))?;
     let resolv_conf = std::fs::read_to_string(&shared.config.resolv_conf).unwrap_or_default();
     let config = config(shared, pod, attempt, &resolv_conf);
     shared.cri.run_pod_sandbox(config, runtime_handler(pod)).await.map_err(|error| error.to_string())

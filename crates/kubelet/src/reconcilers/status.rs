@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -76,7 +76,8 @@ pub fn generate(seen: &Seen<'_>) -> PodStatus {
         let before = old(&before.container_statuses, &container.name);
         container_status(seen, Role::App, container, before, waiting)
     };
-    let inits: Vec<_> = seen.pod.containers().iter().filter(|(role, _)| *role != Role::App).map(init).collect();
+    let inits: Vec<_> =
+        seen.pod.containers().iter().filter(|(role, _)| *role != Role::App).map(init).collect();
     let apps: Vec<_> = spec.containers.iter().map(app).collect();
     let ephemeral: Vec<_> = spec
         .ephemeral_containers
@@ -99,7 +100,9 @@ pub fn generate(seen: &Seen<'_>) -> PodStatus {
         status.phase.clone_from(&before.phase);
     }
     // A final phase is reported only once nothing runs any more.
-    if seen.actual.running().next().is_some() && matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+    if seen.actual.running().next().is_some()
+        && matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
+    {
         status.phase = Some(before.phase.clone().unwrap_or_else(|| "Running".into()));
     }
     addresses(seen, before, &mut status);
@@ -143,14 +146,18 @@ fn container_status(
     let mut status = match history.next() {
         Some(record) => {
             let mut status = from_record(seen, record, &spec_image);
-            status.restart_count = status.restart_count.max(before.as_ref().map_or(0, |before| before.restart_count));
-            status.last_state = history.find(|older| older.phase == Phase::Exited).map(terminated).map(|terminated| ContainerState {
-                terminated: Some(terminated),
-                ..Default::default()
-            });
+            status.restart_count =
+                status.restart_count.max(before.as_ref().map_or(0, |before| before.restart_count));
+            status.last_state = history
+                .find(|older| older.phase == Phase::Exited)
+                .map(terminated)
+                .map(|terminated| ContainerState { terminated: Some(terminated), ..Default::default() });
             if status.last_state.is_none() {
                 let earlier = before.as_ref().and_then(|before| before.last_state.clone());
-                let own_end = earlier.as_ref().and_then(|state| state.terminated.as_ref()).and_then(|t| t.container_id.clone());
+                let own_end = earlier
+                    .as_ref()
+                    .and_then(|state| state.terminated.as_ref())
+                    .and_then(|t| t.container_id.clone());
                 status.last_state = earlier.filter(|_| own_end != status.container_id);
             }
             status
@@ -164,7 +171,12 @@ fn container_status(
         Some(ContainerState { running: Some(_), .. }) => false,
         _ => true,
     };
-    if let Some((reason, message)) = seen.memory.get(&container.name).and_then(|memory| memory.waiting.clone()).filter(|_| again && !seen.terminal) {
+    if let Some((reason, message)) = seen
+        .memory
+        .get(&container.name)
+        .and_then(|memory| memory.waiting.clone())
+        .filter(|_| again && !seen.terminal)
+    {
         if let Some(state @ ContainerState { terminated: Some(_), .. }) = status.state.take() {
             status.last_state = Some(state);
         }
@@ -179,8 +191,9 @@ fn container_status(
         _ => false,
     };
     let running = matches!(&status.state, Some(ContainerState { running: Some(_), .. }));
-    let is_started =
-        running && (role == Role::Init || seen.actual.latest(&container.name).is_some_and(|record| seen.started.contains(&record.id)));
+    let is_started = running
+        && (role == Role::Init
+            || seen.actual.latest(&container.name).is_some_and(|record| seen.started.contains(&record.id)));
     status.started = Some(is_started);
     if let Some(mounts) = container.volume_mounts.as_ref().filter(|mounts| !mounts.is_empty()) {
         let reported = mounts.iter().map(|mount| VolumeMountStatus {
@@ -188,7 +201,11 @@ fn container_status(
             mount_path: mount.mount_path.clone(),
             read_only: mount.read_only.filter(|read_only| *read_only),
             recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| {
-                mount.recursive_read_only.clone().filter(|mode| mode == "Enabled").unwrap_or_else(|| "Disabled".into())
+                mount
+                    .recursive_read_only
+                    .clone()
+                    .filter(|mode| mode == "Enabled")
+                    .unwrap_or_else(|| "Disabled".into())
             }),
             ..Default::default()
         });
@@ -196,13 +213,17 @@ fn container_status(
     }
     if running {
         status.resources.clone_from(&container.resources);
-        status.allocated_resources = container.resources.as_ref().and_then(|resources| resources.requests.clone());
+        status.allocated_resources =
+            container.resources.as_ref().and_then(|resources| resources.requests.clone());
     }
     status
 }
 
 fn waiting_state(reason: &str, message: Option<String>) -> ContainerState {
-    let waiting = ContainerStateWaiting { reason: Some(reason.to_owned()), message: message.filter(|text| !text.is_empty()) };
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message: message.filter(|text| !text.is_empty()),
+    };
     ContainerState { waiting: Some(waiting), ..Default::default() }
 }
 
@@ -234,7 +255,8 @@ fn vanished(
                 ..Default::default()
             };
             let lost = ContainerState { terminated: Some(lost), ..Default::default() };
-            let revived = !seen.terminal && role != Role::Ephemeral && restarts_after(seen.pod, role, container, 137);
+            let revived =
+                !seen.terminal && role != Role::Ephemeral && restarts_after(seen.pod, role, container, 137);
             ContainerStatus {
                 restart_count: before.restart_count + i32::from(revived),
                 state: if revived { fresh.state } else { Some(lost.clone()) },
@@ -286,7 +308,11 @@ fn from_record(seen: &Seen<'_>, record: &ContainerRecord, spec_image: &str) -> C
             ..Default::default()
         },
     };
-    let image = if record.image.is_empty() || record.image.starts_with("sha256:") { spec_image } else { &record.image };
+    let image = if record.image.is_empty() || record.image.starts_with("sha256:") {
+        spec_image
+    } else {
+        &record.image
+    };
     ContainerStatus {
         name: record.name.clone(),
         image: image.to_owned(),
@@ -314,9 +340,14 @@ fn phase(seen: &Seen<'_>, inits: &[ContainerStatus], apps: &[ContainerStatus]) -
     let mut failed_init = false;
     let mut sidecars_running = false;
     for status in inits {
-        let sidecar = roles.iter().any(|(role, container)| *role == Role::Sidecar && container.name == status.name);
+        let sidecar =
+            roles.iter().any(|(role, container)| *role == Role::Sidecar && container.name == status.name);
         let state = status.state.clone().unwrap_or_default();
-        let last_failed = status.last_state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code != 0);
+        let last_failed = status
+            .last_state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+            .map(|end| end.exit_code != 0);
         if sidecar {
             sidecars_running |= state.running.is_some();
             pending_init += usize::from(status.started != Some(true) && state.terminated.is_none());
@@ -410,22 +441,29 @@ fn conditions(
 ) -> Vec<PodCondition> {
     let none = Vec::new();
     let old = before.conditions.as_ref().unwrap_or(&none);
-    let mut out = Verdicts { before: old, generation: seen.pod.metadata.generation, now: seen.now, list: Vec::new() };
+    let mut out =
+        Verdicts { before: old, generation: seen.pod.metadata.generation, now: seen.now, list: Vec::new() };
     let phase = status.phase.as_deref().unwrap_or_default();
-    let sandbox_ready =
-        seen.actual.ready_sandbox().is_some_and(|sandbox| seen.pod.host_network() || sandbox.host_network || !sandbox.ips.is_empty());
+    let sandbox_ready = seen
+        .actual
+        .ready_sandbox()
+        .is_some_and(|sandbox| seen.pod.host_network() || sandbox.host_network || !sandbox.ips.is_empty());
     out.set("PodReadyToStartContainers", sandbox_ready, None, None);
 
     let app_started = apps.iter().any(|status| {
         status.started == Some(true)
             || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
-            || status.state.as_ref().is_some_and(|state| state.terminated.is_some() || state.running.is_some())
+            || status
+                .state
+                .as_ref()
+                .is_some_and(|state| state.terminated.is_some() || state.running.is_some())
     });
     let roles = seen.pod.containers();
     let incomplete: Vec<_> = inits
         .iter()
         .filter(|status| {
-            let sidecar = roles.iter().any(|(role, container)| *role == Role::Sidecar && container.name == status.name);
+            let sidecar =
+                roles.iter().any(|(role, container)| *role == Role::Sidecar && container.name == status.name);
             if sidecar { status.started != Some(true) } else { !status.ready }
         })
         .map(|status| status.name.as_str())
@@ -448,7 +486,11 @@ fn conditions(
         "Succeeded" => (false, Some("PodCompleted"), None),
         "Failed" => (false, Some("PodFailed"), None),
         _ if unready.is_empty() => (true, None, None),
-        _ => (false, Some("ContainersNotReady"), Some(format!("containers with unready status: [{}]", unready.join(" ")))),
+        _ => (
+            false,
+            Some("ContainersNotReady"),
+            Some(format!("containers with unready status: [{}]", unready.join(" "))),
+        ),
     };
     let (base_reason, base_message) = (reason, message.clone());
     let mut ready = containers_ready;
@@ -462,10 +504,13 @@ fn conditions(
             .filter_map(|gate| {
                 let kind = &gate.condition_type;
                 match old.iter().find(|condition| condition.type_ == *kind) {
-                    None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
-                    Some(condition) if condition.status != "True" => {
-                        Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {}", condition.status))
-                    }
+                    None => Some(format!(
+                        "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+                    )),
+                    Some(condition) if condition.status != "True" => Some(format!(
+                        "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+                        condition.status
+                    )),
                     Some(_) => None,
                 }
             })
@@ -476,10 +521,14 @@ fn conditions(
     }
     out.set("Ready", ready, reason, message);
     out.set("ContainersReady", containers_ready, base_reason, base_message);
-    let scheduled = old.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "True");
+    let scheduled =
+        old.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "True");
     match scheduled {
         Some(scheduled) => {
-            out.list.push(PodCondition { observed_generation: seen.pod.metadata.generation, ..scheduled.clone() });
+            out.list.push(PodCondition {
+                observed_generation: seen.pod.metadata.generation,
+                ..scheduled.clone()
+            });
         }
         None => out.set("PodScheduled", true, None, None),
     }
@@ -502,15 +551,47 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<serde_j
             _ => before == value,
         });
         if !unchanged {
-            changes.insert(field.clone(), value.clone());
+            let value = match field.as_str() {
+                "conditions" => conditions_with_removals(old.get(field), value),
+                _ => value.clone(),
+            };
+            changes.insert(field.clone(), value);
         }
     }
-    for field in ["reason", "message", "podIP", "podIPs", "containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+    for field in [
+        "reason",
+        "message",
+        "podIP",
+        "podIPs",
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ] {
         if old.contains_key(field) && !new.contains_key(field) {
             changes.insert(field.to_owned(), serde_json::Value::Null);
         }
     }
     (!changes.is_empty()).then(|| serde_json::json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// A strategic merge keeps the fields of a condition that a patch leaves out: those that went are named as null.
+fn conditions_with_removals(
+    before: Option<&serde_json::Value>,
+    ours: &serde_json::Value,
+) -> serde_json::Value {
+    let mut ours = ours.clone();
+    for condition in ours.as_array_mut().into_iter().flatten() {
+        let old = before
+            .and_then(|list| list.as_array())
+            .and_then(|list| list.iter().find(|old| old.get("type") == condition.get("type")));
+        let Some(fields) = condition.as_object_mut() else { continue };
+        for field in ["reason", "message"] {
+            if old.is_some_and(|old| old.get(field).is_some()) && !fields.contains_key(field) {
+                fields.insert(field.to_owned(), serde_json::Value::Null);
+            }
+        }
+    }
+    ours
 }
 
 fn conditions_contain(before: &serde_json::Value, ours: &serde_json::Value) -> bool {

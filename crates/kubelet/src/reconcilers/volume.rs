@@ -6,7 +6,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, ProjectedVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, HostPathVolumeSource, Pod, ProjectedVolumeSource, Volume,
+};
 
 use crate::amount;
 use crate::env::Sources;
@@ -41,7 +43,8 @@ pub struct Job {
 
 /// Makes every volume of the pod, or brings it up to date.
 pub async fn set_up(shared: &Shared, mut job: Job) -> Outcome {
-    let mut out = Outcome { mounted: Mounted::default(), failed: vec![], refresh_at: None, tokens: Tokens::default() };
+    let mut out =
+        Outcome { mounted: Mounted::default(), failed: vec![], refresh_at: None, tokens: Tokens::default() };
     let pod = job.pod.clone();
     for volume in pod.spec().volumes.iter().flatten() {
         match one(shared, &mut job, volume, &mut out.refresh_at).await {
@@ -60,7 +63,11 @@ fn directory(shared: &Shared, pod: &Pod, plugin: &str, name: &str) -> PathBuf {
 }
 
 fn group(pod: &Pod) -> Option<u32> {
-    pod.spec().security_context.as_ref().and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok())
+    pod.spec()
+        .security_context
+        .as_ref()
+        .and_then(|security| security.fs_group)
+        .and_then(|group| u32::try_from(group).ok())
 }
 
 async fn one(
@@ -83,7 +90,8 @@ async fn one(
     let (plugin, in_memory, files) = if let Some(source) = &volume.config_map {
         let (name, items, mode, optional) = payload::config_map_source(source);
         let files = match job.reader.config_map(name).await.map_err(|error| error.to_string())? {
-            Some(map) => payload::config_map(&map, items, mode, optional).map_err(|error| format!("configmap {error}"))?,
+            Some(map) => payload::config_map(&map, items, mode, optional)
+                .map_err(|error| format!("configmap {error}"))?,
             None if optional => Files::new(),
             None => return Err(payload::missing("configmap", name)),
         };
@@ -126,7 +134,12 @@ fn facts(shared: &Shared, pod: &Pod) -> Sources {
     Sources {
         allocatable: shared.allocatable.clone(),
         host_ips: shared.host_ips.iter().map(ToString::to_string).collect(),
-        pod_ips: status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten().map(|ip| ip.ip.clone()).collect(),
+        pod_ips: status
+            .and_then(|status| status.pod_ips.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|ip| ip.ip.clone())
+            .collect(),
         ..Default::default()
     }
 }
@@ -143,8 +156,10 @@ async fn projected(
         if let Some(map) = &part.config_map {
             let optional = map.optional == Some(true);
             match job.reader.config_map(&map.name).await.map_err(|error| error.to_string())? {
-                Some(found) => all.extend(payload::config_map(&found, map.items.as_ref(), default, optional)
-                    .map_err(|error| format!("configmap {error}"))?),
+                Some(found) => all.extend(
+                    payload::config_map(&found, map.items.as_ref(), default, optional)
+                        .map_err(|error| format!("configmap {error}"))?,
+                ),
                 None if optional => {}
                 None => return Err(payload::missing("configmap", &map.name)),
             }
@@ -159,7 +174,8 @@ async fn projected(
             let items = downward.items.as_deref().unwrap_or_default();
             all.extend(payload::downward(&job.pod, items, default, &facts(shared, &job.pod))?);
         } else if let Some(projection) = &part.service_account_token {
-            let (token, refresh) = job.tokens.get(&shared.client, &job.pod, projection, Timestamp::now()).await?;
+            let (token, refresh) =
+                job.tokens.get(&shared.client, &job.pod, projection, Timestamp::now()).await?;
             *refresh_at = Some(refresh_at.map_or(refresh, |earlier| earlier.min(refresh)));
             let file = File {
                 data: token.into_bytes(),
@@ -210,18 +226,21 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
     let file_type = fs::metadata(path).ok().map(|metadata| metadata.file_type());
     match kind {
         "" => Ok(()),
-        "DirectoryOrCreate" if file_type.is_none() => {
-            fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755))).map_err(|error| error.to_string())
+        "DirectoryOrCreate" if file_type.is_none() => fs::create_dir_all(path)
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+            .map_err(|error| error.to_string()),
+        "FileOrCreate" if file_type.is_none() => fs::File::create(path)
+            .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o644)))
+            .map_err(|error| error.to_string()),
+        "Directory" | "DirectoryOrCreate" if !file_type.is_some_and(|kind| kind.is_dir()) => {
+            wrong("a directory")
         }
-        "FileOrCreate" if file_type.is_none() => {
-            fs::File::create(path).and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o644))).map_err(|error| error.to_string())
-        }
-        "Directory" | "DirectoryOrCreate" if !file_type.is_some_and(|kind| kind.is_dir()) => wrong("a directory"),
         "File" | "FileOrCreate" if !file_type.is_some_and(|kind| kind.is_file()) => wrong("a file"),
         "Socket" if !file_type.is_some_and(|kind| kind.is_socket()) => wrong("a socket file"),
         "CharDevice" if !file_type.is_some_and(|kind| kind.is_char_device()) => wrong("a character device"),
         "BlockDevice" if !file_type.is_some_and(|kind| kind.is_block_device()) => wrong("a block device"),
-        "Directory" | "DirectoryOrCreate" | "File" | "FileOrCreate" | "Socket" | "CharDevice" | "BlockDevice" => Ok(()),
+        "Directory" | "DirectoryOrCreate" | "File" | "FileOrCreate" | "Socket" | "CharDevice"
+        | "BlockDevice" => Ok(()),
         other => Err(format!("{other} is an invalid volume type")),
     }
 }
@@ -229,7 +248,13 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
 fn mount_tmpfs(path: &Path, limit: Option<i64>) -> io::Result<()> {
     let options = limit.map(|bytes| format!("size={bytes}")).unwrap_or_default();
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
-    rustix::mount::mount("tmpfs", path, "tmpfs", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))?;
+    rustix::mount::mount(
+        "tmpfs",
+        path,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        Some(options.as_c_str()),
+    )?;
     Ok(())
 }
 

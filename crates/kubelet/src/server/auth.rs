@@ -55,7 +55,8 @@ pub fn tls_acceptor(config: &ServerConfig) -> Result<TlsAcceptor, Error> {
     let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&config.cert_file)
         .and_then(Iterator::collect)
         .map_err(|error| failed(error.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&config.key_file).map_err(|error| tls_error(&config.key_file)(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&config.key_file)
+        .map_err(|error| tls_error(&config.key_file)(error.to_string()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -64,7 +65,9 @@ pub fn tls_acceptor(config: &ServerConfig) -> Result<TlsAcceptor, Error> {
         Some(path) => {
             let failed = tls_error(path);
             let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))? {
+            for certificate in
+                CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?
+            {
                 let certificate = certificate.map_err(|error| failed(error.to_string()))?;
                 roots.add(certificate).map_err(|error| failed(error.to_string()))?;
             }
@@ -112,7 +115,8 @@ pub fn attributes(method: &Method, path: &str) -> Attributes {
         Method::DELETE => "delete",
         _ => "get",
     };
-    let under = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+    let under =
+        |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
     let subresources = if under("/stats") {
         vec!["stats"]
     } else if under("/metrics") {
@@ -221,14 +225,20 @@ impl Gate {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    let message = format!("Authorization error (user={}, verb={}, resource=nodes, subresource={subresource})", user.name, wanted.verb);
+                    let message = format!(
+                        "Authorization error (user={}, verb={}, resource=nodes, subresource={subresource})",
+                        user.name, wanted.verb
+                    );
                     tracing::debug!(error, user = user.name, "access not reviewed");
                     return Err(body::text(StatusCode::INTERNAL_SERVER_ERROR, &message));
                 }
             }
         }
         let subresource = wanted.subresources.last().copied().unwrap_or("proxy");
-        let message = format!("Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[{subresource}])", user.name, wanted.verb);
+        let message = format!(
+            "Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[{subresource}])",
+            user.name, wanted.verb
+        );
         Err(body::text(StatusCode::FORBIDDEN, &message))
     }
 
@@ -253,7 +263,12 @@ impl Gate {
         Ok(user)
     }
 
-    async fn allowed(&self, user: &User, verb: &'static str, subresource: &'static str) -> Result<bool, String> {
+    async fn allowed(
+        &self,
+        user: &User,
+        verb: &'static str,
+        subresource: &'static str,
+    ) -> Result<bool, String> {
         let key = (user.clone(), verb, subresource);
         if let Some(known) = self.known_access.get(&key) {
             return Ok(known);
@@ -303,7 +318,8 @@ mod tests {
 
     #[test]
     fn tokens_are_found_whatever_the_case() {
-        let headers = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().expect("value"))]);
+        let headers =
+            |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().expect("value"))]);
         assert_eq!(bearer(&headers("Bearer abc")), Some("abc"));
         assert_eq!(bearer(&headers("bearer abc")), Some("abc"));
         assert_eq!(bearer(&headers("Basic abc")), None);

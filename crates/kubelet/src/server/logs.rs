@@ -54,7 +54,11 @@ impl Options {
                 "follow" => out.follow = flag(),
                 "previous" => out.previous = flag(),
                 "timestamps" => out.timestamps = flag(),
-                "tailLines" => out.tail = Some(usize::try_from(number()?).map_err(|_| "tailLines: Invalid value: must be greater than or equal to 0".to_owned())?),
+                "tailLines" => {
+                    out.tail = Some(usize::try_from(number()?).map_err(|_| {
+                        "tailLines: Invalid value: must be greater than or equal to 0".to_owned()
+                    })?)
+                }
                 "limitBytes" => {
                     let bytes = number()?;
                     if bytes < 1 {
@@ -69,7 +73,10 @@ impl Options {
                     }
                     out.since = now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
                 }
-                "sinceTime" => out.since = Some(value.parse().map_err(|_| format!("invalid value {value:?} for sinceTime"))?),
+                "sinceTime" => {
+                    out.since =
+                        Some(value.parse().map_err(|_| format!("invalid value {value:?} for sinceTime"))?)
+                }
                 "stream" => {
                     out.stream = match value.as_str() {
                         "Stdout" => Some("stdout"),
@@ -90,7 +97,10 @@ fn decoded(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let hex = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match (bytes[at], hex) {
             (_, Some(byte)) => {
                 out.push(byte);
@@ -156,7 +166,11 @@ impl Filter {
         if self.options.stream.is_some_and(|stream| stream != parsed.stream) {
             return;
         }
-        if self.options.since.is_some_and(|since| parsed.time.parse::<Timestamp>().is_ok_and(|time| time < since)) {
+        if self
+            .options
+            .since
+            .is_some_and(|since| parsed.time.parse::<Timestamp>().is_ok_and(|time| time < since))
+        {
             return;
         }
         let before = out.len();
@@ -302,7 +316,12 @@ fn rotated(path: &Path, file: &File) -> bool {
 }
 
 /// Sends all whole lines that are there; false once the reader has had enough.
-async fn pump(reader: &mut BufReader<File>, filter: &mut Filter, line: &mut Vec<u8>, sink: &Sink) -> io::Result<bool> {
+async fn pump(
+    reader: &mut BufReader<File>,
+    filter: &mut Filter,
+    line: &mut Vec<u8>,
+    sink: &Sink,
+) -> io::Result<bool> {
     let mut chunk = Vec::new();
     loop {
         let read = (&mut *reader).take(LINE_LIMIT).read_until(b'\n', line)?;
@@ -327,7 +346,11 @@ async fn pump(reader: &mut BufReader<File>, filter: &mut Filter, line: &mut Vec<
 }
 
 fn watch(path: &Path) -> Option<FileWatch> {
-    FileWatch::new(path, WatchMask::MODIFY | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ATTRIB).ok()
+    FileWatch::new(
+        path,
+        WatchMask::MODIFY | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ATTRIB,
+    )
+    .ok()
 }
 
 async fn changed(events: &mut Option<FileWatch>) {
@@ -345,7 +368,13 @@ fn bad_request(message: &str) -> Response<Body> {
 }
 
 /// Answers `/containerLogs/{namespace}/{pod}/{container}`.
-pub async fn serve(shared: &std::sync::Arc<Shared>, view: &View, container: &str, query: &str, stop: CancellationToken) -> Response<Body> {
+pub async fn serve(
+    shared: &std::sync::Arc<Shared>,
+    view: &View,
+    container: &str,
+    query: &str,
+    stop: CancellationToken,
+) -> Response<Body> {
     let options = match Options::parse(query, Timestamp::now()) {
         Ok(options) => options,
         Err(error) => return body::text(StatusCode::UNPROCESSABLE_ENTITY, &error),
@@ -353,11 +382,15 @@ pub async fn serve(shared: &std::sync::Arc<Shared>, view: &View, container: &str
     let Some(pod) = &view.pod else { return body::text(StatusCode::NOT_FOUND, "pod does not exist") };
     let ephemeral = pod.spec().ephemeral_containers.iter().flatten().any(|known| known.name == container);
     if pod.container(container).is_none() && !ephemeral {
-        return body::text(StatusCode::NOT_FOUND, &format!("container {container:?} not found in pod {:?}", pod.name()));
+        return body::text(
+            StatusCode::NOT_FOUND,
+            &format!("container {container:?} not found in pod {:?}", pod.name()),
+        );
     }
     let mut history = view.actual.history(container);
     let current = history.next();
-    let chosen = if options.previous { history.find(|record| record.phase == Phase::Exited) } else { current };
+    let chosen =
+        if options.previous { history.find(|record| record.phase == Phase::Exited) } else { current };
     let Some(record) = chosen.filter(|record| record.phase != Phase::Created) else {
         return bad_request(&absent(view, container, options.previous));
     };
@@ -372,7 +405,10 @@ pub async fn serve(shared: &std::sync::Arc<Shared>, view: &View, container: &str
             // Only a follower needs to know when the container ends.
             while options.follow && *sender.borrow() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let running = cri.container_status(&id).await.is_ok_and(|status| status.state == cri::v1::ContainerState::ContainerRunning as i32);
+                let running = cri
+                    .container_status(&id)
+                    .await
+                    .is_ok_and(|status| status.state == cri::v1::ContainerState::ContainerRunning as i32);
                 sender.send_replace(running);
             }
             std::future::pending::<()>().await
@@ -391,7 +427,10 @@ pub async fn serve(shared: &std::sync::Arc<Shared>, view: &View, container: &str
 }
 
 fn tokio_stream_of(chunks: mpsc::Receiver<Bytes>) -> impl futures::Stream<Item = Bytes> {
-    futures::stream::unfold(chunks, |mut chunks| async move { chunks.recv().await.map(|chunk| (chunk, chunks)) })
+    futures::stream::unfold(
+        chunks,
+        |mut chunks| async move { chunks.recv().await.map(|chunk| (chunk, chunks)) },
+    )
 }
 
 /// Why there is no log, in upstream's words.
@@ -401,15 +440,26 @@ fn absent(view: &View, container: &str, previous: bool) -> String {
         return format!("previous terminated container {container:?} in pod {pod:?} not found");
     }
     let status = view.pod.as_ref().and_then(|pod| pod.status.as_ref());
-    let init = view.pod.as_ref().and_then(|pod| pod.container(container).map(|(role, _)| matches!(role, Role::Init | Role::Sidecar)));
-    let list = status.and_then(|status| if init == Some(true) { status.init_container_statuses.as_ref() } else { status.container_statuses.as_ref() });
+    let init = view
+        .pod
+        .as_ref()
+        .and_then(|pod| pod.container(container).map(|(role, _)| matches!(role, Role::Init | Role::Sidecar)));
+    let list = status.and_then(|status| {
+        if init == Some(true) {
+            status.init_container_statuses.as_ref()
+        } else {
+            status.container_statuses.as_ref()
+        }
+    });
     let waiting = list
         .and_then(|list| list.iter().find(|status| status.name == container))
         .and_then(|status| status.state.as_ref()?.waiting.as_ref())
         .and_then(|waiting| waiting.reason.clone());
     match waiting.as_deref() {
         Some("ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName") => {
-            format!("container {container:?} in pod {pod:?} is waiting to start: trying and failing to pull image")
+            format!(
+                "container {container:?} in pod {pod:?} is waiting to start: trying and failing to pull image"
+            )
         }
         Some(reason) => format!("container {container:?} in pod {pod:?} is waiting to start: {reason}"),
         None => format!("container {container:?} in pod {pod:?} is not available"),

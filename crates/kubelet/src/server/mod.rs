@@ -144,7 +144,9 @@ fn json(value: &impl serde::Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(bytes) => {
             let mut response = Response::new(body::full(bytes));
-            response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
             response
         }
         Err(error) => body::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -187,7 +189,9 @@ impl Server {
             ["configz"] if reading => json(&configz(&self.shared.config)),
             ["stats", "summary"] if reading => json(&stats::summary(&self.shared, &self.directory).await),
             ["metrics"] if reading => stats::metrics(&self.shared, &self.directory),
-            ["metrics", "resource"] if reading => stats::resource_metrics(&self.shared, &self.directory).await,
+            ["metrics", "resource"] if reading => {
+                stats::resource_metrics(&self.shared, &self.directory).await
+            }
             ["metrics", "cadvisor" | "probes"] if reading => body::text(StatusCode::OK, ""),
             ["containerLogs", namespace, pod, container] if reading => {
                 let Some(view) = self.directory.find(namespace, pod) else {
@@ -210,7 +214,9 @@ impl Server {
             }
             ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
                 match self.running_container(namespace, pod, container) {
-                    Ok(id) => run::serve_run(request.uri().query().unwrap_or_default(), &id, &self.shared.cri).await,
+                    Ok(id) => {
+                        run::serve_run(request.uri().query().unwrap_or_default(), &id, &self.shared.cri).await
+                    }
                     Err(refusal) => refusal,
                 }
             }
@@ -218,7 +224,8 @@ impl Server {
                 let view = self.directory.find(namespace, pod);
                 match view.as_ref().and_then(|view| view.actual.ready_sandbox()) {
                     Some(sandbox) => {
-                        port_forward::serve_port_forward(request, &sandbox.id, &self.shared.cri, &self.limits).await
+                        port_forward::serve_port_forward(request, &sandbox.id, &self.shared.cri, &self.limits)
+                            .await
                     }
                     None => body::text(StatusCode::NOT_FOUND, &format!("pod not found ({pod}_{namespace})")),
                 }
@@ -229,16 +236,27 @@ impl Server {
 
     /// The runtime's id of a running container, or the answer that there is none.
     #[allow(clippy::result_large_err)]
-    fn running_container(&self, namespace: &str, pod: &str, container: &str) -> Result<String, Response<Body>> {
-        let view: View = self
-            .directory
-            .find(namespace, pod)
-            .ok_or_else(|| body::text(StatusCode::NOT_FOUND, &format!("pod does not exist ({pod}_{namespace})")))?;
+    fn running_container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Result<String, Response<Body>> {
+        let view: View = self.directory.find(namespace, pod).ok_or_else(|| {
+            body::text(StatusCode::NOT_FOUND, &format!("pod does not exist ({pod}_{namespace})"))
+        })?;
         match view.actual.latest(container) {
             Some(record) if record.phase == crate::actual::Phase::Running => Ok(record.id.clone()),
             _ => {
-                let printed = view.pod.as_ref().map(|pod| format!("{}_{}", pod.name(), pod.namespace())).unwrap_or_default();
-                Err(body::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("container not found (\"{container}\") in pod {printed}")))
+                let printed = view
+                    .pod
+                    .as_ref()
+                    .map(|pod| format!("{}_{}", pod.name(), pod.namespace()))
+                    .unwrap_or_default();
+                Err(body::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    &format!("container not found (\"{container}\") in pod {printed}"),
+                ))
             }
         }
     }

@@ -38,8 +38,9 @@ pub async fn serve_port_forward<B: Send>(
     };
     let sandbox = sandbox.to_owned();
     tokio::spawn(async move {
-        let failure =
-            move |port: u16, reason: &str| format!("error forwarding port {port} to pod {sandbox}, uid : {reason}");
+        let failure = move |port: u16, reason: &str| {
+            format!("error forwarding port {port} to pod {sandbox}, uid : {reason}")
+        };
         match accepted.session.await {
             Ok(session) => bridge::port_forward(session, runtime, failure).await,
             Err(error) => tracing::debug!(%error, "no session came of an upgrade"),

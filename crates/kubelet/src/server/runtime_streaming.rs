@@ -17,7 +17,12 @@ use streaming::{
 #[async_trait]
 pub trait RuntimeStreaming: Send + Sync {
     /// Where a command in a container can be run.
-    async fn exec_url(&self, container: &str, command: &[String], streams: Streams) -> Result<String, StreamingError>;
+    async fn exec_url(
+        &self,
+        container: &str,
+        command: &[String],
+        streams: Streams,
+    ) -> Result<String, StreamingError>;
     /// Where a container's own streams can be joined.
     async fn attach_url(&self, container: &str, streams: Streams) -> Result<String, StreamingError>;
     /// Where a sandbox's ports can be reached.
@@ -73,7 +78,12 @@ const RUN_LIMIT: Duration = Duration::from_secs(120);
 
 #[async_trait]
 impl RuntimeStreaming for Cri {
-    async fn exec_url(&self, container: &str, command: &[String], streams: Streams) -> Result<String, StreamingError> {
+    async fn exec_url(
+        &self,
+        container: &str,
+        command: &[String],
+        streams: Streams,
+    ) -> Result<String, StreamingError> {
         let Streams { stdin, stdout, stderr, tty } = streams;
         let (container_id, cmd) = (container.to_owned(), command.to_owned());
         Ok(self.exec(v1::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr }).await?)
@@ -94,7 +104,11 @@ impl RuntimeStreaming for Cri {
         let answer = self.exec_sync(container, command.to_owned(), RUN_LIMIT).await?;
         match answer.exit_code {
             0 => Ok([answer.stdout, answer.stderr].concat()),
-            code => Err(StreamingError::Other(format!("command '{}' exited with {code}: {}", command.join(" "), String::from_utf8_lossy(&answer.stderr)))),
+            code => Err(StreamingError::Other(format!(
+                "command '{}' exited with {code}: {}",
+                command.join(" "),
+                String::from_utf8_lossy(&answer.stderr)
+            ))),
         }
     }
 }
@@ -137,10 +151,11 @@ pub(super) async fn serve_session<B: Send>(
         Err(refusal) => return refusal,
     };
     let dialer = Dialer::plain();
-    let runtime = match client::remote_command(&dialer, &uri, streams, ExecProtocol::Spdy, limits).boxed().await {
-        Ok(runtime) => runtime,
-        Err(error) => return StreamingError::Other(error.to_string()).into_response(),
-    };
+    let runtime =
+        match client::remote_command(&dialer, &uri, streams, ExecProtocol::Spdy, limits).boxed().await {
+            Ok(runtime) => runtime,
+            Err(error) => return StreamingError::Other(error.to_string()).into_response(),
+        };
     tokio::spawn(async move {
         match accepted.session.await {
             Ok(session) => bridge::remote_command(session, runtime).await,

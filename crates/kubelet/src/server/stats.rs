@@ -24,13 +24,17 @@ fn value(of: Option<&cri::v1::UInt64Value>) -> u64 {
 }
 
 fn stamp(nanos: i64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    jiff::Timestamp::from_nanosecond(i128::from(nanos))
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
 }
 
 async fn by_pod(shared: &Shared) -> HashMap<String, Vec<cri::v1::ContainerStats>> {
     let mut out: HashMap<String, Vec<cri::v1::ContainerStats>> = HashMap::new();
     for stats in shared.cri.list_container_stats(None).await.unwrap_or_default() {
-        let uid = stats.attributes.as_ref().and_then(|attributes| attributes.labels.get(labels::POD_UID)).cloned();
+        let uid =
+            stats.attributes.as_ref().and_then(|attributes| attributes.labels.get(labels::POD_UID)).cloned();
         if let Some(uid) = uid {
             out.entry(uid).or_default().push(stats);
         }
@@ -39,7 +43,11 @@ async fn by_pod(shared: &Shared) -> HashMap<String, Vec<cri::v1::ContainerStats>
 }
 
 fn name_of(stats: &cri::v1::ContainerStats) -> &str {
-    stats.attributes.as_ref().and_then(|attributes| attributes.labels.get(labels::CONTAINER_NAME)).map_or("", String::as_str)
+    stats
+        .attributes
+        .as_ref()
+        .and_then(|attributes| attributes.labels.get(labels::CONTAINER_NAME))
+        .map_or("", String::as_str)
 }
 
 /// The summary API's answer.
@@ -112,8 +120,14 @@ pub async fn summary(shared: &Shared, directory: &Directory) -> Value {
 /// CPU time of the whole machine but idling, in nanoseconds.
 fn node_cpu_nanos() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<u64> =
-        text.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let ticks: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|word| word.parse().ok())
+        .collect();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
     let all: u64 = ticks.iter().take(8).sum();
     let per_second = rustix::param::clock_ticks_per_second().max(1);
@@ -145,7 +159,12 @@ pub fn metrics(shared: &Shared, directory: &Directory) -> Response<Body> {
         "{container_state=\"running\"}",
         running,
     );
-    gauge("kubelet_desired_pods", "[ALPHA] The number of pods the kubelet is being instructed to run.", "{static=\"\"}", views.len());
+    gauge(
+        "kubelet_desired_pods",
+        "[ALPHA] The number of pods the kubelet is being instructed to run.",
+        "{static=\"\"}",
+        views.len(),
+    );
     let node = format!("{{node=\"{}\"}}", shared.config.node_name);
     gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", &node, 1);
     text(out)
@@ -160,9 +179,14 @@ pub async fn resource_metrics(shared: &Shared, directory: &Directory) -> Respons
     for view in directory.views() {
         let Some(pod) = &view.pod else { continue };
         for stats in stats.get(pod.uid()).map(Vec::as_slice).unwrap_or_default() {
-            let labels =
-                format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", name_of(stats), pod.namespace(), pod.name());
-            let used = value(stats.cpu.as_ref().and_then(|cpu| cpu.usage_core_nano_seconds.as_ref())) as f64 / 1e9;
+            let labels = format!(
+                "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
+                name_of(stats),
+                pod.namespace(),
+                pod.name()
+            );
+            let used =
+                value(stats.cpu.as_ref().and_then(|cpu| cpu.usage_core_nano_seconds.as_ref())) as f64 / 1e9;
             let set = value(stats.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref()));
             let time = stats.cpu.as_ref().map_or(0, |cpu| cpu.timestamp / 1_000_000);
             let _ = writeln!(cpu, "container_cpu_usage_seconds_total{labels} {used} {time}");

@@ -26,7 +26,8 @@ const DATA_NEXT: &str = "..data_tmp";
 
 fn check(path: &Path) -> io::Result<()> {
     let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-    let dotted = path.components().next().is_some_and(|part| part.as_os_str().to_string_lossy().starts_with(".."));
+    let dotted =
+        path.components().next().is_some_and(|part| part.as_os_str().to_string_lossy().starts_with(".."));
     if !plain || dotted || path.as_os_str().is_empty() || path.as_os_str().len() > 4096 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {}", path.display())));
     }
@@ -65,7 +66,8 @@ fn holds(directory: &Path, files: &Files) -> bool {
     files.iter().all(|(path, file)| {
         let at = directory.join(path);
         let same_mode = fs::metadata(&at).is_ok_and(|metadata| {
-            metadata.mode() & 0o777 & file.mode == file.mode & 0o777 && file.owner.is_none_or(|owner| owner == metadata.uid())
+            metadata.mode() & 0o777 & file.mode == file.mode & 0o777
+                && file.owner.is_none_or(|owner| owner == metadata.uid())
         });
         same_mode && fs::read(&at).is_ok_and(|data| data == file.data)
     })
@@ -106,7 +108,9 @@ fn fill(directory: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
         let at = directory.join(path);
         if let Some(parent) = at.parent() {
             fs::create_dir_all(parent)?;
-            directories.extend(parent.ancestors().take_while(|above| above.starts_with(directory)).map(Path::to_owned));
+            directories.extend(
+                parent.ancestors().take_while(|above| above.starts_with(directory)).map(Path::to_owned),
+            );
         }
         let mut handle = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at)?;
         handle.write_all(&file.data)?;
@@ -154,7 +158,9 @@ mod tests {
 
     fn files(list: &[(&str, &str)]) -> Files {
         list.iter()
-            .map(|(path, data)| (PathBuf::from(path), File { data: data.as_bytes().to_vec(), mode: 0o644, owner: None }))
+            .map(|(path, data)| {
+                (PathBuf::from(path), File { data: data.as_bytes().to_vec(), mode: 0o644, owner: None })
+            })
             .collect()
     }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, SecretVolumeSource,
+    ConfigMap, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret,
+    SecretVolumeSource,
 };
 
 use super::atomic::{File, Files};
@@ -54,13 +55,23 @@ pub fn config_map(
 }
 
 /// Files of a Secret's keys.
-pub fn secret(secret: &Secret, items: Option<&Vec<KeyToPath>>, default: Option<i32>, optional: bool) -> Result<Files, String> {
+pub fn secret(
+    secret: &Secret,
+    items: Option<&Vec<KeyToPath>>,
+    default: Option<i32>,
+    optional: bool,
+) -> Result<Files, String> {
     let all: Vec<_> = secret.data.iter().flatten().map(|(key, value)| (key, value.0.as_slice())).collect();
     select(all.iter().copied(), items, default, optional, "secret")
 }
 
 /// Files of downward API items.
-pub fn downward(pod: &Pod, items: &[DownwardAPIVolumeFile], default: Option<i32>, sources: &Sources) -> Result<Files, String> {
+pub fn downward(
+    pod: &Pod,
+    items: &[DownwardAPIVolumeFile],
+    default: Option<i32>,
+    sources: &Sources,
+) -> Result<Files, String> {
     let none = Container::default();
     let mut out = Files::new();
     for item in items {
@@ -97,7 +108,9 @@ pub fn token_mode(pod: &Pod, default: Option<i32>) -> u32 {
 }
 
 /// The ConfigMap's volume source as the general form.
-pub fn config_map_source(source: &ConfigMapVolumeSource) -> (&str, Option<&Vec<KeyToPath>>, Option<i32>, bool) {
+pub fn config_map_source(
+    source: &ConfigMapVolumeSource,
+) -> (&str, Option<&Vec<KeyToPath>>, Option<i32>, bool) {
     (&source.name, source.items.as_ref(), source.default_mode, source.optional == Some(true))
 }
 
@@ -126,7 +139,10 @@ mod tests {
         assert_eq!(chosen[Path::new("x/y")].mode, 0o400);
         assert_eq!(config_map(&map, None, Some(0o440), false).expect("all")[Path::new("b")].mode, 0o440);
         let absent = vec![KeyToPath { key: "z".into(), path: "z".into(), mode: None }];
-        assert_eq!(config_map(&map, Some(&absent), None, false), Err("references non-existent config key: z".into()));
+        assert_eq!(
+            config_map(&map, Some(&absent), None, false),
+            Err("references non-existent config key: z".into())
+        );
         assert!(config_map(&map, Some(&absent), None, true).expect("optional").is_empty());
     }
 

@@ -57,15 +57,25 @@ impl Tokens {
             }
             // The old one still works for a while; ask again soon.
             Err(error) => match self.0.get(&key).filter(|token| now < token.expires) {
-                Some(token) => Ok((token.text.clone(), now.checked_add(Duration::from_secs(60)).unwrap_or(token.expires))),
+                Some(token) => Ok((
+                    token.text.clone(),
+                    now.checked_add(Duration::from_secs(60)).unwrap_or(token.expires),
+                )),
                 None => Err(format!("failed to fetch token: {error}")),
             },
         }
     }
 }
 
-async fn request(client: &kube::Client, pod: &Pod, audience: &str, seconds: i64, now: Timestamp) -> Result<Token, String> {
-    let account = pod.spec().service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+async fn request(
+    client: &kube::Client,
+    pod: &Pod,
+    audience: &str,
+    seconds: i64,
+    now: Timestamp,
+) -> Result<Token, String> {
+    let account =
+        pod.spec().service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     let ask = TokenRequest {
         spec: Some(TokenRequestSpec {
             audiences: Some(if audience.is_empty() { vec![] } else { vec![audience.to_owned()] }),
@@ -80,8 +90,10 @@ async fn request(client: &kube::Client, pod: &Pod, audience: &str, seconds: i64,
         ..Default::default()
     };
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), pod.namespace());
-    let answer: TokenRequest =
-        accounts.create_subresource("token", account, &PostParams::default(), &ask).await.map_err(|error| match error {
+    let answer: TokenRequest = accounts
+        .create_subresource("token", account, &PostParams::default(), &ask)
+        .await
+        .map_err(|error| match error {
             kube::Error::Api(status) => status.message.clone(),
             other => other.to_string(),
         })?;

@@ -54,11 +54,13 @@ impl Worker {
         let dir = shared.pod_dir(&self.uid);
         self.mounted = None;
         self.begin_pod_work(CLEANUP, async move {
-            Done::Cleaned(blocking(move || {
-                volume::tear_down(&dir)?;
-                shared.cgroups.remove(&cgroup)
-            })
-            .await)
+            Done::Cleaned(
+                blocking(move || {
+                    volume::tear_down(&dir)?;
+                    shared.cgroups.remove(&cgroup)
+                })
+                .await,
+            )
         });
     }
 
@@ -96,7 +98,9 @@ impl Worker {
     pub(super) fn step_unknown(&mut self) -> Next {
         let grace = |record: &actual::ContainerRecord| {
             let note = |key: &str| record.annotations.get(key).and_then(|text| text.parse::<u64>().ok());
-            Duration::from_secs(note(labels::DELETION_GRACE).or(note(labels::TERMINATION_GRACE)).unwrap_or(30).max(1))
+            Duration::from_secs(
+                note(labels::DELETION_GRACE).or(note(labels::TERMINATION_GRACE)).unwrap_or(30).max(1),
+            )
         };
         let running: Vec<_> = self.actual.running().cloned().collect();
         if !running.is_empty() {
@@ -116,7 +120,12 @@ impl Worker {
         if self.cleaned {
             return Next::Over;
         }
-        tracing::info!(uid = self.uid, name = self.actual.name, namespace = self.actual.namespace, "removing an orphaned pod");
+        tracing::info!(
+            uid = self.uid,
+            name = self.actual.name,
+            namespace = self.actual.namespace,
+            "removing an orphaned pod"
+        );
         let shared = self.shared.clone();
         let left = cleanup::Left {
             uid: self.uid.clone(),
@@ -131,7 +140,9 @@ impl Worker {
 }
 
 /// Runs file work off the async threads.
-pub(super) async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), String> {
+pub(super) async fn blocking(
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> Result<(), String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),

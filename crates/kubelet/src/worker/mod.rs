@@ -123,6 +123,7 @@ pub struct Reported {
     uid: String,
     status: PodStatus,
     revision: u64,
+    at: Timestamp,
 }
 
 /// An operation under way.
@@ -142,7 +143,12 @@ const LONGEST_VOLUME_WAIT: Duration = Duration::from_secs(122);
 const LONGEST_REPORT_WAIT: Duration = Duration::from_secs(10);
 
 /// Starts a worker; the future ends when nothing is left of the pod, or when stopped.
-pub fn spawn(shared: Arc<Shared>, uid: String, order: Order, stop: CancellationToken) -> (Handle, impl Future<Output = String> + Send) {
+pub fn spawn(
+    shared: Arc<Shared>,
+    uid: String,
+    order: Order,
+    stop: CancellationToken,
+) -> (Handle, impl Future<Output = String> + Send) {
     let handle = Handle {
         order: Arc::new(Mutex::new(Order { stale: true, ..order })),
         wake: Arc::new(Notify::new()),
@@ -231,22 +237,30 @@ impl Worker {
         if changed {
             // Labels and annotations show in downward API volumes.
             self.volumes_dirty |= self.pod.as_ref().is_none_or(|old| {
-                old.metadata.labels != pod.metadata.labels || old.metadata.annotations != pod.metadata.annotations
+                old.metadata.labels != pod.metadata.labels
+                    || old.metadata.annotations != pod.metadata.annotations
             });
             if !self.ended() {
                 self.references.update(&pod, &self.shared.informers, &self.wake);
             }
             self.pod = Some(pod);
-        } else {
-            // The wake may have come from a watched ConfigMap or Secret: writing what is there already costs little.
-            self.volumes_dirty |= self.mounted.is_some() && self.has_live_volumes();
+        }
+        // The wake may have come from a watched ConfigMap or Secret: writing what is there already costs little.
+        if self.references.take_changed() {
+            self.volumes_dirty |= self.has_live_volumes();
+            for memory in self.memory.values_mut() {
+                memory.retry_at = None;
+            }
         }
     }
 
     fn has_live_volumes(&self) -> bool {
         self.pod.as_ref().is_some_and(|pod| {
             pod.spec().volumes.iter().flatten().any(|volume| {
-                volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
+                volume.config_map.is_some()
+                    || volume.secret.is_some()
+                    || volume.projected.is_some()
+                    || volume.downward_api.is_some()
             })
         })
     }
@@ -302,7 +316,8 @@ impl Worker {
         };
 
         if self.verdict.is_none() && !pod.is_terminal() && !self.finished {
-            let started = self.status.as_ref().or(pod.status.as_ref()).and_then(|status| status.start_time.as_ref());
+            let started =
+                self.status.as_ref().or(pod.status.as_ref()).and_then(|status| status.start_time.as_ref());
             if let Some(at) = plan::deadline(&pod, started.map(|time| time.0)) {
                 if at <= time {
                     self.exceed_deadline(&pod);
@@ -313,9 +328,11 @@ impl Worker {
         }
         self.shorten_graces(&pod);
 
+        wake(self.unsettled_end(time));
         self.probes.reconcile(&self.shared, &pod, &self.actual, self.ending(), &self.adopted);
         let verdicts = self.probes.verdicts(&pod, &self.actual);
-        let busy: BTreeSet<String> = self.running.keys().filter(|key| !key.starts_with('/')).cloned().collect();
+        let busy: BTreeSet<String> =
+            self.running.keys().filter(|key| !key.starts_with('/')).cloned().collect();
         let plan = plan::plan(&plan::Seen {
             pod: &pod,
             actual: &self.actual,
@@ -341,6 +358,26 @@ impl Worker {
         wake(self.retry_at);
         // What was due just now has been seen to; only what lies ahead needs a timer.
         Next::At(wake_at.map(|at| at.max(time.checked_add(Duration::from_millis(5)).unwrap_or(at))))
+    }
+
+    /// The runtime may learn that a container was out of memory only after it learnt that it was killed: such ends are
+    /// looked at again for a moment. Answers when.
+    fn unsettled_end(&mut self, time: Timestamp) -> Option<Timestamp> {
+        const SETTLE: Duration = Duration::from_secs(3);
+        let fresh = |record: &actual::ContainerRecord| {
+            record.phase == actual::Phase::Exited
+                && record.exit_code == 137
+                && record.reason != "OOMKilled"
+                && record
+                    .finished_at
+                    .and_then(|end| end.checked_add(SETTLE).ok())
+                    .is_some_and(|until| until > time)
+        };
+        if !self.actual.containers.iter().any(fresh) {
+            return None;
+        }
+        self.stale = true;
+        time.checked_add(Duration::from_millis(300)).ok()
     }
 
     fn exceed_deadline(&mut self, pod: &Pod) {
@@ -382,7 +419,10 @@ impl Worker {
     fn carry_out(&mut self, pod: &Arc<Pod>, plan: &Plan, time: Timestamp) {
         for wait in &plan.waits {
             let known = self.memory.entry(wait.name.clone()).or_default();
-            let fresh = known.waiting.as_ref().is_none_or(|(reason, message)| *reason != wait.reason || *message != wait.message);
+            let fresh = known
+                .waiting
+                .as_ref()
+                .is_none_or(|(reason, message)| *reason != wait.reason || *message != wait.message);
             if fresh {
                 known.waiting = Some((wait.reason.clone(), wait.message.clone()));
                 self.announce_wait(pod, wait);

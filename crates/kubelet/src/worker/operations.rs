@@ -52,7 +52,12 @@ pub enum Done {
 const CREATE_RETRY: Duration = Duration::from_secs(10);
 
 impl Worker {
-    fn begin(&mut self, key: &str, grace: Option<watch::Sender<Duration>>, work: impl Future<Output = Done> + Send + 'static) -> CancellationToken {
+    fn begin(
+        &mut self,
+        key: &str,
+        grace: Option<watch::Sender<Duration>>,
+        work: impl Future<Output = Done> + Send + 'static,
+    ) -> CancellationToken {
         let cancel = CancellationToken::new();
         self.running.insert(key.to_owned(), Running { grace, cancel: cancel.clone() });
         self.operations.spawn(work);
@@ -80,7 +85,8 @@ impl Worker {
                 self.sandbox_wait = match (&result, self.sandbox_wait) {
                     (Ok(_), _) => None,
                     (Err(_), before) => {
-                        let wait = before.map_or(FIRST_WAIT, |(wait, _)| (wait * 2).min(Duration::from_secs(10)));
+                        let wait =
+                            before.map_or(FIRST_WAIT, |(wait, _)| (wait * 2).min(Duration::from_secs(10)));
                         time.checked_add(wait).ok().map(|until| (wait, until))
                     }
                 };
@@ -204,14 +210,19 @@ impl Worker {
                 memory.retry_at = None;
             }
             Err(failure) => {
-                if failure.image {
+                if failure.reason == "ErrImagePull" {
                     memory.pull.advance(time, time);
                     memory.pull_failed = Some((time, format!("{}: {}", failure.reason, failure.message)));
                 } else {
                     memory.retry_at = time.checked_add(CREATE_RETRY).ok();
                 }
                 memory.waiting = Some((failure.reason.to_owned(), failure.message.clone()));
-                tracing::info!(container = name, reason = failure.reason, error = failure.message, "container not started");
+                tracing::info!(
+                    container = name,
+                    reason = failure.reason,
+                    error = failure.message,
+                    "container not started"
+                );
             }
         }
     }
@@ -220,11 +231,20 @@ impl Worker {
         let about = container::reference(pod, &wait.name);
         let recorder = &self.shared.recorder;
         if wait.reason == "CrashLoopBackOff" {
-            let message = format!("Back-off restarting failed container {} in pod {}", wait.name, pod.printed());
+            let message =
+                format!("Back-off restarting failed container {} in pod {}", wait.name, pod.printed());
             recorder.event(&about, EventType::Warning, "BackOff", message);
         } else {
-            let image = pod.container(&wait.name).and_then(|(_, container)| container.image.clone()).unwrap_or_default();
-            recorder.event(&about, EventType::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
+            let image = pod
+                .container(&wait.name)
+                .and_then(|(_, container)| container.image.clone())
+                .unwrap_or_default();
+            recorder.event(
+                &about,
+                EventType::Normal,
+                "BackOff",
+                format!("Back-off pulling image \"{image}\""),
+            );
             recorder.event(&about, EventType::Warning, "Failed", format!("Error: {}", wait.reason));
         }
     }
@@ -245,7 +265,11 @@ impl Worker {
         if let Some(status) = &self.status {
             shown.status = Some(status.clone());
         }
-        let job = volume::Job { pod: Arc::new(shown), reader: self.references.reader(), tokens: self.tokens.clone() };
+        let job = volume::Job {
+            pod: Arc::new(shown),
+            reader: self.references.reader(),
+            tokens: self.tokens.clone(),
+        };
         let shared = self.shared.clone();
         self.begin(VOLUMES, None, async move { Done::Volumes(Box::new(volume::set_up(&shared, job).await)) });
     }
@@ -277,8 +301,13 @@ impl Worker {
             return;
         }
         let shared = self.shared.clone();
-        let ids: Vec<String> =
-            self.actual.sandboxes.iter().filter(|sandbox| sandbox.ready).map(|sandbox| sandbox.id.clone()).collect();
+        let ids: Vec<String> = self
+            .actual
+            .sandboxes
+            .iter()
+            .filter(|sandbox| sandbox.ready)
+            .map(|sandbox| sandbox.id.clone())
+            .collect();
         self.begin(SANDBOX, None, async move {
             for id in ids {
                 if let Err(error) = shared.cri.stop_pod_sandbox(&id).await {
@@ -290,7 +319,11 @@ impl Worker {
     }
 
     pub(super) fn start(&mut self, pod: &Arc<Pod>, start: &Start, time: Timestamp) {
-        let Some((role, container)) = pod.container(&start.name).map(|(role, container)| (role, container.clone())) else { return };
+        let Some((role, container)) =
+            pod.container(&start.name).map(|(role, container)| (role, container.clone()))
+        else {
+            return;
+        };
         let Some(sandbox) = self.actual.ready_sandbox().cloned() else { return };
         let Some(mounted) = self.mounted.clone() else { return };
         let memory = self.memory.entry(start.name.clone()).or_default();
@@ -331,7 +364,12 @@ impl Worker {
 
     /// Ended containers of that name that no one will ask about once a new one runs: all but the newest.
     fn superseded(&self, name: &str) -> Vec<String> {
-        self.actual.history(name).filter(|record| record.phase == Phase::Exited).skip(1).map(|record| record.id.clone()).collect()
+        self.actual
+            .history(name)
+            .filter(|record| record.phase == Phase::Exited)
+            .skip(1)
+            .map(|record| record.id.clone())
+            .collect()
     }
 
     /// How many containers of that name there were, by the API's last word: it outlives the runtime's records.
@@ -350,16 +388,26 @@ impl Worker {
     }
 
     pub(super) fn kill(&mut self, pod: &Arc<Pod>, kill: &Kill) {
-        let Some(record) = self.actual.containers.iter().find(|record| record.id == kill.id).cloned() else { return };
+        let Some(record) = self.actual.containers.iter().find(|record| record.id == kill.id).cloned() else {
+            return;
+        };
         let probe = pod.container(&kill.name).and_then(|(_, container)| match kill.cause {
             Some(Unhealthy::Liveness) => container.liveness_probe.clone(),
             Some(Unhealthy::Startup) => container.startup_probe.clone(),
             None => None,
         });
-        let own = probe.and_then(|probe| probe.termination_grace_period_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+        let own = probe
+            .and_then(|probe| probe.termination_grace_period_seconds)
+            .and_then(|seconds| u64::try_from(seconds).ok());
         let grace = own.filter(|_| !self.ending()).map(Duration::from_secs).unwrap_or_else(|| pod.grace());
         let ip = container::pod_ips(&self.shared, pod, self.actual.ready_sandbox()).into_iter().next();
-        self.end_container(record, Some(container::reference(pod, &kill.name)), kill.message.clone(), ip, grace);
+        self.end_container(
+            record,
+            Some(container::reference(pod, &kill.name)),
+            kill.message.clone(),
+            ip,
+            grace,
+        );
     }
 
     pub(super) fn end_container(
@@ -378,7 +426,9 @@ impl Worker {
         let shared = self.shared.clone();
         let ending = hooks::Ending { record, about, message, ip, grace: receiver };
         let key = name.clone();
-        self.begin(&key, Some(sender), async move { Done::Killed { name, result: hooks::end(&shared, ending).await } });
+        self.begin(&key, Some(sender), async move {
+            Done::Killed { name, result: hooks::end(&shared, ending).await }
+        });
     }
 
     pub(super) fn begin_pod_work(&mut self, key: &str, work: impl Future<Output = Done> + Send + 'static) {

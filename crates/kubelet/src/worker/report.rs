@@ -33,7 +33,9 @@ impl Worker {
             memory: &self.memory,
             ready,
             started,
-            terminal: (self.finished || self.ending() || pod.is_terminal()) && self.actual.running().next().is_none() && settled,
+            terminal: (self.finished || self.ending() || pod.is_terminal())
+                && self.actual.running().next().is_none()
+                && settled,
             verdict: self.verdict_ref(),
             host_ips: &self.shared.host_ips,
             now: time,
@@ -54,18 +56,25 @@ impl Worker {
         let uid = target.uid().to_owned();
         let before = self.api_status(&target);
         let Some(patch) = status::patch(&uid, &before, &generated) else { return };
+        if self.has_just_said(&uid, &generated, time) {
+            return;
+        }
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), target.namespace());
         let name = target.name().to_owned();
         self.begin_pod_work(REPORT, async move {
-            Done::Reported(match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-                Ok(written) => Ok(Some(Reported { uid, status: generated, revision: revision(&written) })),
-                // Gone or replaced: there is nobody to tell.
-                Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409 | 422) => {
-                    tracing::debug!(error = %error, "status refused");
-                    Ok(Some(Reported { uid, status: generated, revision: u64::MAX }))
-                }
-                Err(error) => Err(error.to_string()),
-            })
+            Done::Reported(
+                match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+                    Ok(written) => {
+                        Ok(Some(Reported { uid, status: generated, revision: revision(&written), at: now() }))
+                    }
+                    // Gone or replaced: there is nobody to tell.
+                    Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409 | 422) => {
+                        tracing::debug!(error = %error, "status refused");
+                        Ok(Some(Reported { uid, status: generated, revision: u64::MAX, at: now() }))
+                    }
+                    Err(error) => Err(error.to_string()),
+                },
+            )
         });
     }
 
@@ -78,7 +87,10 @@ impl Worker {
         match mirror::step(&pod, old.as_deref()) {
             mirror::Step::Keep => {}
             mirror::Step::Create => {
-                self.begin_pod_work(MIRROR, async move { Done::Mirrored(mirror::create(&shared, &pod).await) });
+                self.begin_pod_work(
+                    MIRROR,
+                    async move { Done::Mirrored(mirror::create(&shared, &pod).await) },
+                );
             }
             mirror::Step::Delete => {
                 self.begin_pod_work(MIRROR, async move {
@@ -95,9 +107,22 @@ impl Worker {
     /// The status that the API has: what was written last, until the watch shows that or something newer.
     fn api_status(&self, target: &Pod) -> PodStatus {
         match &self.reported {
-            Some(reported) if reported.uid == target.uid() && reported.revision > revision(target) => reported.status.clone(),
+            Some(reported) if reported.uid == target.uid() && reported.revision > revision(target) => {
+                reported.status.clone()
+            }
             _ => target.status.clone().unwrap_or_default(),
         }
+    }
+
+    /// Whether exactly this was written a moment ago. Should the API show something else all the same, then someone
+    /// else writes it too, and answering at once would never end.
+    fn has_just_said(&self, uid: &str, status: &PodStatus, time: Timestamp) -> bool {
+        const QUIET: i64 = 10;
+        self.reported.as_ref().is_some_and(|reported| {
+            reported.uid == uid
+                && reported.status == *status
+                && time.duration_since(reported.at).as_secs() < QUIET
+        })
     }
 
     /// Whether the API has heard the newest status.
@@ -105,11 +130,16 @@ impl Worker {
         let Some(target) = self.api_pod(pod) else { return true };
         let Some(status) = &self.status else { return false };
         let before = self.api_status(&target);
-        !self.is_busy(REPORT) && status::patch(target.uid(), &before, status).is_none()
+        let said = self
+            .reported
+            .as_ref()
+            .is_some_and(|reported| reported.uid == target.uid() && reported.status == *status);
+        !self.is_busy(REPORT) && (said || status::patch(target.uid(), &before, status).is_none())
     }
 
     fn log_change(&self, pod: &Pod, new: &PodStatus) {
-        let phase = |status: Option<&PodStatus>| status.and_then(|status| status.phase.clone()).unwrap_or_default();
+        let phase =
+            |status: Option<&PodStatus>| status.and_then(|status| status.phase.clone()).unwrap_or_default();
         let (old, new) = (phase(self.status.as_ref().or(pod.status.as_ref())), phase(Some(new)));
         if old != new {
             tracing::info!(pod = %pod.printed(), from = old, to = new, "pod phase");

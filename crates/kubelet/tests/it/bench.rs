@@ -64,7 +64,10 @@ fn image() -> Vec<u8> {
         tar_entry(&mut layer, dir, b'5', 0o755, "", b"");
     }
     tar_entry(&mut layer, "bin/busybox", b'0', 0o755, "", &fs::read("/bin/busybox").expect("busybox"));
-    for name in ["sh", "sleep", "echo", "cat", "ls", "stat", "env", "id", "true", "false", "httpd", "nc", "trap", "hostname"] {
+    for name in [
+        "sh", "sleep", "echo", "cat", "ls", "stat", "env", "id", "true", "false", "httpd", "nc", "trap",
+        "hostname",
+    ] {
         tar_entry(&mut layer, &format!("bin/{name}"), b'2', 0o777, "busybox", b"");
     }
     tar_entry(&mut layer, "etc/passwd", b'0', 0o644, "", b"root:x:0:0:root:/:/bin/sh\n");
@@ -175,7 +178,11 @@ impl Bench {
     /// Cgroup directories of this test in any hierarchy.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let mounts = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-        mounts.chain([PathBuf::from("/sys/fs/cgroup")]).map(|mount| mount.join(&self.name)).filter(|path| path.is_dir()).collect()
+        mounts
+            .chain([PathBuf::from("/sys/fs/cgroup")])
+            .map(|mount| mount.join(&self.name))
+            .filter(|path| path.is_dir())
+            .collect()
     }
 }
 
@@ -195,7 +202,9 @@ impl Drop for Bench {
         // A failed test may leave shims; they carry the state directory in their command line.
         let ours = self.dir.display().to_string();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&line).contains(&ours) {
                 if let Some(pid) = rustix::process::Pid::from_raw(pid) {
@@ -204,7 +213,11 @@ impl Drop for Bench {
             }
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&ours)).collect();
+        let mut points: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .filter(|point| point.starts_with(&ours))
+            .collect();
         points.reverse();
         for point in points {
             let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);

@@ -36,7 +36,9 @@ impl Kubelet {
 
 async fn running(cri: &cri::Cri, name: &str) -> Option<v1::Container> {
     let all = cri.list_containers(None).await.ok()?;
-    let named = |container: &&v1::Container| container.metadata.as_ref().is_some_and(|metadata| metadata.name == name);
+    let named = |container: &&v1::Container| {
+        container.metadata.as_ref().is_some_and(|metadata| metadata.name == name)
+    };
     let state = v1::ContainerState::ContainerRunning as i32;
     all.iter().filter(named).find(|container| container.state == state).cloned()
 }
@@ -73,9 +75,15 @@ async fn a_static_pod_lives_is_adopted_and_leaves_nothing() {
     })
     .await;
     assert!(log.contains(" stdout F ready\n") && log.contains(" stdout F hello web-it-node\n"), "{log}");
-    let limit = cri.exec_sync(&main.id, ["cat", "/etc/hosts"].map(String::from).to_vec(), Duration::from_secs(10)).await.expect("exec");
+    let limit = cri
+        .exec_sync(&main.id, ["cat", "/etc/hosts"].map(String::from).to_vec(), Duration::from_secs(10))
+        .await
+        .expect("exec");
     let hosts = String::from_utf8_lossy(&limit.stdout).into_owned();
-    assert!(hosts.starts_with("# Kubernetes-managed hosts file.") && hosts.contains("web-it-node"), "{hosts}");
+    assert!(
+        hosts.starts_with("# Kubernetes-managed hosts file.") && hosts.contains("web-it-node"),
+        "{hosts}"
+    );
 
     // A kubelet that comes back finds its pod and leaves it alone.
     kubelet.end().await;
@@ -94,8 +102,10 @@ async fn a_static_pod_lives_is_adopted_and_leaves_nothing() {
 
     fs::remove_file(&manifest).expect("remove");
     eventually("all is gone", LIMIT, async || {
-        let empty = cri.list_pod_sandbox(None).await.ok()?.is_empty() && cri.list_containers(None).await.ok()?.is_empty();
-        let dirs = ["kubelet/pods", "logs"].map(|dir| fs::read_dir(bench.dir.join(dir)).map_or(0, Iterator::count));
+        let empty = cri.list_pod_sandbox(None).await.ok()?.is_empty()
+            && cri.list_containers(None).await.ok()?.is_empty();
+        let dirs =
+            ["kubelet/pods", "logs"].map(|dir| fs::read_dir(bench.dir.join(dir)).map_or(0, Iterator::count));
         (empty && dirs == [0, 0]).then_some(())
     })
     .await;
@@ -105,7 +115,10 @@ async fn a_static_pod_lives_is_adopted_and_leaves_nothing() {
     let pods: Vec<_> = bench.cgroups().iter().flat_map(|cgroup| find_pods(cgroup)).collect();
     assert!(pods.is_empty(), "{pods:?}");
     let leases = fs::read_dir(bench.dir.join("ipam").join(&bench.name)).into_iter().flatten().flatten();
-    let taken: Vec<_> = leases.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().starts_with("10.")).collect();
+    let taken: Vec<_> = leases
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("10."))
+        .collect();
     assert!(taken.is_empty(), "{taken:?}");
     kubelet.end().await;
 }

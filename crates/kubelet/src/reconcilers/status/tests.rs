@@ -90,8 +90,13 @@ impl Case {
 }
 
 fn condition(status: &PodStatus, kind: &str) -> (String, String, String) {
-    let found = status.conditions.iter().flatten().find(|condition| condition.type_ == kind).expect("condition");
-    (found.status.clone(), found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default())
+    let found =
+        status.conditions.iter().flatten().find(|condition| condition.type_ == kind).expect("condition");
+    (
+        found.status.clone(),
+        found.reason.clone().unwrap_or_default(),
+        found.message.clone().unwrap_or_default(),
+    )
 }
 
 fn holds(status: &str, reason: &str, message: &str) -> (String, String, String) {
@@ -123,7 +128,8 @@ fn a_new_pod_is_pending_and_says_why() {
 
 #[test]
 fn a_running_ready_pod() {
-    let mut case = Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
+    let mut case =
+        Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
     assert_eq!(case.generate().phase.as_deref(), Some("Running"));
     assert_eq!(condition(&case.generate(), "Ready").0, "False");
     case.ready.insert("a0".into());
@@ -140,7 +146,10 @@ fn init_containers_hold_back_the_rest() {
     let case = Case::new("Always", inits, json!({})).sandbox().with(vec![record("i1", Phase::Exited, 0, 0)]);
     let status = case.generate();
     assert_eq!(status.phase.as_deref(), Some("Pending"));
-    assert_eq!(condition(&status, "Initialized"), holds("False", "ContainersNotInitialized", "containers with incomplete status: [i2]"));
+    assert_eq!(
+        condition(&status, "Initialized"),
+        holds("False", "ContainersNotInitialized", "containers with incomplete status: [i2]")
+    );
     assert_eq!(waiting(app(&status)), Some("PodInitializing"));
     let inits = status.init_container_statuses.expect("inits");
     assert!(inits[0].ready);
@@ -153,9 +162,13 @@ fn a_crashing_container_waits_with_its_last_end() {
         .sandbox()
         .with(vec![record("a", Phase::Exited, 1, 1), record("a", Phase::Exited, 2, 0)]);
     let before = case.generate();
-    assert_eq!(app(&before).state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code), Some(1));
+    assert_eq!(
+        app(&before).state.as_ref().and_then(|state| state.terminated.as_ref()).map(|end| end.exit_code),
+        Some(1)
+    );
     assert_eq!(before.phase.as_deref(), Some("Running"));
-    let memory = Memory { waiting: Some(("CrashLoopBackOff".into(), "back-off".into())), ..Default::default() };
+    let memory =
+        Memory { waiting: Some(("CrashLoopBackOff".into(), "back-off".into())), ..Default::default() };
     case.memory.insert("a".into(), memory);
     let status = case.generate();
     assert_eq!(waiting(app(&status)), Some("CrashLoopBackOff"));
@@ -167,7 +180,12 @@ fn a_crashing_container_waits_with_its_last_end() {
 #[test]
 fn ends_are_told_by_policy_and_exit_code() {
     let check = |policy: &str, exit_code: i32, terminal: bool, expect: &str| {
-        let mut case = Case::new(policy, json!([]), json!({})).sandbox().with(vec![record("a", Phase::Exited, exit_code, 0)]);
+        let mut case = Case::new(policy, json!([]), json!({})).sandbox().with(vec![record(
+            "a",
+            Phase::Exited,
+            exit_code,
+            0,
+        )]);
         case.terminal = terminal;
         assert_eq!(case.generate().phase.as_deref(), Some(expect), "{policy} {exit_code} {terminal}");
     };
@@ -182,8 +200,12 @@ fn ends_are_told_by_policy_and_exit_code() {
 
 #[test]
 fn completed_pods_keep_their_address_and_say_so() {
-    let mut case = Case::new("Never", json!([]), json!({"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}], "phase": "Running"}))
-        .with(vec![record("a", Phase::Exited, 0, 0)]);
+    let mut case = Case::new(
+        "Never",
+        json!([]),
+        json!({"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}], "phase": "Running"}),
+    )
+    .with(vec![record("a", Phase::Exited, 0, 0)]);
     case.terminal = true;
     let status = case.generate();
     assert_eq!(condition(&status, "Ready"), holds("False", "PodCompleted", ""));
@@ -195,13 +217,22 @@ fn completed_pods_keep_their_address_and_say_so() {
 
 #[test]
 fn a_deadline_fails_the_pod_once_nothing_runs() {
-    let mut case = Case::new("Always", json!([]), json!({"phase": "Running"})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
-    case.verdict = Some(Verdict { reason: "DeadlineExceeded".into(), message: "m".into(), disruption: false });
+    let mut case = Case::new("Always", json!([]), json!({"phase": "Running"})).sandbox().with(vec![record(
+        "a",
+        Phase::Running,
+        0,
+        0,
+    )]);
+    case.verdict =
+        Some(Verdict { reason: "DeadlineExceeded".into(), message: "m".into(), disruption: false });
     assert_eq!(case.generate().phase.as_deref(), Some("Running"));
     case.actual.containers[0].phase = Phase::Exited;
     case.terminal = true;
     let status = case.generate();
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("DeadlineExceeded")));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("DeadlineExceeded"))
+    );
 }
 
 #[test]
@@ -218,7 +249,8 @@ fn a_lost_container_is_counted_and_restart_counts_never_fall() {
 
 #[test]
 fn readiness_gates_hold_back_ready_alone() {
-    let mut case = Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
+    let mut case =
+        Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
     case.ready.insert("a0".into());
     case.pod.spec.get_or_insert_default().readiness_gates =
         Some(vec![k8s_openapi::api::core::v1::PodReadinessGate { condition_type: "x/y".into() }]);
@@ -226,22 +258,32 @@ fn readiness_gates_hold_back_ready_alone() {
     assert_eq!(condition(&status, "ContainersReady").0, "True");
     assert_eq!(
         condition(&status, "Ready"),
-        holds("False", "ReadinessGatesNotReady", "corresponding condition of pod readiness gate \"x/y\" does not exist.")
+        holds(
+            "False",
+            "ReadinessGatesNotReady",
+            "corresponding condition of pod readiness gate \"x/y\" does not exist."
+        )
     );
 }
 
 #[test]
 fn patches_carry_only_what_changed() {
-    let case = Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
+    let case =
+        Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
     let status = case.generate();
     let everything = patch("u", &PodStatus::default(), &status).expect("first");
     assert_eq!(everything["metadata"]["uid"], "u");
     assert_eq!(everything["status"]["phase"], "Running");
     // What went over the wire has lost fractions of seconds.
-    let wire: PodStatus = serde_json::from_value(serde_json::to_value(&status).expect("json")).expect("status");
+    let wire: PodStatus =
+        serde_json::from_value(serde_json::to_value(&status).expect("json")).expect("status");
     assert_eq!(patch("u", &wire, &status), None);
     let mut foreign = wire.clone();
-    foreign.conditions.get_or_insert_default().push(PodCondition { type_: "x/y".into(), status: "True".into(), ..Default::default() });
+    foreign.conditions.get_or_insert_default().push(PodCondition {
+        type_: "x/y".into(),
+        status: "True".into(),
+        ..Default::default()
+    });
     assert_eq!(patch("u", &foreign, &status), None);
     let failed = PodStatus { phase: Some("Failed".into()), ..status };
     let change = patch("u", &wire, &failed).expect("change");
@@ -249,10 +291,27 @@ fn patches_carry_only_what_changed() {
 }
 
 #[test]
+fn a_condition_that_comes_true_loses_its_reason() {
+    let mut case =
+        Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
+    let unready = case.generate();
+    case.ready.insert("a0".into());
+    let change = patch("u", &unready, &case.generate()).expect("change");
+    let conditions = change["status"]["conditions"].as_array().expect("list").clone();
+    let ready = conditions.iter().find(|condition| condition["type"] == "Ready").expect("ready");
+    assert_eq!(
+        (&ready["status"], &ready["reason"], &ready["message"]),
+        (&json!("True"), &Value::Null, &Value::Null)
+    );
+    assert!(ready.as_object().expect("object").contains_key("message"));
+}
+
+#[test]
 fn transition_times_stay_while_nothing_changes() {
     let mut case = Case::new("Always", json!([]), json!({}));
     let first = case.generate();
     case.pod.status = serde_json::from_value(serde_json::to_value(&first).expect("json")).expect("status");
-    let time = |status: &PodStatus| status.conditions.as_ref().map(|list| list[2].last_transition_time.clone());
+    let time =
+        |status: &PodStatus| status.conditions.as_ref().map(|list| list[2].last_transition_time.clone());
     assert_eq!(time(&first), time(&case.generate()));
 }
