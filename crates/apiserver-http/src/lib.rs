@@ -4,10 +4,13 @@
 //! What a subresource does beyond reading and writing objects is an [`Endpoint`]. Storage is never touched here.
 mod body;
 mod context;
+mod cork;
 mod discovery;
 pub mod endpoints;
 mod filters;
 mod health;
+
+mod inline;
 mod kinds;
 mod listener;
 mod negotiate;

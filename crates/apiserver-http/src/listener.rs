@@ -9,7 +9,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::BoxError;
+use crate::cork::cork;
+use crate::inline::Inline;
 use crate::server::{Peer, Server};
 
 /// A client has this long for its TLS handshake.
@@ -140,7 +142,7 @@ async fn connection(
             Ok::<_, std::convert::Infallible>(server.handle(peer, request).await)
         }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(Inline);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -156,13 +158,14 @@ async fn connection(
         .max_header_list_size(1024 * 1024)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    let (stream, cork) = cork(tls);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        result = cork.drive(serving.as_mut()) => result,
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            cork.drive(serving).await
         }
     };
     if let Err(e) = result {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::body::{self, Body};
 use crate::context::Context;
+use crate::negotiate::{Agreed, Form, Media};
 use crate::read;
 use crate::respond;
 
@@ -86,13 +87,18 @@ pub fn write<'a>(context: &'a Context, warnings: &'a Warnings) -> StatusResult<W
 /// Answers with what was stored.
 pub fn answer(
     context: &Context,
+    store: &Store,
     status: StatusCode,
     stored: Stored,
     warnings: &Warnings,
 ) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
-    let object = context.from_storage(stored.object);
-    let mut response = read::one(context, agreed, status, object);
+    let plain = agreed == (Agreed { media: Media::Json, form: Form::Object });
+    let mut response = if plain && context.is_storage_version(store) {
+        respond::bytes(status, agreed.media.content_type(), store.json(&stored))
+    } else {
+        read::one(context, agreed, status, context.from_storage(stored.object))
+    };
     respond::warn(&mut response, &warnings.take());
     Ok(response)
 }
@@ -108,7 +114,7 @@ pub async fn create(
     let bytes = body::read(request.into_body()).await?;
     let object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
-    answer(context, StatusCode::CREATED, stored, &warnings)
+    answer(context, store, StatusCode::CREATED, stored, &warnings)
 }
 
 /// Serves `update`.
@@ -136,7 +142,7 @@ pub async fn update(
     let (stored, created) =
         store.update(&write(context, &warnings)?, |_| Ok(object.clone()), Some(absent)).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    answer(context, status, stored, &warnings)
+    answer(context, store, status, stored, &warnings)
 }
 
 /// The patch types that are served.
@@ -221,7 +227,7 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
         Ok(context.to_storage(object))
     };
     let (stored, _) = store.update(&write(context, &warnings)?, change, None).await?;
-    answer(context, StatusCode::OK, stored, &warnings)
+    answer(context, store, StatusCode::OK, stored, &warnings)
 }
 
 /// Reads `DeleteOptions` from body and query.

@@ -53,6 +53,20 @@ impl Header {
         Ok(out.into())
     }
 
+    /// What [`Header::encode`] laid out, with a revision in it; an object that was not stored has none.
+    pub fn with_revision(&self, value: &[u8], revision: Revision) -> Vec<u8> {
+        let (head, tail) = value.split_at(self.0.len().min(value.len()));
+        let mut out = Vec::with_capacity(value.len() + 48);
+        out.extend_from_slice(head);
+        if revision > Revision::ZERO {
+            out.extend_from_slice(b"\"resourceVersion\":\"");
+            out.extend_from_slice(revision.to_string().as_bytes());
+            out.extend_from_slice(b"\",");
+        }
+        out.extend_from_slice(tail);
+        out
+    }
+
     /// Whether bytes were laid out by [`Header::encode`] for this kind.
     pub fn fits(&self, value: &[u8]) -> bool {
         value.starts_with(self.0.as_bytes()) && value.get(self.0.len()) == Some(&b'"')
@@ -90,9 +104,10 @@ mod tests {
         .unwrap();
         let value = header.encode(&object).unwrap();
         assert!(header.fits(&value));
-        let at = header.splice() as usize;
-        let spliced = [&value[..at], br#""resourceVersion":"7","#, &value[at..]].concat();
+        assert_eq!(header.splice() as usize, header.0.len());
+        let spliced = header.with_revision(&value, Revision(7));
         let back: Object = serde_json::from_slice(&spliced).unwrap();
+        assert_eq!(header.with_revision(&value, Revision::ZERO), value);
         assert_eq!(back, decode(&value, Revision(7)).unwrap());
         assert_eq!(back.resource_version(), "7");
         assert_eq!(back.str_at(&["data", "a"]), "b");

@@ -4,6 +4,7 @@
 //! and the watch cache in one documented order. It knows no concrete kind and no HTTP.
 mod delete;
 pub mod encode;
+mod facts;
 pub mod list;
 mod registry;
 mod request;

@@ -232,35 +232,31 @@ fn offer_rest(mut e: StatusError, start: &str) -> StatusError {
 
 fn page(snapshot: &Snapshot, prefix: &str, start: &str, options: &ListOptions) -> Page {
     let end = prefix_end(prefix);
-    cut(snapshot.objects.range(start, &end).cloned(), prefix, snapshot.revision, options)
-}
-
-/// Takes a page of what matches.
-fn cut(
-    objects: impl Iterator<Item = Arc<CachedObject>>,
-    prefix: &str,
-    revision: Revision,
-    options: &ListOptions,
-) -> Page {
+    let revision = snapshot.revision;
     let everything = options.selection.is_everything();
-    let mut items: Vec<Arc<CachedObject>> = Vec::new();
-    let mut wanted = objects.filter(|o| everything || options.selection.matches(o));
+    let mut wanted =
+        snapshot.objects.range(start, &end).filter(|o| everything || options.selection.matches(o)).cloned();
+    let whole = |items| Page { items, revision, continue_token: String::new(), remaining: None };
     if options.limit == 0 {
-        items.extend(wanted);
-        return Page { items, revision, continue_token: String::new(), remaining: None };
+        return whole(wanted.collect());
     }
-    items.extend(wanted.by_ref().take(options.limit));
-    let rest = if everything { wanted.count() as u64 } else { u64::from(wanted.next().is_some()) };
-    if rest == 0 {
-        return Page { items, revision, continue_token: String::new(), remaining: None };
-    }
+    let items: Vec<Arc<CachedObject>> = wanted.by_ref().take(options.limit).collect();
     let last = items.last().map_or("", |o| &*o.key);
-    let start = format!("{}\0", last.strip_prefix(prefix).unwrap_or(last));
+    let next = format!("{last}\0");
+    let rest = if everything {
+        // The map knows how much follows; walking there would cost as much as sending it.
+        snapshot.objects.count(if items.is_empty() { start } else { &next }, &end) as u64
+    } else {
+        u64::from(wanted.next().is_some())
+    };
+    if rest == 0 {
+        return whole(items);
+    }
     Page {
-        items,
         revision,
-        continue_token: Token::encode(revision, &start),
+        continue_token: Token::encode(revision, next.strip_prefix(prefix).unwrap_or(&next)),
         remaining: everything.then_some(rest),
+        items,
     }
 }
 

@@ -1,16 +1,14 @@
 //! All stores of a server.
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
-use apiserver_watch_cache::{Cache, Decode, DecodeError, Decoded, Facts, Limits, Owner};
-use machinery::Object;
-use storage::{KeyValue, SharedLeases, Storage};
+use apiserver_watch_cache::{Cache, Limits};
+use storage::{SharedLeases, Storage};
 
-use crate::encode::Header;
+use crate::facts::Decoder;
 use crate::store::{Hook, Shared, Store, prefix};
 
 /// Events live for an hour, as `--event-ttl` of upstream's server.
@@ -77,51 +75,5 @@ impl RegistryBuilder {
             })
             .collect();
         Registry { stores }
-    }
-}
-
-/// Finds the facts of a stored object of one kind.
-struct Decoder {
-    header: Header,
-    group: String,
-    plural: String,
-}
-
-impl Decoder {
-    fn new(kind: &Kind) -> Self {
-        Self { header: Header::new(kind), group: kind.group.to_string(), plural: kind.plural.to_string() }
-    }
-}
-
-impl Decode for Decoder {
-    fn decode(&self, kv: &KeyValue) -> Result<Decoded, DecodeError> {
-        let object: Object = serde_json::from_slice(&kv.value).map_err(|e| DecodeError(e.to_string()))?;
-        let value = if self.header.fits(&kv.value) {
-            kv.value.clone()
-        } else {
-            self.header.encode(&object).map_err(|e| DecodeError(e.to_string()))?
-        };
-        let mut labels: Vec<(Arc<str>, Arc<str>)> =
-            object.labels().map(|(k, v)| (k.into(), v.into())).collect();
-        labels.sort_unstable();
-        let strategy = apiserver_resources::strategy_for(&self.group, &self.plural, "");
-        let fields =
-            strategy.selectable_fields(&object).into_iter().map(|(k, v)| (Cow::Borrowed(k), v)).collect();
-        let owners = object
-            .list_at(&["metadata", "ownerReferences"])
-            .iter()
-            .filter_map(|o| {
-                Some(Owner { uid: o["uid"].as_str()?.into(), controller: o["controller"] == true })
-            })
-            .collect();
-        let facts = Facts {
-            namespace: object.namespace().into(),
-            name: object.name().into(),
-            uid: object.uid().into(),
-            labels,
-            fields,
-            owners,
-        };
-        Ok(Decoded { value, splice: self.header.splice(), facts })
     }
 }

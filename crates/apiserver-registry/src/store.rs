@@ -105,6 +105,11 @@ impl Store {
         }
     }
 
+    /// An object as JSON, from the bytes that are stored.
+    pub fn json(&self, stored: &Stored) -> Vec<u8> {
+        self.header.with_revision(&stored.value, stored.revision)
+    }
+
     /// Group and plural of the resource.
     pub fn group_resource(&self) -> &GroupResource {
         &self.gr

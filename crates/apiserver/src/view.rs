@@ -1,6 +1,6 @@
 //! The cluster as admission and authentication see it: the server's own caches.
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::kinds::Kind;
 use apiserver_admission::{ClusterView, Resource};
@@ -9,12 +9,38 @@ use apiserver_registry::{encode, prefix, storage_error};
 use apiserver_watch_cache::{Cache, CachedObject};
 use async_trait::async_trait;
 use machinery::{Object, StatusResult};
-use storage::{Storage, prefix_end};
+use storage::{Revision, Storage, prefix_end};
+
+/// Objects that are kept as trees, at most.
+const TREES: usize = 512;
 
 /// Reads the caches that a [`apiserver_registry::RegistryBuilder`] started.
 pub struct View {
     caches: BTreeMap<(String, String), (Arc<Kind>, Arc<Cache>)>,
     storage: Arc<dyn Storage>,
+    trees: Trees,
+}
+
+/// Trees of what is asked for again and again: with every write its namespace, with every pod its service account.
+#[derive(Default)]
+struct Trees(Mutex<HashMap<Arc<str>, (Revision, Arc<Object>)>>);
+
+impl Trees {
+    fn get(&self, cached: &CachedObject) -> Option<Arc<Object>> {
+        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((revision, tree)) = trees.get(&cached.key)
+            && *revision == cached.revision
+        {
+            return Some(tree.clone());
+        }
+        let tree = object(cached)?;
+        if trees.len() >= TREES {
+            // Which of them matter shows at once; a few are decoded again.
+            trees.clear();
+        }
+        trees.insert(cached.key.clone(), (cached.revision, tree.clone()));
+        Some(tree)
+    }
 }
 
 fn object(cached: &CachedObject) -> Option<Arc<Object>> {
@@ -27,7 +53,7 @@ impl View {
         caches: BTreeMap<(String, String), (Arc<Kind>, Arc<Cache>)>,
         storage: Arc<dyn Storage>,
     ) -> Self {
-        Self { caches, storage }
+        Self { caches, storage, trees: Trees::default() }
     }
 
     fn cache(&self, group: &str, plural: &str) -> Option<&(Arc<Kind>, Arc<Cache>)> {
@@ -46,7 +72,7 @@ impl View {
         let (kind, cache) = self.cache("", plural)?;
         let key = Self::key(kind, namespace, name);
         if let Some(found) = cache.get(&key) {
-            return object(&found);
+            return self.trees.get(&found);
         }
         let (found, _) = self.storage.get(&key, None).await.ok()?;
         let found = found?;
@@ -58,7 +84,7 @@ impl View {
 impl ClusterView for View {
     fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let (kind, cache) = self.cache(resource.group, resource.plural)?;
-        object(&*cache.get(&Self::key(kind, namespace, name))?)
+        self.trees.get(&*cache.get(&Self::key(kind, namespace, name))?)
     }
 
     fn list(&self, resource: Resource, namespace: &str) -> Vec<Arc<Object>> {

@@ -94,11 +94,11 @@ impl Host {
         })
     }
 
-    /// Where the whole control plane is kept.
+    /// The whole control plane in one process.
     pub fn all_in_one(&self) -> Command {
-        let mut command = Command::new(&self.cox);
-        command.args(["run", "--name", NAME, "--data-dir"]);
-        command.arg(self.root.parent().unwrap_or(&self.root)).env_remove("RUST_LOG");
+        let mut command = self.part("up");
+        command.args(["--no-node", "--foreground", "--name", NAME, "--secure-port", &self.port.to_string()]);
+        command.arg("--data-dir").arg(self.root.parent().unwrap_or(&self.root));
         command
     }
 
