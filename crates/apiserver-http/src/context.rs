@@ -38,12 +38,12 @@ impl Context {
 
     /// Agrees on an answer that may also be a Table or PartialObjectMetadata.
     pub fn negotiate(&self) -> StatusResult<Agreed> {
-        negotiate(&self.headers, true, false)
+        negotiate(&self.headers, true, self.has_protobuf())
     }
 
     /// Agrees on the form of the bytes of an answer that is always the object itself.
     pub fn media(&self) -> StatusResult<Media> {
-        negotiate(&self.headers, false, false).map(|a| a.media)
+        negotiate(&self.headers, false, self.has_protobuf()).map(|a| a.media)
     }
 
     /// Whether the kind has a protobuf form: all but custom resources do.

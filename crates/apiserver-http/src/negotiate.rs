@@ -154,7 +154,17 @@ mod tests {
             "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
             Some((Media::Json, Form::Partial)),
         );
-        check("application/vnd.kubernetes.protobuf", None);
+        check("application/vnd.kubernetes.protobuf", Some((Media::Protobuf, Form::Object)));
+        check("application/cbor", None);
         check("*/*", Some((Media::Json, Form::Object)));
+    }
+
+    #[test]
+    fn a_custom_resource_has_no_protobuf() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf,application/json".parse().unwrap());
+        assert_eq!(negotiate(&headers, true, false).map(|a| a.media).ok(), Some(Media::Json));
+        headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf".parse().unwrap());
+        assert_eq!(negotiate(&headers, true, false).map_err(|e| e.code()), Err(406));
     }
 }

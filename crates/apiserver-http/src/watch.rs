@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::body::{Body, BoxError};
 use crate::context::Context;
-use crate::negotiate::{Agreed, Form, Media, negotiate};
+use crate::negotiate::{Agreed, Form, Media};
 use crate::read::{self, invalid_list_options};
 
 /// How long a watch without `timeoutSeconds` lasts at least; at most twice that (`--min-request-timeout`).
@@ -42,8 +42,8 @@ struct Options {
 
 /// Serves `watch`.
 pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Response<Body>> {
-    let agreed = negotiate(&context.headers, true, false)?;
-    if agreed.media != Media::Json {
+    let agreed = context.negotiate()?;
+    if agreed.media == Media::Yaml {
         return Err(StatusError::not_acceptable(&["application/json", "application/json;stream=watch"]));
     }
     let query = context.query();
@@ -121,7 +121,11 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     *response.status_mut() = StatusCode::OK;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let content_type = match agreed.media {
+        Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
@@ -171,7 +175,7 @@ impl Stream {
         }
         let Some(watch) = &mut self.watch else {
             self.ended = true;
-            return Some(expired());
+            return Some(expired(self.encoder.agreed.media));
         };
         loop {
             let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
@@ -218,7 +222,7 @@ impl Stream {
                 }
                 Err(CacheError::Expired { .. }) => {
                     self.ended = true;
-                    return Some(expired());
+                    return Some(expired(self.encoder.agreed.media));
                 }
                 Err(e) => {
                     tracing::debug!(error = %e, "a watch ended");
@@ -260,10 +264,12 @@ fn bookmark_time(deadline: Instant) -> Instant {
     }
 }
 
-fn expired() -> Bytes {
+fn expired(media: Media) -> Bytes {
     let e = StatusError::expired("The resourceVersion for the provided watch is too old.");
-    let mut out = serde_json::to_vec(&json!({ "type": "ERROR", "object": &*e.0 })).unwrap_or_default();
-    out.push(b'\n');
+    let mut out = Vec::new();
+    if let Ok(status) = serde_json::to_value(&*e.0) {
+        append(media, "ERROR", &status, &mut out);
+    }
     out.into()
 }
 
@@ -277,7 +283,7 @@ struct Encoder {
 impl Encoder {
     /// Whether the stored bytes are what the client wants.
     fn is_plain(&self) -> bool {
-        self.agreed.form == Form::Object && !self.converts
+        self.agreed == (Agreed { media: Media::Json, form: Form::Object }) && !self.converts
     }
 
     /// Appends what this watcher sees of an event; an object that begins or ceases to match is added or deleted.
@@ -334,7 +340,7 @@ impl Encoder {
                 read::table(&self.context, std::iter::once(object), metadata, columns)
             }
         };
-        append(kind, &value, out);
+        append(self.agreed.media, kind, &value, out);
     }
 
     fn bookmark(&mut self, revision: Revision, initial_events_end: bool, out: &mut Vec<u8>) {
@@ -362,11 +368,19 @@ impl Encoder {
                 })
             }
         };
-        append("BOOKMARK", &object, out);
+        append(self.agreed.media, "BOOKMARK", &object, out);
     }
 }
 
-fn append(kind: &str, object: &Value, out: &mut Vec<u8>) {
+fn append(media: Media, kind: &str, object: &Value, out: &mut Vec<u8>) {
+    if media == Media::Protobuf {
+        let Some(object) = object.as_object() else { return };
+        match api::proto::encode_watch_event(kind, object) {
+            Ok(frame) => out.extend_from_slice(&frame),
+            Err(e) => tracing::warn!(error = %e, "an event has no protobuf form; the watcher misses it"),
+        }
+        return;
+    }
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"object\":");

@@ -18,6 +18,9 @@ pub enum EncodeError {
     /// A value is not of the type that its field has.
     #[error("field {0:?} has a value of another type")]
     Mismatch(&'static str),
+    /// More than a frame of a watch can be.
+    #[error("the event is too long")]
+    TooLong,
 }
 
 /// Appends the fields of an object.

@@ -82,6 +82,20 @@ pub fn encode_object(object: &Map<String, Value>) -> Result<Vec<u8>, EncodeError
     Ok(Envelope::seal(api_version, kind, &raw))
 }
 
+/// Encodes one event of a watch: its length in four bytes, then a `WatchEvent` without an envelope of its own. `kind`
+/// is `ADDED` and so on.
+pub fn encode_watch_event(kind: &str, object: &Map<String, Value>) -> Result<Vec<u8>, EncodeError> {
+    let object = encode_object(object)?;
+    let mut raw = Vec::with_capacity(object.len() + 8);
+    wire::put_bytes(&mut raw, 1, &object);
+    let mut out = vec![0; 4];
+    wire::put_bytes(&mut out, 1, kind.as_bytes());
+    wire::put_bytes(&mut out, 2, &raw);
+    let length = u32::try_from(out.len() - 4).map_err(|_| EncodeError::TooLong)?;
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(out)
+}
+
 fn open<'a>(bytes: &'a [u8], kind: &str) -> StatusResult<Envelope<'a>> {
     let refuse = |problem: &str| {
         StatusError::bad_request(format!(

@@ -108,6 +108,21 @@ fn lists_and_statuses_encode() {
 }
 
 #[test]
+fn events_are_framed_by_length() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
+    let object = encode_object(pod.as_object().unwrap()).expect("it encodes");
+    let frame = encode_watch_event("ADDED", pod.as_object().unwrap()).expect("it encodes");
+    let (length, event) = frame.split_first_chunk::<4>().expect("a length");
+    assert_eq!(u32::from_be_bytes(*length) as usize, event.len());
+    let mut fields = wire::Reader::new(event);
+    assert_eq!(fields.next(), Ok(Some((1, wire::Wire::Bytes(b"ADDED")))));
+    let mut raw = Vec::new();
+    wire::put_bytes(&mut raw, 1, &object);
+    assert_eq!(fields.next(), Ok(Some((2, wire::Wire::Bytes(&raw)))));
+    assert_eq!(fields.next(), Ok(None));
+}
+
+#[test]
 fn raw_objects_are_json_or_messages() {
     let pod = Envelope::seal("v1", "Pod", b"\x0a\x03\x0a\x01a");
     for (raw, expect) in [
@@ -186,5 +201,39 @@ proptest::proptest! {
             *b = byte;
         }
         let _ = decode_protobuf(&bytes, &target("", "v1", "Pod"));
+    }
+}
+
+/// Bodies that kubectl 1.32 sent, and what it prints for the same with `--dry-run=client -o json` less what is empty
+/// or zero.
+#[test]
+fn bodies_of_kubectl_are_read_as_their_json() {
+    for line in include_str!("kubectl.jsonl").lines() {
+        let line: Value = serde_json::from_str(line).expect("a line of JSON");
+        let hex = line["protobuf"].as_str().expect("hex");
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex")).collect();
+        let gvk = GroupVersionKind::from_api_version(
+            line["json"]["apiVersion"].as_str().expect("text"),
+            line["json"]["kind"].as_str().expect("text"),
+        );
+        let id = table::by_kind(&gvk.group, &gvk.version, &gvk.kind).expect("a message");
+        let target = Target {
+            group: &gvk.group,
+            version: &gvk.version,
+            kind: &gvk.kind,
+            schema: crate::schema::by_name(table::get(id).name),
+        };
+        let json = line["json"].to_string();
+        let expect = crate::decode::decode(
+            json.as_bytes(),
+            crate::decode::Media::Json,
+            &target,
+            crate::decode::FieldValidation::Strict,
+        );
+        let got = decode_protobuf(&bytes, &target).expect("it decodes");
+        assert_eq!(got, expect.expect("it decodes").object);
+        let again = encode_object(&got.0).expect("it encodes");
+        assert_eq!(decode_protobuf(&again, &target).expect("it decodes"), got);
     }
 }
