@@ -1,7 +1,7 @@
 //! Requests that are answered where they were read.
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 /// Polls a future once where it was made, and gives it a task of its own only when it has to wait.
 ///
@@ -17,7 +17,7 @@ where
     fn execute(&self, future: F) {
         let mut future: Pin<Box<F>> = Box::pin(future);
         // Nobody is woken by this poll: the task polls again at once, and only its waker counts from then on.
-        if let Poll::Pending = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             tokio::spawn(future);
         }
     }

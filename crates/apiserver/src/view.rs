@@ -23,7 +23,10 @@ pub struct View {
 
 /// Trees of what is asked for again and again: with every write its namespace, with every pod its service account.
 #[derive(Default)]
-struct Trees(Mutex<HashMap<Arc<str>, (Revision, Arc<Object>)>>);
+struct Trees(Mutex<HashMap<Arc<str>, Tree>>);
+
+/// An object decoded, and the revision it was decoded at.
+type Tree = (Revision, Arc<Object>);
 
 impl Trees {
     fn get(&self, cached: &CachedObject) -> Option<Arc<Object>> {
