@@ -9,5 +9,6 @@ mod generated;
 pub mod kinds;
 pub mod merge;
 pub mod openapi;
+pub mod openapi_v2;
 pub mod proto;
 pub mod schema;

@@ -68,13 +68,13 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-fn gvk(group: &str, version: &str, kind: &str) -> Value {
+pub(crate) fn gvk(group: &str, version: &str, kind: &str) -> Value {
     json!({ "group": group, "version": version, "kind": kind })
 }
 
 /// The types a document needs.
 #[derive(Default)]
-struct Types {
+pub(crate) struct Types {
     named: BTreeSet<TypeId>,
     custom: Map<String, Value>,
 }
@@ -106,7 +106,7 @@ impl Types {
     }
 
     /// Takes in the type of a kind and of its list; gives the name of the type.
-    fn object(&mut self, served: &Served<'_>) -> String {
+    pub(crate) fn object(&mut self, served: &Served<'_>) -> String {
         let kind = served.kind;
         if let Some(id) = kind.schema {
             let name = schema::get(id).name;
@@ -144,7 +144,7 @@ impl Types {
         name
     }
 
-    fn write(self, served: &[Served<'_>]) -> Map<String, Value> {
+    pub(crate) fn write(self, served: &[Served<'_>]) -> Map<String, Value> {
         let mut out = self.custom;
         for id in self.named {
             out.insert(schema::get(id).name.to_owned(), type_schema(id, served));

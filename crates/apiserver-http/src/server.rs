@@ -50,7 +50,7 @@ pub struct Server {
     pub documents: BTreeMap<String, serde_json::Value>,
     /// Health checks.
     pub health: Health,
-    /// `/openapi/v3`.
+    /// `/openapi/v2` and `/openapi/v3`.
     pub openapi: OpenApi,
     /// Requests at a time.
     pub limits: Limits,
@@ -132,7 +132,8 @@ impl Server {
             return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, document));
         }
         if trimmed == "/" {
-            let mut paths: Vec<&str> = vec!["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz"];
+            let mut paths: Vec<&str> =
+                vec!["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
             paths.extend(self.documents.keys().map(String::as_str));
             paths.sort_unstable();
             let value = serde_json::json!({ "paths": paths });

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::table::{self, Field, Form, Many, MessageId, Ty};
-use super::wire::{put_bytes, put_number, put_varint};
+use super::wire::{put_bytes, put_double, put_number};
 
 /// Why a tree has no protobuf form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,8 +77,7 @@ fn put(field: &'static Field, number: u32, value: &Value, out: &mut Vec<u8>) -> 
             put_number(out, number, n.as_i64().ok_or_else(mismatch)? as u64);
         }
         (Ty::Double, Value::Number(n)) => {
-            put_varint(out, u64::from(number) << 3 | 1);
-            out.extend_from_slice(&n.as_f64().ok_or_else(mismatch)?.to_bits().to_le_bytes());
+            put_double(out, number, n.as_f64().ok_or_else(mismatch)?);
         }
         (Ty::M(id), value) => {
             let mut inner = Vec::new();

@@ -5,7 +5,7 @@ mod decode;
 mod encode;
 mod envelope;
 pub mod table;
-mod wire;
+pub(crate) mod wire;
 
 use machinery::gvk::GroupVersionKind;
 use machinery::{Object, StatusError, StatusResult};
