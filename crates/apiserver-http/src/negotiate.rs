@@ -146,7 +146,7 @@ mod tests {
         );
         check("application/yaml;q=0.5,application/json;q=0.2", Some((Media::Yaml, Form::Object)));
         check("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Some((Media::Json, Form::Partial)));
-        check("application/vnd.kubernetes.protobuf", None);
+        check("application/vnd.kubernetes.protobuf", Some((Media::Protobuf, Form::Object)));
         check("*/*", Some((Media::Json, Form::Object)));
     }
 }
