@@ -1,10 +1,11 @@
-//! Checks and code generation for this workspace: `cargo xtask generate SPEC`, `cargo xtask layers`.
+//! Checks and code generation for this workspace: `cargo xtask generate SPEC`, `cargo xtask layers`, `cargo xtask licences`.
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 mod generate;
 mod layers;
+mod licences;
 mod proto;
 
 fn main() -> Result<()> {
@@ -22,10 +23,16 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        ["licences"] => match licences::check(root)?.as_slice() {
+            [] => Ok(()),
+            wrong => bail!("{}", wrong.join("\n")),
+        },
         ["layers"] => match layers::check(root)?.as_slice() {
             [] => Ok(()),
             wrong => bail!("{}", wrong.join("\n")),
         },
-        _ => bail!("usage: cargo xtask generate PATH/openapi-v2.json | cargo xtask layers"),
+        _ => bail!(
+            "usage: cargo xtask generate PATH/openapi-v2.json | cargo xtask layers | cargo xtask licences"
+        ),
     }
 }

@@ -42,6 +42,43 @@ impl Plugin for RbacEscalation {
     }
 }
 
+/// A certificate signing request says who asks for it, whatever its writer put there
+/// (pkg/registry/certificates/certificates/strategy.go, 1.36).
+pub struct RequesterOfCertificate;
+
+#[async_trait]
+impl Plugin for RequesterOfCertificate {
+    fn name(&self) -> &'static str {
+        "RequesterOfCertificate"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn mutate(&self, attributes: &mut Attributes<'_>) -> StatusResult<()> {
+        if !attributes.is("certificates.k8s.io", "certificatesigningrequests") {
+            return Ok(());
+        }
+        let user = attributes.user;
+        let Some(request) = attributes.object.as_deref_mut() else { return Ok(()) };
+        for field in ["username", "uid", "groups", "extra"] {
+            request.remove(&["spec", field]);
+        }
+        request.set(&["spec", "username"], user.name.as_str());
+        if !user.uid.is_empty() {
+            request.set(&["spec", "uid"], user.uid.as_str());
+        }
+        if !user.groups.is_empty() {
+            request.set(&["spec", "groups"], user.groups.clone());
+        }
+        if !user.extra.is_empty() {
+            request.set(&["spec", "extra"], serde_json::json!(user.extra));
+        }
+        Ok(())
+    }
+}
+
 /// Answers the certificate plugins from the authorizer.
 pub struct MaySign(pub Arc<dyn Authorizer>);
 
@@ -143,4 +180,38 @@ pub fn aggregate_roles(registry: Arc<Registry>, stop: CancellationToken) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_request_tells_who_really_asks() {
+        let kind = api::kinds::by_kind("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+        let mut object: Object = serde_json::from_str(
+            r#"{"spec":{"username":"somebody","groups":["system:masters"],"extra":{"a":["b"]}}}"#,
+        )
+        .unwrap();
+        let user = UserInfo::new("me", &["system:authenticated"]);
+        let (gvk, gvr) = (kind.gvk(), kind.gvr());
+        let mut attributes = Attributes {
+            operation: Operation::Create,
+            gvk: &gvk,
+            gvr: &gvr,
+            subresource: "",
+            namespace: "",
+            name: "x",
+            object: Some(&mut object),
+            old: None,
+            options: None,
+            user: &user,
+            dry_run: false,
+            warnings: Vec::new(),
+        };
+        RequesterOfCertificate.mutate(&mut attributes).await.unwrap();
+        assert_eq!(object.str_at(&["spec", "username"]), "me");
+        assert_eq!(object.list_at(&["spec", "groups"]), ["system:authenticated"]);
+        assert!(object.at(&["spec", "extra"]).is_none());
+    }
 }

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
-use crate::guards::{self, MaySign, Quotas, RbacEscalation};
+use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
 use crate::{endpoints, feed};
@@ -234,6 +234,7 @@ impl ApiServer {
             Arc::new(MaySign(authorizer.clone())),
             Arc::new(quotas),
         );
+        chain.0.insert(0, Box::new(RequesterOfCertificate));
         chain.0.push(Box::new(RbacEscalation { rbac: rbac.clone(), authorizer: authorizer.clone() }));
         let admission = Arc::new(chain);
         let allocator =

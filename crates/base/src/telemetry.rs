@@ -3,7 +3,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How much is logged.
+/// How much is logged: 0 what is wrong, 1 what changes, 2 decisions, 5 and more everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verbosity(pub u8);
 
@@ -11,7 +11,8 @@ pub struct Verbosity(pub u8);
 /// nothing.
 pub fn start(verbosity: Verbosity, rust_log: Option<&str>) {
     let level = match verbosity.0 {
-        0..=1 => "info",
+        0 => "warn",
+        1 => "info",
         2..=4 => "debug",
         _ => "trace",
     };

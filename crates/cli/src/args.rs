@@ -24,9 +24,16 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// How much to log.
+    /// How much to log: servers tell what changes, commands only what is wrong.
     pub fn verbosity(&self) -> u8 {
-        self.v.unwrap_or(0)
+        let is_server = match &self.command {
+            Command::Up(options) => options.foreground,
+            Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
+                false
+            }
+            _ => true,
+        };
+        self.v.unwrap_or(u8::from(is_server))
     }
 }
 

@@ -46,6 +46,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         base::telemetry::Verbosity(cli.verbosity()),
         std::env::var("RUST_LOG").ok().as_deref(),
     );
+    // It brings a small runtime of its own.
+    if let Command::Hello { port } = cli.command {
+        return commands::hello::hello(port);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().min(8)))
@@ -62,7 +66,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
                 args::complete(shell);
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Hello { port } => commands::hello::hello(port).await,
+            Command::Hello { port } => commands::hello::hello(port),
             Command::Pause => images::pause(),
             Command::KubeApiserver(flags) => parts::api_server::run(flags).await,
             Command::KubeControllerManager(flags) => parts::controller_manager::run(flags).await,
