@@ -245,7 +245,7 @@ fn up_pod_and_down() {
             .collect();
         assert_eq!(errors, []);
         // A new network namespace has the settings of the host's, which a cluster there may have changed.
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a namespace of our own");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a namespace of our own");
 
         let first = fixture.up().await;
         let steps: Vec<&str> = first
