@@ -244,6 +244,8 @@ fn up_pod_and_down() {
             .filter(|f| f.severity == provision::Severity::Error)
             .collect();
         assert_eq!(errors, []);
+        // A new network namespace has the settings of the host's, which a cluster there may have changed.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a namespace of our own");
 
         let first = fixture.up().await;
         let steps: Vec<&str> = first
