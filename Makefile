@@ -37,7 +37,7 @@ unit: ## Tests of the crates.
 
 e2e: ## A whole cluster, driven by kubectl.
 	cargo build --locked --package cli
-	@scripts/run-tests --package e2e
+	cargo test --locked --package e2e
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli

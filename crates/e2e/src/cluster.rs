@@ -22,10 +22,21 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
+/// Where a node does not rightly complain of its disk: memory, where the temporary directory is nearly full.
+fn roomy_directory() -> PathBuf {
+    let free_share = |path: &Path| match rustix::fs::statvfs(path) {
+        Ok(disk) if disk.f_blocks > 0 => disk.f_bavail * 100 / disk.f_blocks,
+        _ => 0,
+    };
+    let usual = std::env::temp_dir();
+    let memory = Path::new("/dev/shm");
+    if free_share(&usual) < 20 && free_share(memory) > 50 { memory.to_owned() } else { usual }
+}
+
 impl Cluster {
     /// Brings a cluster up. `node`: with pods.
     pub fn up(binary: &Path, name: &str, node: bool) -> Result<Self> {
-        let data = tempfile::Builder::new().prefix("cox-e2e-").tempdir()?;
+        let data = tempfile::Builder::new().prefix("cox-e2e-").tempdir_in(roomy_directory())?;
         let mut flags = vec!["--secure-port".to_owned(), free_port()?.to_string()];
         if node {
             flags.extend(["--kubelet-port".to_owned(), free_port()?.to_string()]);
