@@ -21,6 +21,8 @@ use crate::run;
 pub const PROCESS: &str = "cox";
 /// Says how the background process is told where to report that it is ready.
 const NOTIFY: &str = "NOTIFY_SOCKET";
+/// How long a killed process may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
 /// How long the parts get to end.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -117,6 +119,21 @@ fn same_binary(pid: i32) -> bool {
     theirs.is_some() && theirs == id(Path::new("/proc/self/exe"))
 }
 
+/// What stands in the way. A process of this cluster that was killed a moment ago may still be letting go of its
+/// ports: it gets a little time.
+async fn findings(cluster: &Cluster, host: &HostConfig) -> Vec<Finding> {
+    let deadline = Instant::now() + DYING;
+    let died = ProcessRecord::read(&cluster.layout.process_record(PROCESS)).is_some_and(|r| !r.is_alive());
+    loop {
+        let found = provision::preflight(host);
+        let stands = found.iter().any(|f| f.severity == Severity::Error);
+        if !stands || !died || Instant::now() > deadline {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// `cox up`.
 pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
     let began = Instant::now();
@@ -124,7 +141,7 @@ pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
     let host = cluster.host().await?;
     cluster.layout.exists().map_err(|e| Failure::of(&e))?;
     let state = running(&cluster, &options.which);
-    report(&provision::preflight(&host))?;
+    report(&findings(&cluster, &host).await)?;
     let lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
     let steps = Steps::new(as_json);
     match &state {
