@@ -1,12 +1,13 @@
 //! The filters before a handler, in upstream's order: panic guard, request info, in-flight limits, authentication,
-//! impersonation, authorization. Upstream: apiserver/pkg/server/config.go, `DefaultBuildHandlerChain`, 1.36.
+//! audit, impersonation, authorization. Upstream: apiserver/pkg/server/config.go, `DefaultBuildHandlerChain`, 1.36.
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver_audit::Record;
 use apiserver_authn::AuthRequest;
-use apiserver_authz::{Decision, forbidden};
+use apiserver_authz::{Answer, Decision, forbidden};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response};
@@ -14,6 +15,7 @@ use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
 use tokio::sync::Semaphore;
 
+use crate::audit;
 use crate::body::{Body, full};
 use crate::query::Query;
 use crate::request_info::request_info;
@@ -42,6 +44,9 @@ impl Default for Limits {
     }
 }
 
+/// What is recorded of a request, what it asks, and whether it lasts.
+type Recorded = Option<(Record, RequestInfo, bool)>;
+
 /// Watches, and streams that end when the client wants.
 fn is_long_running(info: &RequestInfo, query: &Query<'_>) -> bool {
     match (info.verb.as_str(), info.subresource.as_str()) {
@@ -63,27 +68,41 @@ impl Server {
         let head = request.method() == Method::HEAD;
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let result = AssertUnwindSafe(self.filtered(&peer, request)).catch_unwind().await;
-        let mut response = match result {
-            Ok(Ok(response)) => response,
+        let mut recorded: Recorded = None;
+        let result = AssertUnwindSafe(self.filtered(&peer, request, &mut recorded)).catch_unwind().await;
+        let (mut response, failed) = match result {
+            Ok(Ok(response)) => (response, None),
             Ok(Err(e)) => {
                 if e.code() >= 500 {
                     tracing::warn!(%method, path, code = e.code(), error = %e, "a request failed");
                 }
-                respond::error(&e)
+                let failed = recorded.is_some().then(|| (*e.0).clone());
+                (respond::error(&e), failed)
             }
             Err(_) => {
                 tracing::error!(%method, path, "a handler panicked; this is a bug");
-                respond::error(&StatusError::internal("the server panicked on this request"))
+                if let Some((record, ..)) = recorded.take() {
+                    audit::record_panic(record).await;
+                }
+                (respond::error(&StatusError::internal("the server panicked on this request")), None)
             }
         };
+        if let Some((record, info, long)) = recorded {
+            response = self.record_response(record, &info, long, failed, response).await;
+        }
         if head {
             *response.body_mut() = full("");
         }
         response
     }
 
-    async fn filtered(self: &Arc<Self>, peer: &Peer, request: Request<Body>) -> StatusResult<Response<Body>> {
+    async fn filtered(
+        self: &Arc<Self>,
+        peer: &Peer,
+        mut request: Request<Body>,
+        recorded: &mut Recorded,
+    ) -> StatusResult<Response<Body>> {
+        let arrival = self.arrival(&request);
         let query_text = request.uri().query().unwrap_or("").to_owned();
         let query = Query::parse(&query_text);
         let info = request_info(request.method(), request.uri().path(), &query);
@@ -104,9 +123,38 @@ impl Server {
                 }
             }
         };
-        let user = self.authenticate(peer, request.headers()).await?;
+        let user = match self.authenticate(peer, request.headers()).await {
+            Ok(user) => user,
+            Err(e) => {
+                self.record_stranger(arrival, &info, peer, request.headers()).await;
+                return Err(e);
+            }
+        };
+        *recorded = self
+            .record(arrival, &info, Some(&user), peer, request.headers())
+            .map(|record| (record, info.clone(), long));
+        if let Some((record, ..)) = recorded {
+            audit::record_received(record).await?;
+        }
+        let asking = user.clone();
         let user = self.impersonate(user, request.headers()).await?;
-        self.authorize(&user, &info).await?;
+        if let Some((record, ..)) = recorded
+            && !Arc::ptr_eq(&asking, &user)
+        {
+            record.impersonated(&user);
+        }
+        let answer = self.decide(&user, &info).await;
+        if let Some((record, ..)) = recorded {
+            let allowed = answer.decision == Decision::Allow;
+            record.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+            record.annotate("authorization.k8s.io/reason", answer.reason());
+        }
+        Self::obey(&user, &info, &answer)?;
+        if let Some((record, ..)) = recorded
+            && !long
+        {
+            request = self.record_request(record, &info, request).await?;
+        }
         let work = async {
             if info.is_resource { self.resource(info, user, request).await } else { self.other(&request) }
         };
@@ -137,13 +185,19 @@ impl Server {
         }
     }
 
-    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
-        let attributes = Attributes { user, request: info };
-        let answer = self.authorizer.authorize(&attributes).await;
+    async fn decide(&self, user: &UserInfo, info: &RequestInfo) -> Answer {
+        self.authorizer.authorize(&Attributes { user, request: info }).await
+    }
+
+    fn obey(user: &UserInfo, info: &RequestInfo, answer: &Answer) -> StatusResult<()> {
         if answer.decision == Decision::Allow {
             return Ok(());
         }
-        Err(forbidden(&attributes, answer.reason()))
+        Err(forbidden(&Attributes { user, request: info }, answer.reason()))
+    }
+
+    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
+        Self::obey(user, info, &self.decide(user, info).await)
     }
 
     /// Upstream: apiserver/pkg/endpoints/filters/impersonation.go.

@@ -2,6 +2,7 @@
 //!
 //! Read [`Server`] first, then [`Server::handle`]: the filters in upstream's order, then one handler for each verb.
 //! What a subresource does beyond reading and writing objects is an [`Endpoint`]. Storage is never touched here.
+mod audit;
 mod body;
 mod context;
 mod cork;

@@ -99,8 +99,8 @@ impl Listener {
                 accepted = self.tcp.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let work = connection(stream, acceptor.clone(), server.clone(), stop.clone());
+                Ok((stream, address)) => {
+                    let work = connection(stream, address, acceptor.clone(), server.clone(), stop.clone());
                     connections.spawn(work);
                 }
                 Err(e) => {
@@ -119,6 +119,7 @@ impl Listener {
 
 async fn connection(
     stream: TcpStream,
+    address: SocketAddr,
     acceptor: tokio_rustls::TlsAcceptor,
     server: Arc<Server>,
     stop: CancellationToken,
@@ -134,7 +135,7 @@ async fn connection(
         .peer_certificates()
         .map(|all| all.iter().map(|c| c.clone().into_owned()).collect())
         .unwrap_or_default();
-    let peer = Peer { certificates: certificates.into(), local: None };
+    let peer = Peer { certificates: certificates.into(), local: None, address: Some(address.ip()) };
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {

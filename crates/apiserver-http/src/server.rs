@@ -1,9 +1,11 @@
 //! The server: what it consists of, and how a request finds its handler.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
+use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
 use apiserver_registry::{Registry, Store};
@@ -28,6 +30,8 @@ pub struct Peer {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// A part in this process, which needs no proof.
     pub local: Option<Arc<UserInfo>>,
+    /// Where the connection comes from.
+    pub address: Option<IpAddr>,
 }
 
 /// All that answers requests.
@@ -42,6 +46,8 @@ pub struct Server {
     pub tokens: Arc<dyn TokenAuthenticator>,
     /// What one may.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What is recorded of requests; nothing without it, at no cost.
+    pub audit: Option<Arc<Audit>>,
     /// Plugins for `CONNECT`, which the store does not see.
     pub admission: Arc<Chain>,
     /// What is not simply stored, by group, plural and subresource.

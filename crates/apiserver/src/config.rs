@@ -46,10 +46,23 @@ pub struct KubeletClient {
     pub authority: PathBuf,
 }
 
+/// How values are sealed before they are stored.
+#[derive(Debug, Clone)]
+pub struct EncryptionFile {
+    /// `--encryption-provider-config`.
+    pub path: PathBuf,
+    /// `--encryption-provider-config-automatic-reload`.
+    pub reload: bool,
+}
+
 /// What an API server is told.
 pub struct Config {
     /// Where objects are kept.
     pub storage: Arc<dyn Storage>,
+    /// How they are sealed there; as they are without it.
+    pub encryption: Option<EncryptionFile>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<apiserver_audit::Config>,
     /// Address and port of the HTTPS listener.
     pub listen: SocketAddr,
     /// `--advertise-address`: where the `kubernetes` Service leads.

@@ -10,7 +10,8 @@ mod server;
 mod service_allocator;
 mod view;
 
+pub use apiserver_audit as audit;
 pub use apiserver_http::endpoints::Component;
 pub use apiserver_http::{Body, TlsFiles};
-pub use config::{AuthorizationMode, Config, KubeletClient, ServiceAccounts};
+pub use config::{AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts};
 pub use server::{ApiServer, StartError};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::kinds::{KINDS, Kind};
+use apiserver_audit::{Audit, AuditError};
 use apiserver_authn::service_account::{
     ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
 };
@@ -16,6 +17,7 @@ use apiserver_authn::{
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
+use apiserver_encryption::{Encryption, Resources};
 use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
 use apiserver_http::{Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Server};
 use apiserver_registry::{Hook, RegistryBuilder};
@@ -52,6 +54,9 @@ pub enum StartError {
     /// The first objects cannot be written.
     #[error("cannot write the objects that every cluster starts with")]
     Bootstrap(#[source] StatusError),
+    /// What is asked of the server cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -61,6 +66,7 @@ pub enum StartError {
 pub struct ApiServer {
     server: Arc<Server>,
     address: SocketAddr,
+    audit: Option<Arc<Audit>>,
     tasks: TaskTracker,
 }
 
@@ -207,9 +213,14 @@ fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
 
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
-    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
         let listener = Listener::bind(config.listen, &config.tls).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
+        let sealed = seal(&mut config, &stop).await?;
+        let audit = match &config.audit {
+            Some(wanted) => Audit::start(wanted).await?,
+            None => None,
+        };
 
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
         builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
@@ -258,6 +269,7 @@ impl ApiServer {
             authenticator: identity.requests,
             tokens: identity.tokens,
             authorizer,
+            audit: audit.clone(),
             admission,
             endpoints: endpoints::endpoints(
                 access,
@@ -265,7 +277,7 @@ impl ApiServer {
                 config.components.clone(),
             ),
             documents,
-            health: health(&ready),
+            health: health(&ready, sealed),
             openapi: OpenApi::default(),
             limits: Limits::default(),
         });
@@ -291,7 +303,7 @@ impl ApiServer {
         ready.store(true, Ordering::Release);
         tasks.spawn(listener.serve(server.clone(), stop));
         tasks.close();
-        Ok(Self { server, address, tasks })
+        Ok(Self { server, address, audit, tasks })
     }
 
     /// The address of the HTTPS listener.
@@ -308,6 +320,9 @@ impl ApiServer {
     /// Waits until all connections have ended after a stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+        if let Some(audit) = &self.audit {
+            audit.close().await;
+        }
     }
 }
 
@@ -316,13 +331,29 @@ fn first_address(config: &Config) -> String {
     std::net::Ipv4Addr::from(network + 1).to_string()
 }
 
-fn health(ready: &Arc<AtomicBool>) -> Health {
+/// Puts encryption between the storage and everything above it, if it is configured; gives a check of its key servers.
+async fn seal(config: &mut Config, stop: &CancellationToken) -> Result<Option<Check>, StartError> {
+    let Some(file) = &config.encryption else { return Ok(None) };
+    let resources = Resources::new(kept().map(|k| (apiserver_registry::prefix(&k), k.group_resource())));
+    let unusable = |e: apiserver_encryption::LoadError| unusable(&file.path)(&e);
+    let encryption = Encryption::load(&file.path, file.reload, resources).await.map_err(unusable)?;
+    config.storage = Arc::new(encryption.storage(config.storage.clone()));
+    let check = encryption.has_health().then(|| Check {
+        name: "kms-providers",
+        live: true,
+        probe: Box::new(encryption.health()),
+    });
+    encryption.follow(stop.clone()).map_err(unusable)?;
+    Ok(check)
+}
+
+fn health(ready: &Arc<AtomicBool>, more: Option<Check>) -> Health {
     let bootstrapped = |ready: Arc<AtomicBool>| {
         move || {
             if ready.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) }
         }
     };
-    Health(vec![
+    let mut checks = vec![
         Check { name: "log", live: true, probe: Box::new(|| Ok(())) },
         Check {
             name: "poststarthook/rbac/bootstrap-roles",
@@ -334,5 +365,7 @@ fn health(ready: &Arc<AtomicBool>) -> Health {
             live: true,
             probe: Box::new(bootstrapped(ready.clone())),
         },
-    ])
+    ];
+    checks.extend(more);
+    Health(checks)
 }

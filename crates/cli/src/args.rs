@@ -28,9 +28,11 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
-            Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
-                false
-            }
+            Command::Down(_)
+            | Command::Status(_)
+            | Command::Kubeconfig(_)
+            | Command::Secrets(_)
+            | Command::Completion { .. } => false,
             _ => true,
         };
         self.v.unwrap_or(u8::from(is_server))
@@ -57,6 +59,9 @@ pub enum Command {
     Status(Which),
     /// Prints the admin kubeconfig.
     Kubeconfig(Kubeconfig),
+    /// What is sealed in the store.
+    #[command(subcommand)]
+    Secrets(Secrets),
     /// Prints a completion script for a shell.
     Completion {
         /// The shell.
@@ -168,6 +173,32 @@ pub struct Kubeconfig {
     /// Prints the path of the file instead.
     #[arg(long)]
     pub path: bool,
+}
+
+/// `cox secrets`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Secrets {
+    /// Has every secret written again, so that each is sealed with the key that comes first now.
+    Rewrite(Rewrite),
+}
+
+/// `cox secrets rewrite`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "After a new key was put first in the encryption configuration (encryption/config.yaml of the cluster):\n  \
+    cox secrets rewrite                          then the old key can be removed\n  \
+    cox secrets rewrite --resource configmaps    when more than secrets is sealed"
+)]
+pub struct Rewrite {
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+    /// Asks the cluster of this kubeconfig, rather than one that `cox up` made.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// What to rewrite: PLURAL or PLURAL.GROUP; may be given more than once.
+    #[arg(long = "resource", value_name = "RESOURCE", default_value = "secrets")]
+    pub resources: Vec<String>,
 }
 
 /// Whether a program name is that of a part.

@@ -61,6 +61,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
+            Command::Secrets(args::Secrets::Rewrite(options)) => {
+                commands::secrets::rewrite(options, json).await
+            }
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 args::complete(shell);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles,
+    ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient,
+    ServiceAccounts, TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -94,6 +95,8 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
     let kubelet = pki.api_server_kubelet_client();
     ApiConfig {
         storage,
+        audit: None,
+        encryption: Some(EncryptionFile { path: cluster.layout.encryption_config(), reload: true }),
         listen: SocketAddr::from(([0, 0, 0, 0], cluster.settings.secure_port)),
         advertise: cluster.settings.address,
         tls: TlsFiles { certificate: serving.certificate, key: serving.key },

@@ -9,9 +9,11 @@ use apiserver_encryption::kms_v2::key_management_service_server::{
 use apiserver_encryption::kms_v2::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
 };
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Request, Response, Status};
 
 #[derive(Default)]
@@ -52,8 +54,13 @@ pub fn start(dir: &Path, state: &Arc<Mutex<State>>) -> Plugin {
     let listener = UnixListener::bind(&socket).unwrap();
     let service = KeyManagementServiceServer::new(Service(state.clone()));
     let task = tokio::spawn(async move {
-        let incoming = UnixListenerStream::new(listener);
-        let _ = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await;
+        // Connections end with this task.
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            let server = http2::Builder::new(TokioExecutor::new());
+            connections.spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
     });
     Plugin { socket, task }
 }

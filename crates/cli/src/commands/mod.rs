@@ -2,5 +2,6 @@
 pub mod down;
 pub mod hello;
 pub mod kubeconfig;
+pub mod secrets;
 pub mod status;
 pub mod up;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{
+    ApiServer, AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts, TlsFiles,
+};
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Options};
 
@@ -34,6 +36,15 @@ pub struct Flags {
     /// Directory of the embedded store.
     #[arg(long)]
     data_dir: PathBuf,
+    /// How secrets and more are sealed in the store: an EncryptionConfiguration.
+    #[arg(long, visible_alias = "experimental-encryption-provider-config")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Whether changes of that file are followed.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", requires = "encryption_provider_config")]
+    encryption_provider_config_automatic_reload: bool,
+    /// What is recorded of requests.
+    #[command(flatten)]
+    audit: super::audit::Flags,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -117,6 +128,11 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     };
     let config = Config {
         storage: Arc::new(storage),
+        audit: flags.audit.config(),
+        encryption: flags.encryption_provider_config.map(|path| EncryptionFile {
+            path,
+            reload: flags.encryption_provider_config_automatic_reload,
+        }),
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise: flags.advertise_address.unwrap_or(flags.bind_address),
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },

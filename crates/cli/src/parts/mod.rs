@@ -1,5 +1,6 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
+mod audit;
 pub mod controller_manager;
 pub mod dns;
 pub mod kubelet;
