@@ -29,6 +29,8 @@ pub(crate) struct RotatingFile {
     rotation: Rotation,
     file: File,
     bytes: u64,
+    /// When a file was moved aside last.
+    moved: Option<Timestamp>,
 }
 
 impl RotatingFile {
@@ -39,7 +41,7 @@ impl RotatingFile {
         }
         let file = open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), rotation, file, bytes })
+        Ok(Self { path: path.to_owned(), rotation, file, bytes, moved: None })
     }
 
     /// Appends whole lines.
@@ -54,13 +56,14 @@ impl RotatingFile {
     }
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let mut at = now;
-        // Two in one millisecond must not become one.
-        let mut aside = self.aside(at);
-        while aside.exists() {
-            at += jiff::SignedDuration::from_millis(1);
-            aside = self.aside(at);
+        // Two in one millisecond must not become one, and their names tell which is older.
+        let step = jiff::SignedDuration::from_millis(1);
+        let mut at = self.moved.map_or(now, |last| now.max(last + step));
+        while self.aside(at).exists() {
+            at += step;
         }
+        let aside = self.aside(at);
+        self.moved = Some(at);
         fs::rename(&self.path, aside)?;
         self.file = open(&self.path)?;
         self.bytes = 0;

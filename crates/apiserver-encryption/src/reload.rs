@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use inotify::{EventStream, Inotify, WatchMask};
 use machinery::gvk::GroupResource;
+use sha2::{Digest as _, Sha256};
 use storage::Storage;
 use tokio_util::sync::CancellationToken;
 
@@ -65,15 +66,27 @@ pub struct Encryption {
     reload: bool,
     resources: Arc<Resources>,
     active: Arc<Active>,
+    /// Tells the content that is in use; the content itself holds keys and is not kept.
+    loaded: [u8; 32],
+}
+
+fn digest(text: &[u8]) -> [u8; 32] {
+    Sha256::digest(text).into()
 }
 
 impl Encryption {
     /// Reads the file of `--encryption-provider-config`. `reload`: whether changes of it will be followed.
     pub async fn load(path: &Path, reload: bool, resources: Resources) -> Result<Self, LoadError> {
-        let this =
-            Self { path: path.to_owned(), reload, resources: Arc::new(resources), active: Arc::default() };
-        let (transformers, _) = this.read().await?;
+        let mut this = Self {
+            path: path.to_owned(),
+            reload,
+            resources: Arc::new(resources),
+            active: Arc::default(),
+            loaded: digest(b""),
+        };
+        let (transformers, loaded) = this.read().await?;
         this.active.set(transformers);
+        this.loaded = loaded;
         Ok(this)
     }
 
@@ -93,7 +106,7 @@ impl Encryption {
         self.reload || !self.active.get().kms().is_empty()
     }
 
-    async fn read(&self) -> Result<(Transformers, Vec<u8>), LoadError> {
+    async fn read(&self) -> Result<(Transformers, [u8; 32]), LoadError> {
         let path = || self.path.clone();
         let text =
             tokio::fs::read(&self.path).await.map_err(|source| LoadError::Read { path: path(), source })?;
@@ -102,7 +115,7 @@ impl Encryption {
         }
         let config = Configuration::parse(&text, self.reload)
             .map_err(|source| LoadError::Config { path: path(), source })?;
-        Ok((transformers(&config).await?, text))
+        Ok((transformers(&config).await?, digest(&text)))
     }
 
     /// Follows changes of the file until `stop`, if that was asked for. A change that cannot be used changes nothing.
@@ -128,8 +141,9 @@ impl Encryption {
     }
 
     async fn follow_events(self, mut events: EventStream<[u8; 4096]>) {
-        let mut known = tokio::fs::read(&self.path).await.unwrap_or_default();
-        let mut again: Option<Duration> = None;
+        let mut known = self.loaded;
+        // The file may have changed before it was watched.
+        let mut again: Option<Duration> = Some(Duration::ZERO);
         loop {
             let changed = async {
                 let first = events.next().await;
@@ -145,14 +159,14 @@ impl Encryption {
                 }
                 Some(pause) => drop(tokio::time::timeout(pause, changed).await),
             }
-            let found = tokio::fs::read(&self.path).await.unwrap_or_default();
-            if found == known && again.is_none() {
+            let found = digest(&tokio::fs::read(&self.path).await.unwrap_or_default());
+            let waited = again.take().is_some_and(|pause| !pause.is_zero());
+            if found == known && !waited {
                 continue;
             }
-            again = None;
             match self.replace().await {
-                Ok(text) => {
-                    known = text;
+                Ok(loaded) => {
+                    known = loaded;
                     tracing::info!(path = %self.path.display(), "the encryption configuration has changed");
                 }
                 Err(error) => {
@@ -165,13 +179,13 @@ impl Encryption {
         }
     }
 
-    async fn replace(&self) -> Result<Vec<u8>, LoadError> {
-        let (next, text) = self.read().await?;
+    async fn replace(&self) -> Result<[u8; 32], LoadError> {
+        let (next, loaded) = self.read().await?;
         for kms in next.kms() {
             kms.health().map_err(LoadError::Unhealthy)?;
         }
         self.active.set(next);
-        Ok(text)
+        Ok(loaded)
     }
 }
 

@@ -112,14 +112,14 @@ fn what_is_wrong_is_all_said() {
     check("", "loaded illegal policy with 0 rules");
     check("rules: [{}]", "rules[0].level: Required value");
     check(
-        "omitStages: [x]\nrules: [{level: All, nonResourceURLs: [metrics, '/a*b', '*'], namespaces: [a], omitStages: [y], resources: [{group: a/v1, resourceNames: [x]}]}]",
+        "omitStages: [x]\nrules: [{level: All, nonResourceURLs: [metrics, '/a*b', '*'], namespaces: [a], omitStages: [z], resources: [{group: a/v1, resourceNames: [x]}]}]",
         "[omitStages[0]: Invalid value: \"x\": allowed stages are RequestReceived,ResponseStarted,ResponseComplete,Panic, \
          rules[0].level: Unsupported value: \"All\": supported values: \"Metadata\", \"None\", \"Request\", \"RequestResponse\", \
          rules[0].nonResourceURLs[0]: Invalid value: \"metrics\": non-resource URL rules must begin with a '/' character, \
          rules[0].nonResourceURLs[1]: Invalid value: \"/a*b\": non-resource URL wildcards '*' must be the final character of the rule, \
          rules[0].resources.group: Invalid value: \"a/v1\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*'), \
          rules[0].resources.resourceNames: Invalid value: [\"x\"]: using resourceNames requires at least one resource, \
-         rules[0].omitStages[0]: Invalid value: \"y\": allowed stages are RequestReceived,ResponseStarted,ResponseComplete,Panic, \
+         rules[0].omitStages[0]: Invalid value: \"z\": allowed stages are RequestReceived,ResponseStarted,ResponseComplete,Panic, \
          rules[0].nonResourceURLs: Invalid value: [\"metrics\",\"/a*b\",\"*\"]: rules cannot apply to both regular resources and non-resource URLs]",
     );
     let other = |text: &str| Policy::parse(text.as_bytes()).unwrap_err().to_string();

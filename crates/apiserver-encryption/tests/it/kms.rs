@@ -1,14 +1,22 @@
 //! KMS v2 over a socket.
+use std::sync::Mutex;
+
 use apiserver_encryption::kms_v2::EncryptedObject;
 use prost::Message as _;
 
 use super::*;
-use crate::plugin::{Plugin, start, state};
+use crate::plugin::{Plugin, State, start, state};
 
 const SECRET: &str = "/registry/secrets/default/x";
 
 fn provider(plugin: &Plugin) -> String {
     format!("{{kms: {{apiVersion: v2, name: vault, endpoint: 'unix://{}', timeout: 5s}}}}", plugin.socket.display())
+}
+
+/// How often the key server was asked to encrypt and to decrypt.
+fn calls(state: &Mutex<State>) -> (usize, usize) {
+    let state = state.lock().unwrap();
+    (state.encrypted, state.decrypted)
 }
 
 fn object(stored: &[u8]) -> EncryptedObject {
@@ -25,7 +33,7 @@ async fn one_seed_serves_many_values_and_is_stored_beside_them() {
         put(&store, &format!("/registry/secrets/default/{n}"), "hunter2").await;
         assert_eq!(get(&store, &format!("/registry/secrets/default/{n}")).await.unwrap(), "hunter2");
     }
-    assert_eq!((state.lock().unwrap().encrypted, state.lock().unwrap().decrypted), (1, 0));
+    assert_eq!(calls(&state), (1, 0));
     let stored = object(&raw(&inner, "/registry/secrets/default/7").await);
     assert_eq!((stored.key_id.as_str(), stored.encrypted_dek_source_type), ("1", 1));
     assert_eq!(stored.annotations["version.encryption.example.com"], b"1");
@@ -38,7 +46,7 @@ async fn one_seed_serves_many_values_and_is_stored_beside_them() {
         assert_eq!(get(&store, &format!("/registry/secrets/default/{n}")).await.unwrap(), "hunter2");
         assert!(!store.is_stale(&format!("/registry/secrets/default/{n}")).await.unwrap());
     }
-    assert_eq!((state.lock().unwrap().encrypted, state.lock().unwrap().decrypted), (2, 1));
+    assert_eq!(calls(&state), (2, 1));
 }
 
 #[tokio::test]

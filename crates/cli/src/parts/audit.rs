@@ -7,6 +7,7 @@ use clap::Args;
 
 /// What is recorded of requests, and where; upstream's names.
 #[derive(Args, Debug)]
+#[group(skip)]
 pub struct Flags {
     /// Which requests are recorded, and how much of them; nothing is recorded without it.
     #[arg(long)]

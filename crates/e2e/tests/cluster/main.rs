@@ -9,6 +9,7 @@ mod lifecycle;
 mod multi_tier;
 mod restart;
 mod rollout;
+mod sealed;
 mod streams;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ const SCENARIOS: &[Scenario] = &[
     ("services by IP and by name", rollout::services),
     ("logs, exec, cp, attach, port-forward, run", streams::streams),
     ("config maps, secrets, volumes, tokens", configuration::configuration),
+    ("secrets are sealed in the store", sealed::sealed),
     ("a pod calls the API and is held to its role", configuration::api_from_a_pod),
     ("probes, restarts, init containers, hooks", health::health),
     ("limits are enforced and OOMKilled is told", health::limits),

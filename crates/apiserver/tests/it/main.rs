@@ -1,0 +1,102 @@
+//! A whole API server over a store on disk, in one binary.
+mod audit;
+mod encryption;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use apiserver::{
+    ApiServer, AuthorizationMode, Body, Config, EncryptionFile, ServiceAccounts, TlsFiles,
+};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
+use machinery::request::UserInfo;
+use pki::{ClusterPki, PkiSpec};
+use serde_json::Value;
+use storage::{Embedded, Options};
+use tokio_util::sync::CancellationToken;
+
+/// A server with its directory's store.
+struct Live {
+    server: ApiServer,
+    stop: CancellationToken,
+    authority: std::path::PathBuf,
+}
+
+/// Starts a server on a directory; `encryption.yaml` in it is followed, if it is there.
+async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
+    let pki = ClusterPki::at(dir.join("pki"));
+    pki.ensure(&PkiSpec::default(), Timestamp::now()).unwrap();
+    let options = Options { sync: false, ..Options::default() };
+    let encryption = dir.join("encryption.yaml");
+    let config = Config {
+        storage: Arc::new(Embedded::open(dir.join("db"), options).unwrap()),
+        encryption: encryption.exists().then_some(EncryptionFile { path: encryption, reload: true }),
+        audit,
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        advertise: [127, 0, 0, 1].into(),
+        tls: TlsFiles { certificate: pki.api_server().certificate, key: pki.api_server().key },
+        client_ca: pki.authority().certificate,
+        token_file: None,
+        anonymous: false,
+        authorization: vec![AuthorizationMode::Rbac],
+        service_accounts: ServiceAccounts {
+            signing_key: pki.service_account_key(),
+            keys: vec![pki.service_account_public_key()],
+            issuer: "https://kubernetes.default.svc".into(),
+            audiences: Vec::new(),
+        },
+        kubelet: None,
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        node_ports: 30000..=30010,
+        components: Vec::new(),
+    };
+    let stop = CancellationToken::new();
+    let authority = config.client_ca.clone();
+    Live { server: ApiServer::start(config, stop.clone()).await.unwrap(), stop, authority }
+}
+
+impl Live {
+    /// Asks as `user`, whose groups are behind an `@`.
+    async fn ask_as(&self, user: &str, request: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
+        let (name, groups) = user.split_once('@').unwrap_or((user, "system:authenticated"));
+        let user = Arc::new(UserInfo::new(name, &groups.split(',').collect::<Vec<_>>()));
+        let (method, path) = request.split_once(' ').unwrap();
+        let mut builder = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let full = http_body_util::Full::new(bytes::Bytes::copy_from_slice(body.as_bytes()));
+        let body: Body = full.map_err(|never| match never {}).boxed_unsync();
+        let answer = self.server.handle_local(user, builder.body(body).unwrap()).await;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Asks as the administrator, and expects to be served.
+    async fn ask(&self, request: &str, body: &str) -> Value {
+        let (status, answer) = self.ask_as("admin@system:masters", request, &[], body).await;
+        assert!(status.is_success(), "{request}: {answer}");
+        answer
+    }
+
+    /// Who vouches for the server.
+    fn authority(&self) -> rustls::RootCertStore {
+        use rustls_pki_types::pem::PemObject as _;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls_pki_types::CertificateDer::from_pem_file(&self.authority).unwrap()).unwrap();
+        roots
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.server.stopped().await;
+    }
+}
+
+fn secret(name: &str, value: &str) -> String {
+    format!(r#"{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"{name}"}},"stringData":{{"p":"{value}"}}}}"#)
+}
