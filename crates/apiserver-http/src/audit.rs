@@ -143,7 +143,8 @@ impl Server {
     /// A body as JSON; `None`: it has no such form, or is of a kind that is not the resource's own.
     fn as_json(&self, media: &str, bytes: &Bytes, info: &RequestInfo) -> Option<Bytes> {
         match media {
-            "application/yaml" => {
+            // A patch for server-side apply is YAML too.
+            "application/yaml" | "application/apply-patch+yaml" => {
                 let value: serde_json::Value = serde_saphyr::from_slice(bytes).ok()?;
                 serde_json::to_vec(&value).ok().map(Bytes::from)
             }

@@ -36,7 +36,7 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
         encryption: encryption.exists().then_some(EncryptionFile { path: encryption, reload: true }),
         audit,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        advertise: [127, 0, 0, 1].into(),
+        advertise: [192, 0, 2, 1].into(),
         tls: TlsFiles { certificate: pki.api_server().certificate, key: pki.api_server().key },
         client_ca: pki.authority().certificate,
         token_file: None,
