@@ -16,6 +16,8 @@ pub enum AuthorizationMode {
     Node,
     /// `RBAC`.
     Rbac,
+    /// `ABAC`, by [`Config::authorization_policy`].
+    Abac,
     /// `AlwaysAllow`.
     AlwaysAllow,
     /// `AlwaysDeny`.
@@ -77,6 +79,8 @@ pub struct Config {
     pub anonymous: bool,
     /// `--authorization-mode`, in order.
     pub authorization: Vec<AuthorizationMode>,
+    /// `--authorization-policy-file`, for ABAC.
+    pub authorization_policy: Option<PathBuf>,
     /// Service-account tokens.
     pub service_accounts: ServiceAccounts,
     /// Client of kubelets; without one, logs and exec are refused.

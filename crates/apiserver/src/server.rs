@@ -14,6 +14,7 @@ use apiserver_authn::{
     Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache,
     TokenFile, TokenUnion, Union, system_time,
 };
+use apiserver_authz::abac::Abac;
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
@@ -150,6 +151,14 @@ fn go_arch() -> &'static str {
     }
 }
 
+fn abac(file: Option<&PathBuf>) -> Result<Abac, StartError> {
+    let path = file.ok_or_else(|| {
+        StartError::Setting("authorization-mode ABAC's authorization policy file not passed".into())
+    })?;
+    let text = String::from_utf8(read(path)?).map_err(|_| unusable(path)(&"it is not text"))?;
+    Abac::parse(&text).map_err(|e| unusable(path)(&e))
+}
+
 /// Everything about who one is.
 struct Identity {
     requests: Box<dyn Authenticator>,
@@ -227,16 +236,16 @@ impl ApiServer {
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
         let rbac = Arc::new(Rbac::new());
         let node = Arc::new(NodeAuthorizer::new());
-        let modes = config.authorization.iter().map(|mode| -> Box<dyn Authorizer> {
-            match mode {
+        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
+        for mode in &config.authorization {
+            authorizers.push(match mode {
                 AuthorizationMode::Node => Box::new(node.clone()),
                 AuthorizationMode::Rbac => Box::new(rbac.clone()),
+                AuthorizationMode::Abac => Box::new(abac(config.authorization_policy.as_ref())?),
                 AuthorizationMode::AlwaysAllow => Box::new(always::AlwaysAllow),
                 AuthorizationMode::AlwaysDeny => Box::new(always::AlwaysDeny),
-            }
-        });
-        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
-        authorizers.extend(modes);
+            });
+        }
         let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
 
         let quotas = Quotas::new(config.storage.clone()).map_err(StartError::Bootstrap)?;

@@ -104,6 +104,7 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
         token_file: None,
         anonymous: true,
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+        authorization_policy: None,
         service_accounts: ServiceAccounts {
             signing_key: pki.service_account_key(),
             keys: vec![pki.service_account_public_key()],

@@ -22,8 +22,7 @@ fn configure(dir: &Path, provider: &str, keys: &[(&str, &str)]) {
 
 /// The stored bytes of a secret in `default`, of a server that has stopped.
 async fn stored(dir: &Path, name: &str) -> Vec<u8> {
-    let store = Embedded::open(dir.join("db"), Options::default()).unwrap();
-    store.get(&format!("/registry/secrets/default/{name}"), None).await.unwrap().0.unwrap().value.to_vec()
+    store(dir).await.get(&format!("/registry/secrets/default/{name}"), None).await.unwrap().0.unwrap().value.to_vec()
 }
 
 fn on_disk(dir: &Path, text: &str) -> bool {
@@ -108,9 +107,8 @@ async fn a_stolen_value_is_refused_and_hides_no_other() {
     live.stop().await;
     let theirs = stored(dir.path(), "theirs").await;
     {
-        let store = Embedded::open(dir.path().join("db"), Options::default()).unwrap();
         let key = "/registry/secrets/default/mine";
-        store.put(key, theirs.into(), storage::Expect::Any, None).await.unwrap();
+        store(dir.path()).await.put(key, theirs.into(), storage::Expect::Any, None).await.unwrap();
     }
     let live = start(dir.path(), None).await;
     let (status, answer) = live.ask_as("admin@system:masters", &format!("GET {SECRETS}/mine"), &[], "").await;

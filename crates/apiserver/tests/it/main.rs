@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use machinery::request::UserInfo;
 use pki::{ClusterPki, PkiSpec};
 use serde_json::Value;
-use storage::{Embedded, Options};
+use storage::{Embedded, OpenError, Options};
 use tokio_util::sync::CancellationToken;
 
 /// A server with its directory's store.
@@ -25,14 +25,26 @@ struct Live {
     authority: std::path::PathBuf,
 }
 
+/// Opens the store of a directory. A server that has stopped lets go of it when its last task has ended.
+async fn store(dir: &Path) -> Embedded {
+    let began = std::time::Instant::now();
+    loop {
+        match Embedded::open(dir.join("db"), Options { sync: false, ..Options::default() }) {
+            Err(OpenError::Locked { .. }) if began.elapsed().as_secs() < 30 => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// Starts a server on a directory; `encryption.yaml` in it is followed, if it is there.
 async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
     let pki = ClusterPki::at(dir.join("pki"));
     pki.ensure(&PkiSpec::default(), Timestamp::now()).unwrap();
-    let options = Options { sync: false, ..Options::default() };
     let encryption = dir.join("encryption.yaml");
     let config = Config {
-        storage: Arc::new(Embedded::open(dir.join("db"), options).unwrap()),
+        storage: Arc::new(store(dir).await),
         encryption: encryption.exists().then_some(EncryptionFile { path: encryption, reload: true }),
         audit,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -42,6 +54,7 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
         token_file: None,
         anonymous: false,
         authorization: vec![AuthorizationMode::Rbac],
+        authorization_policy: None,
         service_accounts: ServiceAccounts {
             signing_key: pki.service_account_key(),
             keys: vec![pki.service_account_public_key()],

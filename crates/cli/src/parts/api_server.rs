@@ -22,6 +22,9 @@ pub enum Mode {
     /// Roles and bindings.
     #[value(name = "RBAC")]
     Rbac,
+    /// What a policy file says.
+    #[value(name = "ABAC")]
+    Abac,
     /// Everybody may do everything.
     #[value(name = "AlwaysAllow")]
     AlwaysAllow,
@@ -72,6 +75,9 @@ pub struct Flags {
     /// Who decides what one may, in order.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<Mode>,
+    /// Rules for the mode ABAC, one a line.
+    #[arg(long)]
+    authorization_policy_file: Option<PathBuf>,
     /// Signs service-account tokens.
     #[arg(long)]
     service_account_signing_key_file: PathBuf,
@@ -145,10 +151,12 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
             .map(|mode| match mode {
                 Mode::Node => AuthorizationMode::Node,
                 Mode::Rbac => AuthorizationMode::Rbac,
+                Mode::Abac => AuthorizationMode::Abac,
                 Mode::AlwaysAllow => AuthorizationMode::AlwaysAllow,
                 Mode::AlwaysDeny => AuthorizationMode::AlwaysDeny,
             })
             .collect(),
+        authorization_policy: flags.authorization_policy_file,
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,
