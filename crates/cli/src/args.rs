@@ -222,9 +222,7 @@ pub fn wants_json(argv: &[String]) -> bool {
     let json = |value: &str| value.trim_start_matches('=') == "json";
     argv.iter().enumerate().any(|(i, argument)| match argument.as_str() {
         "-o" | "--output" => argv.get(i + 1).is_some_and(|value| json(value)),
-        other => {
-            other.strip_prefix("--output=").or_else(|| other.strip_prefix("-o")).is_some_and(json)
-        }
+        other => other.strip_prefix("--output=").or_else(|| other.strip_prefix("-o")).is_some_and(json),
     })
 }
 
@@ -265,7 +263,8 @@ mod tests {
     #[test]
     fn json_is_seen_on_a_wrong_command_line() {
         let line = |text: &str| wants_json(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
-        for yes in ["cox up -o json --x", "cox up -ojson", "cox -o=json", "cox --output=json", "cox --output json"]
+        for yes in
+            ["cox up -o json --x", "cox up -ojson", "cox -o=json", "cox --output=json", "cox --output json"]
         {
             assert!(line(yes), "{yes}");
         }

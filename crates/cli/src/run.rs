@@ -182,8 +182,12 @@ fn controllers_part(
         root_ca,
         ..controllers::Config::default()
     };
-    let client =
-        local_client(server, "system:kube-controller-manager", &[], &format!("kube-controller-manager/{VERSION}"));
+    let client = local_client(
+        server,
+        "system:kube-controller-manager",
+        &[],
+        &format!("kube-controller-manager/{VERSION}"),
+    );
     let as_account = server.clone();
     let clients: controllers::ClientFor = Arc::new(move |account| {
         let user = format!("system:serviceaccount:kube-system:{account}");
@@ -230,7 +234,8 @@ async fn node_parts(
     let kubelet =
         supervise("kubelet", stop.clone(), move |token| kubelet::run(config.clone(), client.clone(), token));
 
-    let client = local_client(server, "system:kube-proxy", &["system:node-proxier"], &format!("kube-proxy/{VERSION}"));
+    let client =
+        local_client(server, "system:kube-proxy", &["system:node-proxier"], &format!("kube-proxy/{VERSION}"));
     let config = proxy_config(cluster);
     let proxy =
         supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));

@@ -141,10 +141,12 @@ impl Tokens {
         let answer = answer.map_err(refused)?;
         let status = answer.status.unwrap_or_default();
         let unusable = |_| TokenError::Unusable { account: self.account.clone() };
-        let mut header = HeaderValue::from_str(&format!("Bearer {}", status.token.unwrap_or_default())).map_err(unusable)?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {}", status.token.unwrap_or_default()))
+            .map_err(unusable)?;
         header.set_sensitive(true);
         // The server may grant less than was asked for, or more.
-        let seconds = answer.spec.and_then(|spec| spec.expiration_seconds).and_then(|s| u64::try_from(s).ok());
+        let seconds =
+            answer.spec.and_then(|spec| spec.expiration_seconds).and_then(|s| u64::try_from(s).ok());
         Ok((header, seconds.map_or(LIFETIME, Duration::from_secs)))
     }
 
@@ -207,8 +209,12 @@ mod tests {
                     return fail(404, "NotFound");
                 }
                 self.given += 1;
-                let status = json!({ "token": self.given.to_string(), "expirationTimestamp": "2000-01-01T00:00:00Z" });
-                return (201, json!({ "spec": { "audiences": [], "expirationSeconds": 1000 }, "status": status }));
+                let status =
+                    json!({ "token": self.given.to_string(), "expirationTimestamp": "2000-01-01T00:00:00Z" });
+                return (
+                    201,
+                    json!({ "spec": { "audiences": [], "expirationSeconds": 1000 }, "status": status }),
+                );
             }
             if request.method() == Method::POST {
                 self.accounts.push(path);

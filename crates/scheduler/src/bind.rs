@@ -166,7 +166,12 @@ impl Writer {
             unless_gone(api.delete(name, &params).await)?;
             tracing::info!(victim = %victim.key, node = eviction.node, preemptor = %preemptor.key, "pod preempted");
             let message = format!("Preempted by pod {} on node {}", preemptor.uid, eviction.node);
-            self.recorder_of(preemptor).event(&reference(&*victim.pod), EventType::Normal, "Preempted", message);
+            self.recorder_of(preemptor).event(
+                &reference(&*victim.pod),
+                EventType::Normal,
+                "Preempted",
+                message,
+            );
         }
         Ok(())
     }

@@ -100,10 +100,14 @@ impl Profile {
         let everywhere = everywhere(&self.multi_point);
         let filters = at_point(&everywhere, &self.filter, "filter", |name| filter(name).is_some())?;
         let scores = at_point(&everywhere, &self.score, "score", |name| score(name).is_some())?;
-        let post = at_point(&everywhere, &self.post_filter, "postFilter", |name| name == "DefaultPreemption")?;
+        let post =
+            at_point(&everywhere, &self.post_filter, "postFilter", |name| name == "DefaultPreemption")?;
         Ok(Framework {
             filters: filters.iter().filter_map(|(name, _)| filter(name)).collect(),
-            scores: scores.iter().filter_map(|(name, weight)| Some(((*weight).max(1), score(name)?))).collect(),
+            scores: scores
+                .iter()
+                .filter_map(|(name, weight)| Some(((*weight).max(1), score(name)?)))
+                .collect(),
             preempts: !post.is_empty(),
         })
     }
@@ -250,7 +254,8 @@ mod tests {
     #[test]
     fn plugins_are_turned_off_everywhere_or_at_one_point() {
         let (filters, scores, preempts) =
-            runs(|p| p.multi_point = set(&[], &["TaintToleration", "DefaultPreemption", "ImageLocality"])).unwrap();
+            runs(|p| p.multi_point = set(&[], &["TaintToleration", "DefaultPreemption", "ImageLocality"]))
+                .unwrap();
         assert_eq!(filters, FILTERS.replace("TaintToleration ", ""));
         assert_eq!(scores, SCORES.replace("TaintToleration=3 ", ""));
         assert!(!preempts);
@@ -268,7 +273,8 @@ mod tests {
         let (_, scores, _) = runs(|p| p.score = set(&[("NodeAffinity", 9)], &[])).unwrap();
         assert_eq!(scores, SCORES.replace("NodeAffinity=2", "NodeAffinity=9"));
         let (_, scores, _) =
-            runs(|p| p.score = set(&[("NodeResourcesBalancedAllocation", 5), ("NodeAffinity", 0)], &["*"])).unwrap();
+            runs(|p| p.score = set(&[("NodeResourcesBalancedAllocation", 5), ("NodeAffinity", 0)], &["*"]))
+                .unwrap();
         assert_eq!(scores, "NodeResourcesBalancedAllocation=5 NodeAffinity=2");
     }
 
@@ -285,7 +291,10 @@ mod tests {
             error(|p| p.score = set(&[("NodeName", 1)], &[])),
             "plugin \"NodeName\" does not extend score plugin"
         );
-        assert_eq!(error(|p| p.multi_point = set(&[], &["DefaultBinder"])), "plugin \"DefaultBinder\" cannot be turned off");
+        assert_eq!(
+            error(|p| p.multi_point = set(&[], &["DefaultBinder"])),
+            "plugin \"DefaultBinder\" cannot be turned off"
+        );
         assert_eq!(
             error(|p| p.filter = set(&[("NodeName", 1), ("NodeName", 1)], &[])),
             "plugin \"NodeName\" already registered"

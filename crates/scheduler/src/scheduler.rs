@@ -75,7 +75,8 @@ type Frameworks = HashMap<String, Arc<Framework>>;
 fn frameworks(profiles: &[Profile]) -> Result<Frameworks, Error> {
     let made = profiles.iter().map(|profile| {
         let name = profile.scheduler_name.clone();
-        let framework = profile.framework().map_err(|source| Error::Profile { name: name.clone(), source })?;
+        let framework =
+            profile.framework().map_err(|source| Error::Profile { name: name.clone(), source })?;
         Ok((name, Arc::new(framework)))
     });
     made.collect()
@@ -433,7 +434,11 @@ impl Scheduler {
 
 /// The scheduler that a pod names.
 pub(crate) fn scheduler_of(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).filter(|n| !n.is_empty()).unwrap_or(DEFAULT_NAME)
+    pod.spec
+        .as_ref()
+        .and_then(|s| s.scheduler_name.as_deref())
+        .filter(|n| !n.is_empty())
+        .unwrap_or(DEFAULT_NAME)
 }
 
 fn node_wakes(old: &Node, new: &Node) -> Wakes {

@@ -219,7 +219,8 @@ mod tests {
     fn taints_and_labels_are_read() {
         let with = flags(&["--node-labels=a=b,c=", "--register-with-taints=k=v:NoSchedule,x:NoExecute"]);
         assert_eq!(with.node_labels, [("a".into(), "b".into()), ("c".into(), String::new())]);
-        let taints = [("k".into(), "v".into(), "NoSchedule".into()), ("x".into(), String::new(), "NoExecute".into())];
+        let taints =
+            [("k".into(), "v".into(), "NoSchedule".into()), ("x".into(), String::new(), "NoExecute".into())];
         assert_eq!(with.register_with_taints, taints);
         assert!(taint("k=v:Never").is_err() && taint("k").is_err() && label("k").is_err());
     }

@@ -233,7 +233,10 @@ fn fields(f: &mut Fields) -> Result<KubeletFile, Wrong> {
         },
         container_log_max_files: f.take("containerLogMaxFiles")?,
     };
-    let percent = [("imageGCHighThresholdPercent", file.image_gc_high), ("imageGCLowThresholdPercent", file.image_gc_low)];
+    let percent = [
+        ("imageGCHighThresholdPercent", file.image_gc_high),
+        ("imageGCLowThresholdPercent", file.image_gc_low),
+    ];
     for (field, value) in percent {
         if value.is_some_and(|value| value > 100) {
             return Err(f.invalid(field, &"must be between 0 and 100, inclusive"));

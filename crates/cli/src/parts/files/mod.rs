@@ -147,7 +147,9 @@ fn leftovers(
     }
     match value {
         // Taken in part: what is left of it has names of its own.
-        Value::Object(fields) if path.is_empty() || !ignored_below(path, ignored).is_empty() || fields.is_empty() => {
+        Value::Object(fields)
+            if path.is_empty() || !ignored_below(path, ignored).is_empty() || fields.is_empty() =>
+        {
             for (name, value) in fields {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 leftovers(&path, at, value, ignored, warnings)?;
@@ -222,7 +224,8 @@ pub fn duration(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const IGNORED: &Ignored = &[("logging", r#"{"format":"text"}"#), ("limits.pids", "-1"), ("limits.files", "1000")];
+    const IGNORED: &Ignored =
+        &[("logging", r#"{"format":"text"}"#), ("limits.pids", "-1"), ("limits.files", "1000")];
 
     fn read(text: &str) -> Result<(Option<u8>, Vec<String>), String> {
         let text = format!("apiVersion: example.io/v1\nkind: Example\n{text}");
@@ -238,7 +241,10 @@ mod tests {
             assert_eq!(read(text), expect, "{text}");
         };
         check("", Ok((None, &[])));
-        check("limits: {pods: 3, pids: -1, files: 0}\nlogging: {verbosity: 0, format: text}", Ok((Some(3), &[])));
+        check(
+            "limits: {pods: 3, pids: -1, files: 0}\nlogging: {verbosity: 0, format: text}",
+            Ok((Some(3), &[])),
+        );
         check(
             "limits: {pids: 7}\nlogging: {format: json}",
             Ok((

@@ -76,7 +76,8 @@ fn fields(f: &mut Fields) -> Result<ProxyFile, Wrong> {
         sync_period: f.duration("nftables.syncPeriod")?,
     };
     let cidrs: String = f.take("clusterCIDR")?.unwrap_or_default();
-    file.cluster_cidr = super::super::proxy::ipv4_network(&cidrs).map_err(|e| f.invalid("clusterCIDR", &e))?;
+    file.cluster_cidr =
+        super::super::proxy::ipv4_network(&cidrs).map_err(|e| f.invalid("clusterCIDR", &e))?;
     // What kubeadm leaves empty is not set.
     file.kubeconfig = file.kubeconfig.filter(|path| !path.as_os_str().is_empty());
     file.hostname_override = file.hostname_override.filter(|name| !name.is_empty());
@@ -89,7 +90,8 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> Result<(ProxyFile, Vec<String>), Wrong> {
-        let text = format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{text}");
+        let text =
+            format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{text}");
         parse(&text, "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", fields, IGNORED)
     }
 
@@ -123,7 +125,13 @@ mod tests {
     #[test]
     fn what_is_not_done_is_named() {
         let (_, warnings) = file("conntrack: {maxPerCore: 3}\nnftables: {masqueradeAll: true}").unwrap();
-        assert_eq!(warnings, ["conntrack has no effect: it is not supported", "nftables.masqueradeAll has no effect: it is not supported"]);
+        assert_eq!(
+            warnings,
+            [
+                "conntrack has no effect: it is not supported",
+                "nftables.masqueradeAll has no effect: it is not supported"
+            ]
+        );
         assert_eq!(file("clusterCIDRs: x").unwrap_err(), "unknown field \"clusterCIDRs\"");
         assert!(file("clusterCIDR: x").unwrap_err().starts_with("clusterCIDR: "));
         assert!(file("nftables: {syncPeriod: 5}").unwrap_err().starts_with("nftables.syncPeriod: "));

@@ -111,7 +111,10 @@ fn fields(f: &mut Fields) -> Result<SchedulerFile, Wrong> {
     }
     let lock: Option<String> = f.take("leaderElection.resourceLock")?;
     if let Some(lock) = lock.filter(|lock| !lock.is_empty() && lock != "leases") {
-        return Err(f.invalid("leaderElection.resourceLock", &format!("{lock:?} is not supported; there are leases")));
+        return Err(f.invalid(
+            "leaderElection.resourceLock",
+            &format!("{lock:?} is not supported; there are leases"),
+        ));
     }
     let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
     let text = |found: Option<String>| found.filter(|text| !text.is_empty());
@@ -136,7 +139,9 @@ fn fields(f: &mut Fields) -> Result<SchedulerFile, Wrong> {
     for mut one in f.objects("profiles")? {
         let profile = profile(&mut one, &mut file.warnings)?;
         if file.profiles.iter().any(|other| other.scheduler_name == profile.scheduler_name) {
-            return Err(one.invalid("schedulerName", &format!("Duplicate value: {:?}", profile.scheduler_name)));
+            return Err(
+                one.invalid("schedulerName", &format!("Duplicate value: {:?}", profile.scheduler_name))
+            );
         }
         profile.framework().map_err(|e| one.invalid("plugins", &e))?;
         file.warnings.extend(one.end(OTHER_POINTS)?);
@@ -154,7 +159,10 @@ fn profile(f: &mut Fields, warnings: &mut Vec<String>) -> Result<Profile, Wrong>
         let plugin: String = arguments.take("name")?.unwrap_or_default();
         let args: serde_json::Value = arguments.take("args")?.unwrap_or_default();
         if !args.is_null() {
-            warnings.push(arguments.invalid("args", &format!("those of {plugin} have no effect: they are not supported")));
+            warnings.push(
+                arguments
+                    .invalid("args", &format!("those of {plugin} have no effect: they are not supported")),
+            );
         }
         warnings.extend(arguments.end(&[])?);
     }
@@ -173,7 +181,8 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> Result<(SchedulerFile, Vec<String>), Wrong> {
-        let text = format!("apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n{text}");
+        let text =
+            format!("apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n{text}");
         let (file, mut warnings) =
             parse(&text, "kubescheduler.config.k8s.io/v1", "KubeSchedulerConfiguration", fields, IGNORED)?;
         warnings.extend(file.warnings.iter().cloned());
@@ -223,9 +232,15 @@ mod tests {
         check("extenders: [{urlPrefix: x}]", "extenders: extenders are not supported");
         check("leaderElection: {resourceLock: endpoints}", "\"endpoints\" is not supported");
         check("leaderElection: {leaderElects: true}", "unknown field \"leaderElection\"");
-        check("profiles: [{schedulerName: a}, {schedulerName: a}]", "profiles[1].schedulerName: Duplicate value: \"a\"");
+        check(
+            "profiles: [{schedulerName: a}, {schedulerName: a}]",
+            "profiles[1].schedulerName: Duplicate value: \"a\"",
+        );
         check("profiles: [{name: a}]", "unknown field \"profiles[0].name\"");
-        check("profiles: [{plugins: {filter: {enabled: [{name: Mine}]}}}]", "profiles[0].plugins: plugin \"Mine\" does not exist");
+        check(
+            "profiles: [{plugins: {filter: {enabled: [{name: Mine}]}}}]",
+            "profiles[0].plugins: plugin \"Mine\" does not exist",
+        );
         check("percentageOfNodesToScore: 101", "valid range");
     }
 }
