@@ -38,6 +38,11 @@ impl Part {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_none() {
@@ -76,7 +81,7 @@ impl ApiServer {
         pki.ensure_kubeconfigs(&dir.path().join("kubeconfig"), "alone", &server, &spec)?;
         let data = data.map_or_else(|| dir.path().join("db"), Path::to_owned);
         let part = Self::run(binary, dir.path(), &data, port)?;
-        let server = Self { part, binary: binary.to_owned(), data, port, dir };
+        let mut server = Self { part, binary: binary.to_owned(), data, port, dir };
         server.ready()?;
         Ok(server)
     }
@@ -100,13 +105,19 @@ impl ApiServer {
         Part::start(binary, dir, "kube-apiserver", &arguments)
     }
 
-    fn ready(&self) -> Result<()> {
-        eventually("the API server is ready", Duration::from_secs(60), || {
+    fn ready(&mut self) -> Result<()> {
+        let mut ended = false;
+        let ready = eventually("the API server is ready", Duration::from_secs(60), || {
+            ended = self.part.has_ended()?;
+            if ended {
+                return Ok(());
+            }
             let (code, body) = self.request("/readyz").send(&self.admin())?;
             ensure!(code == "200" && body == "ok", "{code} {body}");
             Ok(())
-        })
-        .with_context(|| self.part.said())
+        });
+        ensure!(!ended, "the API server ended: {}", self.part.said());
+        ready.with_context(|| self.part.said())
     }
 
     /// Kills it and starts it again on the same data.

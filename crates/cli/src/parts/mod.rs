@@ -62,10 +62,10 @@ fn identity() -> String {
     format!("{}_{}", host_name(), std::process::id())
 }
 
-/// The address that this host would use to reach others.
-async fn own_address() -> Result<std::net::IpAddr, Failure> {
+/// The address that this host would use to reach others; `flag` names one where there is none.
+async fn own_address(flag: &str) -> Result<std::net::IpAddr, Failure> {
     let addresses = net::host::addresses().await.map_err(|e| Failure::of(&e))?;
     net::host::primary_address(&addresses, &net::host::routes()).ok_or_else(|| {
-        Failure::new("this host has no address that others can reach", "name one with --bind-address")
+        Failure::new("this host has no address that others can reach", format!("name one with {flag}"))
     })
 }

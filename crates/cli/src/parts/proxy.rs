@@ -149,7 +149,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let client = super::client_of(&kubeconfig, "kube-proxy").await?;
     let address = match settled.bind_address.filter(|a| !a.is_unspecified()) {
         Some(address) => address,
-        None => super::own_address().await?,
+        None => super::own_address("--bind-address").await?,
     };
     let node_port_addresses = if settled.node_port_addresses.is_empty() {
         Vec::new()

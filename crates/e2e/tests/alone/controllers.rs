@@ -21,7 +21,7 @@ fn controllers_act_as_their_service_accounts() -> Result<()> {
     })?;
     eventually("the refusal", PATIENCE, || {
         let said = shared.said();
-        let words = "User \"system:kube-controller-manager\" cannot create resource \"replicasets\"";
+        let words = "User \"system:kube-controller-manager\" cannot update resource \"deployments/status\"";
         ensure!(said.replace("\\\"", "\"").contains(words), "{said}");
         Ok(())
     })?;

@@ -6,11 +6,9 @@ use anyhow::{Result, ensure};
 use e2e::{ApiServer, Credentials, binary, run};
 use jiff::{SignedDuration, Timestamp};
 use pki::{Authority, CertificateSpec, KeyAlgorithm, PrivateKey, Subject, Usage};
+use serde_json::{Value, json};
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// Upstream's answer to credentials that it does not take.
-const UNAUTHORIZED: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
 
 /// A certificate of a member of `system:masters`.
 fn issue(
@@ -52,6 +50,10 @@ fn worthless_credentials_are_refused_in_upstreams_words() -> Result<()> {
     let post = |credentials: &Credentials| {
         server.request(path).method("POST").body("application/json", body).send(credentials)
     };
+    let upstreams = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "Unauthorized",
+        "reason": "Unauthorized", "code": 401,
+    });
     let refused = [
         ("an expired certificate", Credentials::certificate(&expired.0, &expired.1)),
         ("a foreign certificate", Credentials::certificate(&strange.0, &strange.1)),
@@ -60,8 +62,8 @@ fn worthless_credentials_are_refused_in_upstreams_words() -> Result<()> {
     ];
     for (what, credentials) in refused {
         let (code, answer) = post(&credentials)?;
-        let bare: String = answer.split_whitespace().collect();
-        ensure!(code == "401" && bare == UNAUTHORIZED, "{what}: {code} {answer}");
+        let status: Value = serde_json::from_str(&answer)?;
+        ensure!(code == "401" && status == upstreams, "{what}: {code} {answer}");
     }
     let (code, answer) = post(&Credentials::Anonymous)?;
     let words =

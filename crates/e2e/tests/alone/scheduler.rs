@@ -27,7 +27,7 @@ fn profiles_choose_their_plugins() -> Result<()> {
         &file,
         format!(
             "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n\
-             clientConnection: {{kubeconfig: {}}}\nleaderElection: {{leaderElect: true, resourceName: mine}}\n\
+             clientConnection: {{kubeconfig: {}}}\nleaderElection: {{leaderElect: true, leaseDuration: 20s}}\n\
              parallelism: 4\nprofiles:\n- schedulerName: default-scheduler\n- schedulerName: tolerant\n  plugins:\n    \
              filter: {{disabled: [{{name: TaintToleration}}]}}\n",
             server.kubeconfig("kube-scheduler").display()
@@ -59,7 +59,10 @@ fn profiles_choose_their_plugins() -> Result<()> {
         ensure!(from == "tolerant", "{from:?}");
         Ok(())
     })?;
-    kubectl.run("get lease -n kube-system mine")?;
+    ensure!(
+        kubectl.field("lease -n kube-system kube-scheduler", ".spec.leaseDurationSeconds")? == "20",
+        "the lease"
+    );
     let said = scheduler.said();
     ensure!(said.contains("parallelism has no effect"), "{said}");
     Ok(())
