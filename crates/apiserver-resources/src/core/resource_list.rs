@@ -60,6 +60,11 @@ fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
+/// Whether this is the name of a resource that a device plugin or a driver may define.
+pub(crate) fn is_extended_name(name: &str) -> bool {
+    is_extended(name) && names::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
 /// Checks the name of a resource.
 pub(crate) fn validate_name(at: &At, name: &str, errors: &mut FieldErrors) {
     errors.extend(names::qualified_name(name).into_iter().map(|p| FieldError::invalid(&at.path(), name, p)));

@@ -10,6 +10,7 @@ mod volume;
 pub(crate) mod warnings;
 
 pub(crate) use container::validate_port_or_name;
+pub(crate) use scheduling::validate_node_selector;
 
 #[cfg(test)]
 mod tests;
