@@ -134,6 +134,14 @@ impl Store {
         &self.storage
     }
 
+    /// The rules of a write: events are asked for more when they come by their own group.
+    fn strategy_of(&self, write: &Write<'_>) -> &'static dyn Strategy {
+        if write.kind.group == "events.k8s.io" {
+            return apiserver_resources::strategy_for(&write.kind.group, &write.kind.plural, write.subresource);
+        }
+        self.strategy(write.subresource)
+    }
+
     fn strategy(&self, subresource: &str) -> &'static dyn Strategy {
         match subresource {
             // What the server itself assembles from the stored object and a checked request.
@@ -214,7 +222,7 @@ impl Store {
 
     /// Creates an object. The name in it counts; `write.name` is empty.
     pub async fn create(&self, write: &Write<'_>, mut object: Object) -> StatusResult<Stored> {
-        let strategy = self.strategy("");
+        let strategy = self.strategy_of(&Write { subresource: "", ..*write });
         self.before_create(write, &mut object)?;
         strategy.fill_defaults(&mut object);
         let generated = object.name().is_empty();
@@ -341,7 +349,7 @@ impl Store {
         mut change: impl FnMut(&Object) -> StatusResult<Object> + Send,
         when_absent: Option<Object>,
     ) -> StatusResult<(Stored, bool)> {
-        let strategy = self.strategy(write.subresource);
+        let strategy = self.strategy_of(write);
         let key = self.key(write.namespace, write.name);
         for _ in 0..ATTEMPTS {
             let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;

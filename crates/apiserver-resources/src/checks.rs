@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use machinery::{FieldError, FieldErrors, FieldPath, names};
 use serde_json::Value;
 
-use crate::tree::{At, same};
+use crate::tree::{At, Tree, same};
 
 /// `must be greater than or equal to 0`, where there is a number.
 pub(crate) fn non_negative(at: &At, errors: &mut FieldErrors) {
@@ -240,9 +240,17 @@ pub(crate) fn selects_everything(selector: &At) -> bool {
     selector.field("matchLabels").is_empty() && selector.field("matchExpressions").is_empty()
 }
 
-/// Whether a label selector as an object matches these labels.
+/// Whether a label selector as an object matches the labels at a place.
 pub(crate) fn selector_matches(selector: &At, labels: &At) -> bool {
-    let label = |key: &str| labels.tree().and_then(|l| l.get(key)).and_then(Value::as_str);
+    match labels.tree() {
+        Some(labels) => selector_matches_map(selector, labels),
+        None => selector_matches_map(selector, &Tree::new()),
+    }
+}
+
+/// Whether a label selector as an object matches these labels.
+pub(crate) fn selector_matches_map(selector: &At, labels: &Tree) -> bool {
+    let label = |key: &str| labels.get(key).and_then(Value::as_str);
     let exact = selector.field("matchLabels").entries().all(|(key, value)| label(key) == Some(value.text()));
     exact
         && selector.field("matchExpressions").items().all(|requirement| {

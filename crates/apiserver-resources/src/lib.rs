@@ -8,6 +8,8 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod certificates;
+#[cfg(test)]
+mod cases;
 mod checks;
 mod convert;
 mod coordination;
@@ -29,6 +31,6 @@ pub mod table;
 mod tree;
 
 pub use convert::convert;
-pub use lookup::{strategy_for, supported_field};
+pub use lookup::{stored_field, strategy_for, supported_field};
 pub use meta::{NameRule, name_rule, validate_object_meta, validate_object_meta_update};
 pub use strategy::{Generic, Grace, Propagation, Strategy};

@@ -76,7 +76,7 @@ fn main(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
             &Main(flowcontrol::priority_level::PriorityLevel)
         }
-        ("networking.k8s.io", "ingressclasses") => &Main(networking::ingress::IngressClass),
+        ("networking.k8s.io", "ingressclasses") => &Main(networking::ingress_class::IngressClass),
         ("networking.k8s.io", "ingresses") => &Main(networking::ingress::Ingress),
         ("networking.k8s.io", "ipaddresses") => &Main(networking::address::IpAddress),
         ("networking.k8s.io", "networkpolicies") => &Main(networking::network_policy::NetworkPolicy),
@@ -165,6 +165,14 @@ pub fn supported_field(group: &str, plural: &str, field: &str) -> bool {
             .any(|(name, _)| *name == field)
 }
 
+/// What stored objects call a selectable field, where the served version has another name for it.
+pub fn stored_field(group: &str, plural: &str, field: &str) -> Option<&'static str> {
+    match (group, plural) {
+        ("events.k8s.io", "events") => core::event::core_field(field),
+        _ => None,
+    }
+}
+
 const fn rules(has_status: bool, has_generation: bool, is_status: bool) -> Generic {
     Generic { has_status, has_generation, is_status }
 }
@@ -243,7 +251,11 @@ mod tests {
     }
 
     fn stored() -> impl Iterator<Item = &'static Kind> {
-        KINDS.iter().filter(|k| k.has_verb("update"))
+        // Rules see objects as they are stored.
+        let elsewhere = |k: &Kind| {
+            k.group == "events.k8s.io" || (k.group == "autoscaling" && k.version == "v1")
+        };
+        KINDS.iter().filter(move |k| k.has_verb("update") && k.served_by_default() && !elsewhere(k))
     }
 
     #[test]
@@ -334,7 +346,7 @@ mod tests {
             ("policy", "poddisruptionbudgets", Some(1)),
             ("flowcontrol.apiserver.k8s.io", "flowschemas", Some(1)),
             ("example.com", "foos", Some(1)),
-            ("resource.k8s.io", "deviceclasses", None),
+            ("resource.k8s.io", "deviceclasses", Some(1)),
         ] {
             let mut object = Object::default();
             object.set(&["metadata", "generation"], 9);

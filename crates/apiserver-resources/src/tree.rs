@@ -356,6 +356,13 @@ pub(crate) fn sync_first(
     }
 }
 
+/// Drops a text that is empty, which Go leaves out.
+pub(crate) fn drop_empty_text(tree: &mut Tree, key: &str) {
+    if tree.get(key).is_some_and(|v| v == "") {
+        tree.remove(key);
+    }
+}
+
 /// Drops flags that Go leaves out when `false`.
 pub(crate) fn drop_false(tree: &mut Tree, keys: &[&str]) {
     for key in keys {

@@ -71,15 +71,12 @@ fn kept() -> impl Iterator<Item = Arc<Kind>> {
 
 /// A version of a resource whose objects are kept in another one.
 fn is_second_version(kind: &Kind) -> bool {
-    kind.group == "events.k8s.io"
+    kind.group == "events.k8s.io" || (kind.group == "autoscaling" && kind.version == "v1")
 }
 
-/// Kinds that are served. `autoscaling/v1` has other fields than the stored `autoscaling/v2` and is left out.
+/// Kinds that are served.
 fn served() -> impl Iterator<Item = Arc<Kind>> {
-    KINDS
-        .iter()
-        .filter(|k| k.served_by_default() && !(k.group == "autoscaling" && k.version == "v1"))
-        .map(|k| Arc::new(k.clone()))
+    KINDS.iter().filter(|k| k.served_by_default()).map(|k| Arc::new(k.clone()))
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {

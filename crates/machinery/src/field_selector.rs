@@ -54,6 +54,15 @@ impl FieldSelector {
         &self.requirements
     }
 
+    /// Gives fields other names, where there are some.
+    pub fn rename<'a>(&mut self, name: impl Fn(&str) -> Option<&'a str>) {
+        for requirement in &mut self.requirements {
+            if let Some(name) = name(&requirement.field) {
+                requirement.field = name.to_owned();
+            }
+        }
+    }
+
     /// Whether everything is selected.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()

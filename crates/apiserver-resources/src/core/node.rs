@@ -82,12 +82,8 @@ fn validate_pod_cidrs(spec: &At, errors: &mut FieldErrors) {
     for cidr in cidrs.items() {
         checks::text_rule(&cidr, checks::cidr, errors);
     }
-    if cidrs.len() > 2 {
+    let families: Vec<bool> = cidrs.items().map(|cidr| cidr.text().contains(':')).collect();
+    if families.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
         errors.push(cidrs.invalid("may specify no more than one CIDR for each IP family"));
-    }
-    if let (Some(first), false) = (cidrs.items().next(), spec.field("podCIDR").is_empty())
-        && first.text() != spec.field("podCIDR").text()
-    {
-        errors.push(first.invalid("podCIDR must match podCIDRs[0]"));
     }
 }

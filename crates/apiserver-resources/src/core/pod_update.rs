@@ -1,5 +1,5 @@
 //! What may change in a pod that exists: by a plain update, by its status, and by its other subresources.
-use machinery::{FieldError, FieldErrors, Object};
+use machinery::{FieldError, FieldErrors, FieldPath, Object};
 use serde_json::{Map, Value};
 
 use crate::core::pod::Pod;
@@ -222,6 +222,53 @@ pub(crate) fn validate_status(new: &At, old: &At, errors: &mut FieldErrors) {
     }
 }
 
+/// Whether this pod only mirrors one that a node runs by itself.
+fn is_static(pod: &Object) -> bool {
+    pod.annotation("kubernetes.io/config.mirror").is_some()
+}
+
+/// `Forbidden` for the object as a whole.
+fn nowhere(problem: &str) -> FieldError {
+    FieldError::forbidden(&FieldPath::root(), problem)
+}
+
+/// Of the resources of containers only processor time and memory may change, and none may go.
+fn validate_resize(spec: &At, old: &At, errors: &mut FieldErrors) {
+    let of = |list: &At, name: &str| -> Option<Value> {
+        let found = list.items().find(|c| c.field("name").text() == name)?;
+        found.field("resources").get().cloned()
+    };
+    let mut others_change = false;
+    for list in ["containers", "initContainers"] {
+        for container in spec.field(list).items() {
+            let Some(before) = of(&old.field(list), container.field("name").text()) else { continue };
+            let now = container.field("resources");
+            let plain_init =
+                list == "initContainers" && container.field("restartPolicy").text() != "Always";
+            if plain_init && !same(now.get(), Some(&before)) {
+                errors.push(now.forbidden("resources for non-sidecar init containers are immutable"));
+                continue;
+            }
+            for (part, word) in [("requests", "resource requests"), ("limits", "resource limits")] {
+                let was = before.get(part).and_then(Value::as_object).cloned().unwrap_or_default();
+                let is = now.tree().and_then(|t| t.get(part)?.as_object()).cloned().unwrap_or_default();
+                if ["cpu", "memory"].iter().any(|name| was.contains_key(*name) && !is.contains_key(*name)) {
+                    errors.push(now.forbidden(format!("{word} cannot be removed")));
+                }
+                let rest = |all: &Map<String, Value>| {
+                    let mut all = all.clone();
+                    all.retain(|name, _| !matches!(name.as_str(), "cpu" | "memory"));
+                    all
+                };
+                others_change |= rest(&was) != rest(&is);
+            }
+        }
+    }
+    if others_change {
+        errors.push(spec.forbidden("only cpu and memory resources are mutable"));
+    }
+}
+
 /// A subresource that changes only some part of the specification.
 fn keep_spec_but(new: &mut Object, old: &Object, take: impl FnOnce(&Object, &mut Object)) {
     let mut kept = old.clone();
@@ -251,6 +298,9 @@ impl Strategy for EphemeralContainers {
         let mut errors = FieldErrors::new();
         let (at, before) = (At::object(new), At::object(old));
         validation::validate_pod_spec(&at.field("spec"), &mut errors);
+        if is_static(old) {
+            errors.push(nowhere("static pods do not support ephemeral containers"));
+        }
         let list = at.field("spec").field("ephemeralContainers");
         for (i, was) in before.field("spec").field("ephemeralContainers").items().enumerate() {
             let name = was.field("name").text();
@@ -307,6 +357,13 @@ impl Strategy for Resize {
         let mut errors = FieldErrors::new();
         let at = At::object(new);
         validation::validate_pod_spec(&at.field("spec"), &mut errors);
+        if is_static(old) {
+            errors.push(nowhere("static pods cannot be resized"));
+        }
+        if old.str_at(&["spec", "os", "name"]) == "windows" {
+            errors.push(nowhere("windows pods cannot be resized"));
+        }
+        validate_resize(&at.field("spec"), &At::object(old).field("spec"), &mut errors);
         let (class, before) = (crate::core::pod_qos::qos_class(new), crate::core::pod_qos::qos_class(old));
         if class != before {
             errors.push(FieldError::invalid(

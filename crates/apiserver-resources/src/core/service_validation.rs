@@ -288,18 +288,23 @@ pub(crate) fn validate_status(service: &At, errors: &mut FieldErrors) {
         errors.push(ingress.forbidden("may only be used when `spec.type` is \"LoadBalancer\""));
         return;
     }
+    validate_load_balancer_points(&ingress, errors);
     for point in ingress.items() {
-        let (ip, hostname, mode) = (point.field("ip"), point.field("hostname"), point.field("ipMode"));
-        if !ip.text().is_empty() {
-            checks::text_rule(&ip, checks::ip, errors);
-            if mode.exists() {
-                checks::one_of(&mode, &["VIP", "Proxy"], errors);
-            } else {
-                errors.push(mode.required("must be specified when `ip` is set"));
-            }
-        } else if mode.exists() {
-            errors.push(mode.forbidden("may not be specified when `ip` is not set"));
+        let (ip, mode) = (point.field("ip"), point.field("ipMode"));
+        match (ip.text().is_empty(), mode.exists()) {
+            (false, true) => checks::one_of(&mode, &["Proxy", "VIP"], errors),
+            (false, false) => errors.push(mode.required("must be specified when `ip` is set")),
+            (true, true) => errors.push(mode.forbidden("may not be specified when `ip` is not set")),
+            (true, false) => {}
         }
+    }
+}
+
+/// Checks where a load balancer takes traffic.
+pub(crate) fn validate_load_balancer_points(points: &At, errors: &mut FieldErrors) {
+    for point in points.items() {
+        let (ip, hostname) = (point.field("ip"), point.field("hostname"));
+        checks::optional_text(&ip, checks::ip, errors);
         if !hostname.text().is_empty() {
             checks::text_rule(&hostname, names::dns1123_subdomain, errors);
             if hostname.text().parse::<std::net::IpAddr>().is_ok() {
