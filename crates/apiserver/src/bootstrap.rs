@@ -8,6 +8,8 @@ use machinery::request::UserInfo;
 use machinery::{Object, StatusError, StatusResult};
 use serde_json::{Value, json};
 
+use crate::flow_control;
+
 /// Where the API server itself can be reached.
 #[derive(Debug, Clone)]
 pub struct Advertised {
@@ -146,6 +148,19 @@ impl<'a> Bootstrap<'a> {
                     self.create(store, &new).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Flow schemas and priority levels.
+    pub async fn flow_control(&self) -> StatusResult<()> {
+        for (plural, wanted) in [
+            ("prioritylevelconfigurations", flow_control::priority_levels()),
+            ("flowschemas", flow_control::flow_schemas()),
+        ] {
+            let store = self.store("flowcontrol.apiserver.k8s.io", plural)?;
+            let ensured = wanted.iter().map(|object| self.ensure(store, object));
+            futures::future::try_join_all(ensured).await?;
         }
         Ok(())
     }

@@ -270,7 +270,7 @@ impl ApiServer {
         feed::start(&registry, &rbac, &node, &stop).await;
         let advertised = Advertised {
             service_ip: first_address(&config),
-            service_cidr: config.service_cidr.to_string(),
+            service_cidr: config.service_cidr.trunc().to_string(),
             address: config.advertise,
             port: address.port(),
         };
@@ -279,6 +279,7 @@ impl ApiServer {
         let work = async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
+            bootstrap.flow_control().await?;
             bootstrap.kubernetes_service(&advertised).await?;
             bootstrap.authentication_config(&client_ca).await?;
             bootstrap.storage_answers().await

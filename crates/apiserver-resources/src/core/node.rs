@@ -32,6 +32,17 @@ impl Rules for Node {
         object.at(&["status"]).cloned()
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        if new.at(&["spec", "configSource"]).is_some() {
+            found.push("spec.configSource: the feature is no longer supported".to_owned());
+        }
+        if !new.str_at(&["spec", "externalID"]).is_empty() {
+            found.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        found
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         taint::validate_taints(&spec.field("taints"), errors);

@@ -7,6 +7,7 @@ use crate::checks;
 use crate::core::persistent_volume_claim::{ACCESS_MODES, validate_access_modes};
 use crate::core::pod_spec::defaults::fill_remote_volume;
 use crate::core::pod_spec::volume::validate_host_path;
+use crate::core::pod_spec::warnings::OLD_SOURCES;
 use crate::core::pod_spec::{remote_volume, validate_node_selector};
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
@@ -56,6 +57,20 @@ impl Rules for PersistentVolume {
 
     fn status_at_birth(&self, _object: &Object) -> Option<Value> {
         Some(json!({"phase": "Pending", "lastPhaseTransitionTime": now()}))
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut found = class_warnings(new);
+        let spec = At::object(new).field("spec");
+        if spec.field("persistentVolumeReclaimPolicy").text() == "Recycle" {
+            found.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
+        }
+        for (source, problem) in OLD_SOURCES {
+            if SOURCES.contains(&source) && spec.field(source).exists() {
+                found.push(format!("{}: {problem}", spec.field(source).path()));
+            }
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
@@ -114,6 +129,16 @@ impl Rules for PersistentVolume {
             }
         }
     }
+}
+
+/// The class was an annotation once.
+pub(crate) fn class_warnings(object: &Object) -> Vec<String> {
+    let old = |key: &&str| object.annotation(key).is_some();
+    let keys = ["volume.beta.kubernetes.io/storage-class"];
+    let text = |key: &str| {
+        format!("metadata.annotations[{key}]: deprecated since v1.8; use \"storageClassName\" attribute instead")
+    };
+    keys.iter().filter(|key| old(key)).map(|key| text(key)).collect()
 }
 
 fn now() -> String {

@@ -3,6 +3,7 @@ use machinery::{FieldErrors, Object, Quantity};
 use serde_json::{Value, json};
 
 use crate::checks;
+use crate::core::persistent_volume::class_warnings;
 use crate::core::pod_spec::defaults::fill_claim_spec;
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
@@ -26,6 +27,10 @@ impl Rules for PersistentVolumeClaim {
 
     fn status_at_birth(&self, _object: &Object) -> Option<Value> {
         Some(json!({"phase": "Pending"}))
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        class_warnings(new)
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

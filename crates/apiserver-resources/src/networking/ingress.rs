@@ -52,6 +52,17 @@ impl Rules for Ingress {
         Some(json!({"loadBalancer": {}}))
     }
 
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let uses = new.annotation(CLASS_ANNOTATION).is_some();
+        if old.is_none() && uses {
+            vec![format!(
+                "annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"
+            )]
+        } else {
+            Vec::new()
+        }
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         validate_spec(&object.field("spec"), &Known::default(), errors);
         let annotation = object.fields(&["metadata", "annotations"]).key(CLASS_ANNOTATION);
