@@ -1,6 +1,6 @@
 //! networking.k8s.io/v1 IPAddress and ServiceCIDR: rules on the way in.
 use ipnet::IpNet;
-use machinery::{FieldErrors, Object, names};
+use machinery::{FieldErrors, names};
 use serde_json::Value;
 
 use crate::checks;
@@ -28,16 +28,6 @@ impl Rules for IpAddress {
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
         let path = ["spec", "parentRef"];
         checks::immutable(&new.fields(&path), &old.fields(&path), errors);
-    }
-
-    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
-        let parent = |field| object.str_at(&["spec", "parentRef", field]).to_owned();
-        vec![
-            ("spec.parentRef.group", parent("group")),
-            ("spec.parentRef.resource", parent("resource")),
-            ("spec.parentRef.namespace", parent("namespace")),
-            ("spec.parentRef.name", parent("name")),
-        ]
     }
 }
 
