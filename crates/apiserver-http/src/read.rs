@@ -282,9 +282,8 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
             )));
         }
     }
-    fields.rename(|field| {
-        apiserver_resources::stored_field(&context.kind.group, &context.kind.plural, field)
-    });
+    fields
+        .rename(|field| apiserver_resources::stored_field(&context.kind.group, &context.kind.plural, field));
     Ok(Selection { labels, fields })
 }
 

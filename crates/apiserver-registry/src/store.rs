@@ -137,7 +137,11 @@ impl Store {
     /// The rules of a write: events are asked for more when they come by their own group.
     fn strategy_of(&self, write: &Write<'_>) -> &'static dyn Strategy {
         if write.kind.group == "events.k8s.io" {
-            return apiserver_resources::strategy_for(&write.kind.group, &write.kind.plural, write.subresource);
+            return apiserver_resources::strategy_for(
+                &write.kind.group,
+                &write.kind.plural,
+                write.subresource,
+            );
         }
         self.strategy(write.subresource)
     }

@@ -157,7 +157,9 @@ fn every_kind_has_a_table() {
         .filter(|k| {
             !matches!(
                 k.as_str(),
-                "events.k8s.io/v1/Event" | "autoscaling/v1/HorizontalPodAutoscaler" | "apiregistration.k8s.io/v1/APIService"
+                "events.k8s.io/v1/Event"
+                    | "autoscaling/v1/HorizontalPodAutoscaler"
+                    | "apiregistration.k8s.io/v1/APIService"
             )
         })
         .filter(|k| !tabled.contains(k))

@@ -109,10 +109,9 @@ pub(crate) fn domain_prefixed_path(at: &At, errors: &mut FieldErrors) {
     errors.extend(names::dns1123_subdomain(host).into_iter().map(|p| at.invalid_as(host, p)));
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/._~%!$&'()*+,;=:-".contains(&b);
     if !path.bytes().all(allowed) {
-        errors.push(at.invalid_as(
-            path,
-            names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]),
-        ));
+        errors.push(
+            at.invalid_as(path, names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[])),
+        );
     }
 }
 

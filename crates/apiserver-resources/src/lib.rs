@@ -7,9 +7,9 @@ mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
-mod certificates;
 #[cfg(test)]
 mod cases;
+mod certificates;
 mod checks;
 mod convert;
 mod coordination;

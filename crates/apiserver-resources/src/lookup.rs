@@ -252,9 +252,8 @@ mod tests {
 
     fn stored() -> impl Iterator<Item = &'static Kind> {
         // Rules see objects as they are stored.
-        let elsewhere = |k: &Kind| {
-            k.group == "events.k8s.io" || (k.group == "autoscaling" && k.version == "v1")
-        };
+        let elsewhere =
+            |k: &Kind| k.group == "events.k8s.io" || (k.group == "autoscaling" && k.version == "v1");
         KINDS.iter().filter(move |k| k.has_verb("update") && k.served_by_default() && !elsewhere(k))
     }
 

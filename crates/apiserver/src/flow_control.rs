@@ -51,13 +51,17 @@ fn users(names: &[&str]) -> Vec<Value> {
 }
 
 fn system_accounts(names: &[&str]) -> Vec<Value> {
-    let account = |name: &&str| {
-        json!({"kind": "ServiceAccount", "serviceAccount": {"name": name, "namespace": "kube-system"}})
-    };
+    let account = |name: &&str| json!({"kind": "ServiceAccount", "serviceAccount": {"name": name, "namespace": "kube-system"}});
     names.iter().map(account).collect()
 }
 
-fn resources(verbs: &[&str], group: &[&str], resources: &[&str], namespaces: &[&str], cluster: bool) -> Value {
+fn resources(
+    verbs: &[&str],
+    group: &[&str],
+    resources: &[&str],
+    namespaces: &[&str],
+    cluster: bool,
+) -> Value {
     let mut rule = json!({"verbs": verbs, "apiGroups": group, "resources": resources});
     if !namespaces.is_empty() {
         rule["namespaces"] = json!(namespaces);
@@ -96,29 +100,29 @@ pub fn flow_schemas() -> Vec<Object> {
     let mut elections = leases(users(&managers));
     elections["subjects"] = users(&managers).into_iter().chain(system_accounts(&["*"])).collect();
     let endpoints = json!({
-        "subjects": users(&managers[..1]).into_iter()
-            .chain(system_accounts(&["endpoint-controller", "endpointslicemirroring-controller"]))
-            .collect::<Vec<_>>(),
-        "resourceRules": [
-            resources(&["get", "create", "update"], &[""], &["endpoints"], &["*"], false),
-            resources(&["get", "create", "update"], &["discovery.k8s.io"], &["endpointslices"], &["*"], false),
-        ]});
+    "subjects": users(&managers[..1]).into_iter()
+        .chain(system_accounts(&["endpoint-controller", "endpointslicemirroring-controller"]))
+        .collect::<Vec<_>>(),
+    "resourceRules": [
+        resources(&["get", "create", "update"], &[""], &["endpoints"], &["*"], false),
+        resources(&["get", "create", "update"], &["discovery.k8s.io"], &["endpointslices"], &["*"], false),
+    ]});
     let anybody = groups(&["system:unauthenticated", "system:authenticated"]);
     let rows: [(&str, &str, i64, Option<&str>, Value); 13] = [
         ("exempt", "exempt", 1, None, everything(groups(&["system:masters"]))),
         ("probes", "exempt", 2, None, probes),
         ("system-leader-election", "leader-election", 100, Some("ByUser"), elections),
         ("endpoint-controller", "workload-high", 150, Some("ByUser"), endpoints),
-        (
-            "workload-leader-election",
-            "leader-election",
-            200,
-            Some("ByUser"),
-            leases(system_accounts(&["*"])),
-        ),
+        ("workload-leader-election", "leader-election", 200, Some("ByUser"), leases(system_accounts(&["*"]))),
         ("system-node-high", "node-high", 400, Some("ByUser"), heartbeats),
         ("system-nodes", "system", 500, Some("ByUser"), everything(nodes())),
-        ("kube-controller-manager", "workload-high", 800, Some("ByNamespace"), everything(users(&managers[..1]))),
+        (
+            "kube-controller-manager",
+            "workload-high",
+            800,
+            Some("ByNamespace"),
+            everything(users(&managers[..1])),
+        ),
         ("kube-scheduler", "workload-high", 800, Some("ByNamespace"), everything(users(&managers[1..]))),
         (
             "kube-system-service-accounts",

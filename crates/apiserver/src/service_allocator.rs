@@ -135,6 +135,7 @@ impl ServiceAllocator {
         object.set(&["metadata", "name"], ip);
         object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string());
         object.set(&["metadata", "creationTimestamp"], timestamp(Timestamp::now()));
+        object.set(&["metadata", "generation"], 1);
         object.set(
             &["metadata", "labels"],
             json!({

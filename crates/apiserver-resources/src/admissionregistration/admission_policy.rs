@@ -94,9 +94,7 @@ fn validate_validating(object: &At, with_conditions: bool, errors: &mut FieldErr
         if value.text().trim().is_empty() {
             errors.push(value.required("valueExpression is not specified"));
         } else if value.text().trim().len() > MAX_AUDIT_EXPRESSION {
-            errors.push(
-                value.required(format!("must not exceed {MAX_AUDIT_EXPRESSION} bytes in length")),
-            );
+            errors.push(value.required(format!("must not exceed {MAX_AUDIT_EXPRESSION} bytes in length")));
         }
         if audits.items().take(i).any(|a| a.field("key").text() == key.text()) {
             errors.push(key.duplicate());
@@ -151,8 +149,7 @@ fn validate_param_kind(param: &At, errors: &mut FieldErrors) {
     if api_version.text().is_empty() {
         errors.push(api_version.required(""));
     } else if api_version.text().matches('/').count() > 1 {
-        errors
-            .push(api_version.invalid(format!("unexpected GroupVersion string: {}", api_version.text())));
+        errors.push(api_version.invalid(format!("unexpected GroupVersion string: {}", api_version.text())));
     } else {
         let joined = |text: &str, problems: Vec<String>, errors: &mut FieldErrors| {
             if !problems.is_empty() {
@@ -173,10 +170,12 @@ fn validate_param_kind(param: &At, errors: &mut FieldErrors) {
     } else {
         let problems = names::dns1035_label(&kind.text().to_lowercase());
         if !problems.is_empty() {
-            errors.push(kind.invalid(format!(
-                "may have mixed case, but should otherwise match: {}",
-                problems.join(",")
-            )));
+            errors.push(
+                kind.invalid(format!(
+                    "may have mixed case, but should otherwise match: {}",
+                    problems.join(",")
+                )),
+            );
         }
     }
 }

@@ -8,8 +8,25 @@ const MAX_CONDITIONS: usize = 64;
 
 /// Words that CEL keeps for itself.
 const RESERVED: [&str; 19] = [
-    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let",
-    "loop", "namespace", "null", "package", "return", "true", "var",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
 ];
 
 /// Checks the conditions under which something is called.

@@ -83,8 +83,7 @@ fn validate_resources(resources: &At, errors: &mut FieldErrors) {
     }
     if resources.lists("*") && plain {
         errors.push(
-            resources
-                .invalid("if '*' is present, must not specify other resources without subresources"),
+            resources.invalid("if '*' is present, must not specify other resources without subresources"),
         );
     }
 }

@@ -201,9 +201,7 @@ fn validate_url(url: &At, errors: &mut FieldErrors) {
     let rest_of = |from: &str| from.find(['/', '?', '#']).unwrap_or(from.len());
     let (authority, tail) = rest.split_at(rest_of(rest));
     if scheme != "https" {
-        errors.push(
-            url.invalid_as(scheme, format!("'https' is the only allowed URL scheme{FORM}")),
-        );
+        errors.push(url.invalid_as(scheme, format!("'https' is the only allowed URL scheme{FORM}")));
     }
     let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
     if host.is_empty() || scheme.is_empty() {

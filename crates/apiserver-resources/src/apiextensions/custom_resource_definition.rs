@@ -136,10 +136,12 @@ fn validate_names(declared: &At, errors: &mut FieldErrors) {
         }
         let problems = names::dns1035_label(&at.text().to_lowercase());
         if !problems.is_empty() {
-            errors.push(at.invalid(format!(
-                "may have mixed case, but should otherwise match: {}",
-                problems.join(",")
-            )));
+            errors.push(
+                at.invalid(format!(
+                    "may have mixed case, but should otherwise match: {}",
+                    problems.join(",")
+                )),
+            );
         }
     }
     for list in ["shortNames", "categories"] {
@@ -166,9 +168,9 @@ fn validate_approval(object: &At, group: &str, errors: &mut FieldErrors) {
     let approval = object.fields(&["metadata", "annotations"]).key(APPROVAL);
     let see = "see https://github.com/kubernetes/enhancements/pull/1111";
     if !approval.exists() || approval.text().is_empty() {
-        errors.push(approval.required(format!(
-            "protected groups must have approval annotation {APPROVAL:?}, {see}"
-        )));
+        errors.push(
+            approval.required(format!("protected groups must have approval annotation {APPROVAL:?}, {see}")),
+        );
     } else if !approval.text().starts_with("unapproved") && !approval.text().contains("://") {
         errors.push(approval.invalid(format!(
             "protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \"unapproved\", {see}"

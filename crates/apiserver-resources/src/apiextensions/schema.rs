@@ -40,10 +40,8 @@ const MAX_DEPTH: usize = 100;
 pub(super) fn validate(schema: &At, errors: &mut FieldErrors) {
     validate_at(schema, Level::Root, 0, errors);
     let metadata = schema.field("properties").key("metadata");
-    let only_names = metadata
-        .field("properties")
-        .entries()
-        .all(|(name, _)| matches!(name, "name" | "generateName"));
+    let only_names =
+        metadata.field("properties").entries().all(|(name, _)| matches!(name, "name" | "generateName"));
     let says_more = ["additionalProperties", "items", "allOf", "anyOf", "oneOf", "not", "required"]
         .iter()
         .any(|field| metadata.field(field).exists());
@@ -68,9 +66,11 @@ fn validate_at(schema: &At, level: Level, depth: usize, errors: &mut FieldErrors
         }
     }
     if flag(schema, "uniqueItems") {
-        errors.push(schema.field("uniqueItems").forbidden(
-            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
-        ));
+        errors.push(
+            schema.field("uniqueItems").forbidden(
+                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+            ),
+        );
     }
     validate_object(schema, depth, errors);
     validate_list(schema, errors);
@@ -119,10 +119,7 @@ fn validate_type(schema: &At, level: Level, errors: &mut FieldErrors) {
     }
     if flag(schema, "x-kubernetes-embedded-resource") {
         if ty.text() != "object" {
-            errors.push(ty.invalid_as(
-                ty.text(),
-                "must be object if x-kubernetes-embedded-resource is true",
-            ));
+            errors.push(ty.invalid_as(ty.text(), "must be object if x-kubernetes-embedded-resource is true"));
         }
         if !flag(schema, "x-kubernetes-preserve-unknown-fields") && schema.field("properties").is_empty() {
             errors.push(schema.field("properties").required("must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields"));
@@ -186,10 +183,12 @@ fn validate_list(schema: &At, errors: &mut FieldErrors) {
     let items = schema.field("items");
     let item_type = items.field("type");
     if item_type.text() != "object" {
-        errors.push(item_type.invalid_as(
-            item_type.text(),
-            "must be object if parent array's x-kubernetes-list-type is map",
-        ));
+        errors.push(
+            item_type.invalid_as(
+                item_type.text(),
+                "must be object if parent array's x-kubernetes-list-type is map",
+            ),
+        );
     }
     let (properties, required) = (items.field("properties"), items.field("required"));
     for (i, key) in keys.items().enumerate() {

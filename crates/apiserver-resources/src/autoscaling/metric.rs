@@ -58,12 +58,10 @@ fn validate_source(field: &str, source: &At, errors: &mut FieldErrors) {
             validate_identifier(&source.field("metric"), errors);
             validate_target(&target, errors);
             match (value.exists(), average.exists()) {
-                (false, false) => errors.push(
-                    average.required("must set either a target value for metric or a per-pod target"),
-                ),
-                (true, true) => errors.push(
-                    value.forbidden("may not set both a target value for metric and a per-pod target"),
-                ),
+                (false, false) => errors
+                    .push(average.required("must set either a target value for metric or a per-pod target")),
+                (true, true) => errors
+                    .push(value.forbidden("may not set both a target value for metric and a per-pod target")),
                 _ => {}
             }
         }
@@ -85,12 +83,10 @@ fn validate_source(field: &str, source: &At, errors: &mut FieldErrors) {
             validate_target(&target, errors);
             let utilization = target.field("averageUtilization");
             match (utilization.exists(), average.exists()) {
-                (false, false) => errors.push(
-                    utilization.required("must set either a target raw value or a target utilization"),
-                ),
-                (true, true) => errors.push(
-                    average.forbidden("may not set both a target raw value and a target utilization"),
-                ),
+                (false, false) => errors
+                    .push(utilization.required("must set either a target raw value or a target utilization")),
+                (true, true) => errors
+                    .push(average.forbidden("may not set both a target raw value and a target utilization")),
                 _ => {}
             }
         }

@@ -90,9 +90,7 @@ pub(crate) fn to_stored(object: &mut Object) {
             metrics.into_iter().flatten().map(|m| each_source(&m, gather_target)).collect();
         if let Some(percent) = spec.remove(TARGET_CPU).filter(Value::is_number) {
             let target = serde_json::json!({"type": "Utilization", "averageUtilization": percent});
-            all.push(
-                serde_json::json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}),
-            );
+            all.push(serde_json::json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
         }
         if !all.is_empty() {
             spec.insert("metrics".into(), all.into());
@@ -102,7 +100,8 @@ pub(crate) fn to_stored(object: &mut Object) {
         }
     }
     let has_notes = current.is_some() || conditions.is_some();
-    let status = if has_notes { Some(ensure(&mut object.0, "status")) } else { child(&mut object.0, "status") };
+    let status =
+        if has_notes { Some(ensure(&mut object.0, "status")) } else { child(&mut object.0, "status") };
     let Some(status) = status else { return };
     let percent = status.remove(CURRENT_CPU).filter(Value::is_number);
     match (current, percent) {
@@ -112,10 +111,8 @@ pub(crate) fn to_stored(object: &mut Object) {
         }
         (None, Some(percent)) => {
             let cpu = serde_json::json!({"name": "cpu", "current": {"averageUtilization": percent}});
-            status.insert(
-                "currentMetrics".into(),
-                serde_json::json!([{"type": "Resource", "resource": cpu}]),
-            );
+            status
+                .insert("currentMetrics".into(), serde_json::json!([{"type": "Resource", "resource": cpu}]));
         }
         (None, None) => {}
     }

@@ -66,7 +66,10 @@ mod tests {
             ("a", "cannot convert string to integer for index: \"a\""),
             ("3-3", "non-increasing order, previous: 3, current: 3"),
             ("3,2", "non-increasing order, previous: 3, current: 2"),
-            ("1-2-3", "the fragment \"1-2-3\" violates the requirement that an index interval can have at most two parts separated by '-'"),
+            (
+                "1-2-3",
+                "the fragment \"1-2-3\" violates the requirement that an index interval can have at most two parts separated by '-'",
+            ),
         ] {
             assert_eq!(parse(text, 8), Err(why.to_owned()));
         }

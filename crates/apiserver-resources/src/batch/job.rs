@@ -150,8 +150,10 @@ fn validate_generated(object: &At, errors: &mut FieldErrors) {
         }
     }
     let selector = spec.field("selector");
-    let generated: Map<String, Value> =
-        expected.iter().map(|(key, field)| ((*key).to_owned(), metadata.field(field).text().into())).collect();
+    let generated: Map<String, Value> = expected
+        .iter()
+        .map(|(key, field)| ((*key).to_owned(), metadata.field(field).text().into()))
+        .collect();
     if selector.exists() && !checks::selector_matches_map(&selector, &generated) {
         errors.push(selector.invalid("`selector` not auto-generated"));
     }
@@ -263,9 +265,8 @@ fn validate_indexed(spec: &At, errors: &mut FieldErrors) {
         return;
     }
     if !failed.exists() {
-        errors.push(
-            failed.required(format!("must be specified when completions is above {MANY_COMPLETIONS}")),
-        );
+        errors
+            .push(failed.required(format!("must be specified when completions is above {MANY_COMPLETIONS}")));
     }
     for (at, most) in [(&parallelism, MAX_PARALLEL_OF_MANY), (&failed, MAX_FAILED_OF_MANY)] {
         if at.number() > most {

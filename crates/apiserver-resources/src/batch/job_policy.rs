@@ -53,10 +53,8 @@ pub(super) fn validate_failure(spec: &At, errors: &mut FieldErrors) {
             required_one_of(&pattern.field("status"), &["False", "True", "Unknown"], errors);
         }
         match (codes.exists(), !conditions.is_empty()) {
-            (false, false) => errors.push(without_value(
-                &rule,
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            )),
+            (false, false) => errors
+                .push(without_value(&rule, "specifying one of OnExitCodes and OnPodConditions is required")),
             (true, true) => errors.push(without_value(
                 &rule,
                 "specifying both OnExitCodes and OnPodConditions is not supported",
@@ -74,7 +72,8 @@ fn validate_exit_codes(codes: &At, containers: &[&str], errors: &mut FieldErrors
         errors.push(name.invalid("must be one of the container or initContainer names in the pod template"));
     }
     if values.is_empty() {
-        errors.push(values.invalid_as(serde_json::Value::Array(Vec::new()), "at least one value is required"));
+        errors
+            .push(values.invalid_as(serde_json::Value::Array(Vec::new()), "at least one value is required"));
     } else if values.len() > MAX_VALUES {
         errors.push(values.too_many(MAX_VALUES));
     }
@@ -97,7 +96,8 @@ fn validate_exit_codes(codes: &At, containers: &[&str], errors: &mut FieldErrors
 pub(super) fn validate_success(spec: &At, errors: &mut FieldErrors) {
     let rules = spec.field("successPolicy").field("rules");
     if rules.is_empty() {
-        errors.push(rules.required("at least one rules must be specified when the successPolicy is specified"));
+        errors
+            .push(rules.required("at least one rules must be specified when the successPolicy is specified"));
     }
     if rules.len() > MAX_RULES {
         errors.push(rules.too_many(MAX_RULES));
@@ -106,7 +106,8 @@ pub(super) fn validate_success(spec: &At, errors: &mut FieldErrors) {
     for rule in rules.items() {
         let (count, indexes) = (rule.field("succeededCount"), rule.field("succeededIndexes"));
         if !count.exists() && !indexes.exists() {
-            errors.push(rule.required("at least one of succeededCount or succeededIndexes must be specified"));
+            errors
+                .push(rule.required("at least one of succeededCount or succeededIndexes must be specified"));
         }
         let mut total = 0;
         if indexes.exists() {

@@ -85,10 +85,7 @@ fn validate_conditions(new: &At, old: &At, errors: &mut FieldErrors) {
         "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True",
     );
     for ty in ["Failed", "Complete", "FailureTarget"] {
-        check(
-            holds(old, ty) && !holds(new, ty),
-            &format!("cannot disable the terminal {ty}=True condition"),
-        );
+        check(holds(old, ty) && !holds(new, ty), &format!("cannot disable the terminal {ty}=True condition"));
     }
     let was_met = holds(old, "SuccessCriteriaMet");
     check(was_met && !met, "cannot disable the SuccessCriteriaMet=True condition");
@@ -129,8 +126,7 @@ fn validate_finished(new: &At, old: &At, errors: &mut FieldErrors) {
             errors.push(active.invalid("active>0 is invalid for finished job"));
         }
         let spec = new.field("spec");
-        let never_ran =
-            spec.field("suspend").is_true() && spec.field("completions").int() == Some(0);
+        let never_ran = spec.field("suspend").is_true() && spec.field("completions").int() == Some(0);
         if !start.exists() && counts(&["startTime"]) && !never_ran {
             errors.push(start.required("startTime is required for finished job"));
         }
@@ -162,7 +158,10 @@ fn validate_indexes(new: &At, old: &At, errors: &mut FieldErrors) {
         if done_changed && let Err(why) = read(&done) {
             errors.push(done.invalid(format!("error parsing completedIndexes: {why}")));
         }
-        if failed_changed && per_index && let Err(why) = read(&failed) {
+        if failed_changed
+            && per_index
+            && let Err(why) = read(&failed)
+        {
             errors.push(failed.invalid(format!("error parsing failedIndexes: {why}")));
         }
     }
@@ -177,9 +176,7 @@ fn validate_indexes(new: &At, old: &At, errors: &mut FieldErrors) {
         && let (Ok(done), Ok(bad)) = (read(&done), read(&failed))
         && let Some(index) = index_set::overlap(&done, &bad)
     {
-        errors.push(
-            failed.invalid(format!("failedIndexes and completedIndexes overlap at index: {index}")),
-        );
+        errors.push(failed.invalid(format!("failedIndexes and completedIndexes overlap at index: {index}")));
     }
 }
 
@@ -206,11 +203,7 @@ fn validate_steps(new: &At, old: &At, errors: &mut FieldErrors) {
     let (start, started) = (status.field("startTime"), before.field("startTime"));
     let suspended = |job: &At| holds(job, "Suspended");
     let resumes = suspended(old) && !suspended(new);
-    if started.exists()
-        && start.text() != started.text()
-        && !spec.field("suspend").is_true()
-        && !resumes
-    {
+    if started.exists() && start.text() != started.text() && !spec.field("suspend").is_true() && !resumes {
         errors.push(start.required("startTime cannot be removed for unsuspended job"));
     }
 }

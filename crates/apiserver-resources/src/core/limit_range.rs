@@ -92,10 +92,12 @@ fn check_ratio(limit: &At, errors: &mut FieldErrors) {
             && value.as_f64() > max / min
         {
             let most = max / min;
-            errors.push(ratio.invalid_as(
-                value.to_string(),
-                format!("ratio {value} is greater than max/min = {most:.6}"),
-            ));
+            errors.push(
+                ratio.invalid_as(
+                    value.to_string(),
+                    format!("ratio {value} is greater than max/min = {most:.6}"),
+                ),
+            );
         }
     }
 }

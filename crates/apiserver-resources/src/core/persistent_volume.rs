@@ -109,12 +109,12 @@ impl Rules for PersistentVolume {
         let (affinity, was) = (spec.field("nodeAffinity"), before.field("nodeAffinity"));
         if was.exists() && !same(affinity.get(), was.get()) {
             let shown = affinity.get().cloned().unwrap_or(Value::Null);
-            errors.push(affinity.invalid_as(
-                shown,
-                "field is immutable, except for updating from beta label to GA",
-            ));
+            errors.push(
+                affinity.invalid_as(shown, "field is immutable, except for updating from beta label to GA"),
+            );
         }
-        let (class, was) = (spec.field("volumeAttributesClassName"), before.field("volumeAttributesClassName"));
+        let (class, was) =
+            (spec.field("volumeAttributesClassName"), before.field("volumeAttributesClassName"));
         if was.exists() && !class.exists() {
             errors.push(class.forbidden("update from non-nil value to nil is forbidden"));
         }
@@ -136,7 +136,9 @@ pub(crate) fn class_warnings(object: &Object) -> Vec<String> {
     let old = |key: &&str| object.annotation(key).is_some();
     let keys = ["volume.beta.kubernetes.io/storage-class"];
     let text = |key: &str| {
-        format!("metadata.annotations[{key}]: deprecated since v1.8; use \"storageClassName\" attribute instead")
+        format!(
+            "metadata.annotations[{key}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
+        )
     };
     keys.iter().filter(|key| old(key)).map(|key| text(key)).collect()
 }
@@ -188,7 +190,8 @@ fn validate_spec(spec: &At, errors: &mut FieldErrors) {
             checks::text_rule(&class, names::dns1123_subdomain, errors);
         }
         if !spec.field("csi").exists() {
-            errors.push(spec.field("csi").required("has to be specified when using volumeAttributesClassName"));
+            errors
+                .push(spec.field("csi").required("has to be specified when using volumeAttributesClassName"));
         }
     }
 }

@@ -150,9 +150,8 @@ pub(crate) fn validate_requirements(at: &At, claims: &[&str], errors: &mut Field
             _ => {}
         }
     }
-    let whole = |prefix: &str| {
-        limits.entries().chain(requests.entries()).any(|(name, _)| name.starts_with(prefix))
-    };
+    let whole =
+        |prefix: &str| limits.entries().chain(requests.entries()).any(|(name, _)| name.starts_with(prefix));
     if whole("hugepages-") && !whole("cpu") && !whole("memory") {
         errors.push(at.forbidden("HugePages require cpu or memory"));
     }

@@ -43,9 +43,11 @@ fn is_standard(name: &str) -> bool {
 fn resources_of(scope: &str) -> Option<&'static [&'static str]> {
     match scope {
         "BestEffort" => Some(&OF_PODS[..1]),
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
-            Some(&OF_PODS)
-        }
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => Some(&OF_PODS),
         "VolumeAttributesClass" => Some(&OF_CLAIMS),
         _ => None,
     }

@@ -110,10 +110,9 @@ fn validate_endpoints(endpoints: &At, ty: &str, errors: &mut FieldErrors) {
 
 /// Which zones and nodes an endpoint is for.
 fn validate_hints(hints: &At, errors: &mut FieldErrors) {
-    for (field, rule) in [
-        ("forZones", names::label_value as fn(&str) -> Vec<String>),
-        ("forNodes", names::dns1123_subdomain),
-    ] {
+    for (field, rule) in
+        [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)]
+    {
         let list = hints.field(field);
         if list.len() > MAX_HINTS {
             errors.push(list.too_many(MAX_HINTS));

@@ -157,7 +157,8 @@ fn validate_verbs(verbs: &At, errors: &mut FieldErrors) {
 
 fn validate_resource_rule(rule: &At, errors: &mut FieldErrors) {
     validate_verbs(&rule.field("verbs"), errors);
-    for (field, one, many) in [("apiGroups", "api group", "api groups"), ("resources", "resource", "resources")]
+    for (field, one, many) in
+        [("apiGroups", "api group", "api groups"), ("resources", "resource", "resources")]
     {
         let list = rule.field(field);
         if list.is_empty() {
@@ -167,17 +168,20 @@ fn validate_resource_rule(rule: &At, errors: &mut FieldErrors) {
     }
     let namespaces = rule.field("namespaces");
     if namespaces.is_empty() && !rule.field("clusterScope").is_true() {
-        errors.push(namespaces.required(
-            "resource rules that are not cluster scoped must supply at least one namespace",
-        ));
+        errors.push(
+            namespaces
+                .required("resource rules that are not cluster scoped must supply at least one namespace"),
+        );
     } else if namespaces.lists("*") {
         validate_alone(&namespaces, "namespaces", errors);
     } else {
         for namespace in namespaces.items() {
             for problem in names::dns1123_label(namespace.text()) {
-                errors.push(namespace.invalid(format!(
-                    "each member of this list must be '*' or a DNS-1123 label; {problem}"
-                )));
+                errors.push(
+                    namespace.invalid(format!(
+                        "each member of this list must be '*' or a DNS-1123 label; {problem}"
+                    )),
+                );
             }
         }
     }

@@ -59,7 +59,9 @@ impl Rules for ServiceCidr {
         if let [a, b] = families[..]
             && a == b
         {
-            errors.push(cidrs.invalid("may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"));
+            errors.push(cidrs.invalid(
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+            ));
         }
     }
 

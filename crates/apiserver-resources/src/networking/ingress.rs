@@ -89,9 +89,7 @@ impl Rules for Ingress {
 fn validate_spec(spec: &At, known: &Known, errors: &mut FieldErrors) {
     let (rules, backend) = (spec.field("rules"), spec.field("defaultBackend"));
     if rules.is_empty() && !backend.exists() {
-        errors.push(
-            spec.invalid_as(Value::Null, "either `defaultBackend` or `rules` must be specified"),
-        );
+        errors.push(spec.invalid_as(Value::Null, "either `defaultBackend` or `rules` must be specified"));
     }
     if backend.exists() {
         validate_backend(&backend, errors);

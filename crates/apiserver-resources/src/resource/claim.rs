@@ -151,8 +151,9 @@ fn validate_request(request: &At, errors: &mut FieldErrors) {
     let problem = "exactly one of `exactly` or `firstAvailable` is required";
     match (exactly.exists(), !alternatives.is_empty()) {
         (false, false) => errors.push(request.required(problem)),
-        (true, true) => errors
-            .push(request.invalid_as(Value::Null, format!("{problem}, but multiple fields are set"))),
+        (true, true) => {
+            errors.push(request.invalid_as(Value::Null, format!("{problem}, but multiple fields are set")))
+        }
         (true, false) => validate_devices(&exactly, errors),
         (false, true) => parts::set(
             &alternatives,

@@ -49,7 +49,9 @@ pub(crate) fn validate(new: &At, old: &At, errors: &mut FieldErrors) {
     }
     match (allocation.exists(), allocated.exists()) {
         (true, true) => checks::immutable(&allocation, &allocated, errors),
-        (true, false) => validate_allocation(&allocation, &Requests::of(&new.fields(&["spec", "devices"])), errors),
+        (true, false) => {
+            validate_allocation(&allocation, &Requests::of(&new.fields(&["spec", "devices"])), errors)
+        }
         _ => {}
     }
 }
@@ -96,7 +98,9 @@ fn validate_device(device: &At, allocated: &[Value], errors: &mut FieldErrors) {
     let interface = |ip: &At, errors: &mut FieldErrors| {
         let net = ip.text().parse::<ipnet::IpNet>();
         if !net.is_ok_and(|net| net.to_string() == ip.text()) {
-            errors.push(ip.invalid("must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"));
+            errors.push(
+                ip.invalid("must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"),
+            );
         }
     };
     parts::set(&network.field("ips"), MAX_IPS, errors, interface, parts::by_text);

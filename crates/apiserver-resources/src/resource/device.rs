@@ -33,23 +33,20 @@ pub(crate) fn validate(device: &At, old: Option<&At>, per_device: bool, errors: 
             format!("the total number of attributes and capacities must not exceed {MAX_ITEMS}"),
         ));
     }
-    let values: usize = attributes
-        .entries()
-        .map(|(_, a)| LISTS.iter().map(|l| a.field(l).len()).sum::<usize>().max(1))
-        .sum();
+    let values: usize =
+        attributes.entries().map(|(_, a)| LISTS.iter().map(|l| a.field(l).len()).sum::<usize>().max(1)).sum();
     if values > MAX_VALUES {
-        errors.push(
-            device
-                .invalid_as(values, format!("the total number of attribute values must not exceed {MAX_VALUES}")),
-        );
+        errors.push(device.invalid_as(
+            values,
+            format!("the total number of attribute values must not exceed {MAX_VALUES}"),
+        ));
     }
     for (name, attribute) in attributes.entries() {
         parts::qualified(&attributes.path(), name, errors);
         validate_attribute(&attribute, errors);
     }
-    let unchanged = |field: &'static str| {
-        old.is_some_and(|old| same(old.field(field).get(), device.field(field).get()))
-    };
+    let unchanged =
+        |field: &'static str| old.is_some_and(|old| same(old.field(field).get(), device.field(field).get()));
     if !unchanged("capacity") {
         let shared = device.field("allowMultipleAllocations").is_true();
         for (name, amount) in capacity.entries() {
@@ -199,7 +196,9 @@ fn validate_values(values: &At, default: &Quantity, most: &Quantity, errors: &mu
         values.items().filter_map(|v| resource_list::quantity(&v).map(|q| (v, q))).collect();
     for pair in amounts.windows(2) {
         if pair[0].1 > pair[1].1 {
-            errors.push(pair[1].0.invalid_as(pair[1].1.to_string(), "values must be sorted in ascending order"));
+            errors.push(
+                pair[1].0.invalid_as(pair[1].1.to_string(), "values must be sorted in ascending order"),
+            );
         }
     }
     let option = |at: &At, errors: &mut FieldErrors| {
@@ -212,10 +211,10 @@ fn validate_values(values: &At, default: &Quantity, most: &Quantity, errors: &mu
     let key = |at: &At| resource_list::quantity(at).map(|q| q.value()).unwrap_or_default().into();
     parts::set(values, MAX_OPTIONS, errors, option, key);
     if !amounts.iter().any(|(_, value)| value == default) {
-        errors.push(values.invalid_as(
-            default.to_string(),
-            "default value is not valid according to the requestPolicy",
-        ));
+        errors.push(
+            values
+                .invalid_as(default.to_string(), "default value is not valid according to the requestPolicy"),
+        );
     }
 }
 
@@ -243,7 +242,8 @@ fn validate_range(range: &At, default: &Quantity, most: &Quantity, errors: &mut 
             errors.push(max.invalid_as(low.to_string(), format!("min is larger than max: {high}")));
         }
         if high > most {
-            errors.push(max.invalid_as(high.to_string(), format!("max is larger than capacity value: {most}")));
+            errors
+                .push(max.invalid_as(high.to_string(), format!("max is larger than capacity value: {most}")));
         }
         if default > high {
             errors.push(of_default(format!("default is more than max: {high}")));
@@ -256,13 +256,13 @@ fn validate_range(range: &At, default: &Quantity, most: &Quantity, errors: &mut 
     }
     let one = low.add(&by);
     if one > *most {
-        errors.push(step.invalid_as(
-            by.to_string(),
-            format!("one step {one} is larger than capacity value: {most}"),
-        ));
+        errors.push(
+            step.invalid_as(by.to_string(), format!("one step {one} is larger than capacity value: {most}")),
+        );
     }
     for value in [Some(default), high.as_ref()].into_iter().flatten() {
-        let (from, step_of) = (i128::from(value.milli_value()) - i128::from(low.milli_value()), by.milli_value());
+        let (from, step_of) =
+            (i128::from(value.milli_value()) - i128::from(low.milli_value()), by.milli_value());
         if step_of != 0 && from % i128::from(step_of) != 0 {
             errors.push(step.invalid_as(
                 value.to_string(),

@@ -233,16 +233,17 @@ pub(crate) fn binding_conditions(at: &At, errors: &mut FieldErrors) {
     }
     match (good.is_empty(), bad.is_empty()) {
         (true, false) => {
-            errors.push(good.invalid_as(
-                Value::Null,
-                "bindingConditions are required to use bindingFailureConditions",
-            ));
+            errors.push(
+                good.invalid_as(
+                    Value::Null,
+                    "bindingConditions are required to use bindingFailureConditions",
+                ),
+            );
         }
         (false, true) => {
-            errors.push(bad.invalid_as(
-                Value::Null,
-                "bindingFailureConditions are required to use bindingConditions",
-            ));
+            errors.push(
+                bad.invalid_as(Value::Null, "bindingFailureConditions are required to use bindingConditions"),
+            );
         }
         _ => {}
     }

@@ -127,7 +127,8 @@ fn validate_nodes(spec: &At, errors: &mut FieldErrors) {
         (each.is_true(), "`perDeviceNodeSelection`"),
     ];
     let used: Vec<&str> = ways.iter().filter(|(used, _)| *used).map(|(_, name)| *name).collect();
-    let problem = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    let problem =
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
     match used.len() {
         0 => errors.push(spec.required(problem)),
         1 => {}

@@ -125,8 +125,9 @@ fn validate_certificate(certificate: &At, errors: &mut FieldErrors) {
         }
     }
     if used == 0 {
-        errors.push(certificate.required(
-            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
-        ));
+        errors.push(
+            certificate
+                .required("specify at least one of credentialBundlePath, keyPath, and certificateChainPath"),
+        );
     }
 }

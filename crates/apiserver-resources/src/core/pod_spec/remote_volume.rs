@@ -45,10 +45,9 @@ pub(crate) fn validate(name: &str, source: &At, errors: &mut FieldErrors) {
             (true, true) => {
                 errors.push(source.required("one of datasetName and datasetUUID is required"));
             }
-            (false, false) => errors.push(source.invalid_as(
-                "resource",
-                "can not specify datasetName and datasetUUID simultaneously",
-            )),
+            (false, false) => errors.push(
+                source.invalid_as("resource", "can not specify datasetName and datasetUUID simultaneously"),
+            ),
             _ => {}
         },
         "iscsi" => validate_iscsi(source, errors),
@@ -60,11 +59,7 @@ pub(crate) fn validate(name: &str, source: &At, errors: &mut FieldErrors) {
         }
         "quobyte" => validate_quobyte(source, errors),
         "storageos" => {
-            checks::optional_text(
-                &source.field("volumeName"),
-                machinery::names::dns1123_label,
-                errors,
-            );
+            checks::optional_text(&source.field("volumeName"), machinery::names::dns1123_label, errors);
         }
         _ => {}
     }
@@ -143,8 +138,7 @@ fn validate_quobyte(source: &At, errors: &mut FieldErrors) {
     if registry.text().is_empty() {
         errors.push(registry.required("must be a host:port pair or multiple pairs separated by commas"));
     } else if !registry.text().split(',').all(|pair| pair.contains(':')) {
-        errors
-            .push(registry.invalid("must be a host:port pair or multiple pairs separated by commas"));
+        errors.push(registry.invalid("must be a host:port pair or multiple pairs separated by commas"));
     }
     checks::required(&volume, errors);
 }

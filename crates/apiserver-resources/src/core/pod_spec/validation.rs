@@ -106,9 +106,8 @@ fn validate_resource_claims(claims: &At, errors: &mut FieldErrors) {
             (true, true) => errors.push(claim.invalid(
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             )),
-            (false, false) => errors.push(
-                claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
-            ),
+            (false, false) => errors
+                .push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")),
             _ => {}
         }
         for reference in [&own, &template] {

@@ -130,7 +130,12 @@ pub(super) fn validate_file_path(at: &At, errors: &mut FieldErrors) {
 }
 
 /// Checks the files of a secret or a config map.
-pub(super) fn validate_key_files(source: &At, name: &'static str, whole_volume: bool, errors: &mut FieldErrors) {
+pub(super) fn validate_key_files(
+    source: &At,
+    name: &'static str,
+    whole_volume: bool,
+    errors: &mut FieldErrors,
+) {
     checks::required(&source.field(name), errors);
     if whole_volume {
         validate_mode(&source.field("defaultMode"), errors);
