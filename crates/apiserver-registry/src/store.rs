@@ -368,7 +368,9 @@ impl Store {
             let old = self.stored(&found)?;
             let mut new = change(&old.object)?;
             let asked = new.resource_version().to_owned();
-            if asked.is_empty() && !strategy.allows_unconditional_update() {
+            // What is made from the stored object, as a patch is, is about its revision anyway.
+            let unconditional = asked.is_empty() && when_absent.is_some();
+            if unconditional && !strategy.allows_unconditional_update() {
                 let path = machinery::FieldPath::new("metadata").child("resourceVersion");
                 let errors = [machinery::FieldError::invalid(&path, 0, "must be specified for an update")];
                 return Err(StatusError::invalid(&self.gvk, write.name, &errors));
