@@ -266,7 +266,7 @@ pub fn invalid_list_options(errors: &[machinery::FieldError]) -> StatusError {
 pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection> {
     let labels = LabelSelector::parse(query.get("labelSelector"))
         .map_err(|e| StatusError::bad_request(format!("unable to parse requirement: {e}")))?;
-    let mut fields = FieldSelector::parse(query.get("fieldSelector")).map_err(StatusError::bad_request)?;
+    let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(StatusError::bad_request)?;
     let strategy = apiserver_resources::strategy_for(&context.kind.group, &context.kind.plural, "");
     let of_kind = strategy.selectable_fields(&Object::default());
     let mut supported: Vec<&str> = of_kind.iter().map(|(name, _)| *name).collect();
@@ -282,8 +282,8 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
             )));
         }
     }
-    fields
-        .rename(|field| apiserver_resources::stored_field(&context.kind.group, &context.kind.plural, field));
+    let (group, plural) = (&context.kind.group, &context.kind.plural);
+    let fields = fields.renamed(|field| apiserver_resources::stored_field(group, plural, field));
     Ok(Selection { labels, fields })
 }
 

@@ -368,13 +368,6 @@ impl Store {
             let old = self.stored(&found)?;
             let mut new = change(&old.object)?;
             let asked = new.resource_version().to_owned();
-            // What is made from the stored object, as a patch is, is about its revision anyway.
-            let unconditional = asked.is_empty() && when_absent.is_some();
-            if unconditional && !strategy.allows_unconditional_update() {
-                let path = machinery::FieldPath::new("metadata").child("resourceVersion");
-                let errors = [machinery::FieldError::invalid(&path, 0, "must be specified for an update")];
-                return Err(StatusError::invalid(&self.gvk, write.name, &errors));
-            }
             if !asked.is_empty() && asked != old.object.resource_version() {
                 return Err(StatusError::stale(&self.gr, write.name));
             }
@@ -409,6 +402,17 @@ impl Store {
             }
         }
         Err(StatusError::stale(&self.gr, write.name))
+    }
+
+    /// Refuses a replacement that does not name the revision it is about, where the kind asks for that. A patch is
+    /// made from the stored object, so it is about that one anyway.
+    pub fn check_conditional(&self, write: &Write<'_>, new: &Object) -> StatusResult<()> {
+        if !new.resource_version().is_empty() || self.strategy_of(write).allows_unconditional_update() {
+            return Ok(());
+        }
+        let path = machinery::FieldPath::new("metadata").child("resourceVersion");
+        let errors = [machinery::FieldError::invalid(&path, 0, "must be specified for an update")];
+        Err(StatusError::invalid(&self.gvk, write.name, &errors))
     }
 
     fn before_update(&self, write: &Write<'_>, new: &mut Object, old: &Object) -> StatusResult<()> {

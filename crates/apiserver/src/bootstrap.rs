@@ -8,8 +8,6 @@ use machinery::request::UserInfo;
 use machinery::{Object, StatusError, StatusResult};
 use serde_json::{Value, json};
 
-use crate::flow_control;
-
 /// Where the API server itself can be reached.
 #[derive(Debug, Clone)]
 pub struct Advertised {
@@ -152,19 +150,6 @@ impl<'a> Bootstrap<'a> {
         Ok(())
     }
 
-    /// Flow schemas and priority levels.
-    pub async fn flow_control(&self) -> StatusResult<()> {
-        for (plural, wanted) in [
-            ("prioritylevelconfigurations", flow_control::priority_levels()),
-            ("flowschemas", flow_control::flow_schemas()),
-        ] {
-            let store = self.store("flowcontrol.apiserver.k8s.io", plural)?;
-            let ensured = wanted.iter().map(|object| self.ensure(store, object));
-            futures::future::try_join_all(ensured).await?;
-        }
-        Ok(())
-    }
-
     /// The `kubernetes` Service with its endpoints, and the service CIDR.
     pub async fn kubernetes_service(&self, at: &Advertised) -> StatusResult<()> {
         let cidr = json!({
@@ -223,6 +208,19 @@ impl<'a> Bootstrap<'a> {
         });
         let slices = self.store("discovery.k8s.io", "endpointslices")?;
         self.enforce(slices, &object(slice), &[&["endpoints"], &["ports"]]).await
+    }
+
+    /// Flow schemas and priority levels.
+    pub async fn flow_control(&self) -> StatusResult<()> {
+        for (plural, wanted) in [
+            ("prioritylevelconfigurations", crate::flow_control::priority_levels()),
+            ("flowschemas", crate::flow_control::flow_schemas()),
+        ] {
+            let store = self.store("flowcontrol.apiserver.k8s.io", plural)?;
+            let ensured = wanted.iter().map(|object| self.ensure(store, object));
+            futures::future::try_join_all(ensured).await?;
+        }
+        Ok(())
     }
 
     async fn cidr_is_ready(&self, store: &Store, cidr: &Object) -> StatusResult<()> {

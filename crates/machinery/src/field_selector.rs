@@ -54,13 +54,15 @@ impl FieldSelector {
         &self.requirements
     }
 
-    /// Gives fields other names, where there are some.
-    pub fn rename<'a>(&mut self, name: impl Fn(&str) -> Option<&'a str>) {
+    /// The same with other names for fields, where there are some.
+    #[must_use]
+    pub fn renamed<'a>(mut self, name: impl Fn(&str) -> Option<&'a str>) -> Self {
         for requirement in &mut self.requirements {
             if let Some(name) = name(&requirement.field) {
                 requirement.field = name.to_owned();
             }
         }
+        self
     }
 
     /// Whether everything is selected.
