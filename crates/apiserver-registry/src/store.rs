@@ -226,7 +226,7 @@ impl Store {
 
     /// Creates an object. The name in it counts; `write.name` is empty.
     pub async fn create(&self, write: &Write<'_>, mut object: Object) -> StatusResult<Stored> {
-        let strategy = self.strategy_of(&Write { subresource: "", ..*write });
+        let strategy = self.strategy("");
         self.before_create(write, &mut object)?;
         strategy.fill_defaults(&mut object);
         let generated = object.name().is_empty();
@@ -239,7 +239,7 @@ impl Store {
         }
         self.mutate(write, Operation::Create, &mut object, None).await?;
         strategy.fill_defaults(&mut object);
-        let mut errors = strategy.admit_create(&mut object);
+        let mut errors = self.strategy_of(&Write { subresource: "", ..*write }).admit_create(&mut object);
         let name_rule = apiserver_resources::name_rule(&self.kind.group, &self.kind.plural);
         errors.splice(
             0..0,
@@ -353,7 +353,7 @@ impl Store {
         mut change: impl FnMut(&Object) -> StatusResult<Object> + Send,
         when_absent: Option<Object>,
     ) -> StatusResult<(Stored, bool)> {
-        let strategy = self.strategy_of(write);
+        let strategy = self.strategy(write.subresource);
         let key = self.key(write.namespace, write.name);
         for _ in 0..ATTEMPTS {
             let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
@@ -375,7 +375,7 @@ impl Store {
             strategy.fill_defaults(&mut new);
             self.mutate(write, Operation::Update, &mut new, Some(&old.object)).await?;
             strategy.fill_defaults(&mut new);
-            let mut errors = strategy.admit_update(&mut new, &old.object);
+            let mut errors = self.strategy_of(write).admit_update(&mut new, &old.object);
             errors.splice(0..0, apiserver_resources::validate_object_meta_update(&new, &old.object));
             if !errors.is_empty() {
                 return Err(StatusError::invalid(&self.gvk, write.name, &errors));
