@@ -22,7 +22,10 @@ async fn request(audit: &Arc<Audit>, info: &RequestInfo, user: &UserInfo, body: 
     let Some(mut record) = audit.begin(begin) else { return };
     record.stage(Stage::RequestReceived).await;
     record.annotate("authorization.k8s.io/decision", "allow");
-    record.annotate("authorization.k8s.io/reason", "RBAC: allowed by ClusterRoleBinding \"a\" of ClusterRole \"b\" to User \"c\"");
+    record.annotate(
+        "authorization.k8s.io/reason",
+        "RBAC: allowed by ClusterRoleBinding \"a\" of ClusterRole \"b\" to User \"c\"",
+    );
     if record.wants_request() {
         record.request_object(body);
     }
@@ -55,7 +58,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("RequestResponse", Mode::Blocking),
     ] {
         let policy = dir.join("policy.yaml");
-        let text = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{rules}, {{level: {level}}}]\n");
+        let text = format!(
+            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{rules}, {{level: {level}}}]\n"
+        );
         std::fs::write(&policy, text)?;
         let log = LogConfig {
             mode,
@@ -63,7 +68,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             max_backups: 1,
             ..LogConfig::new(dir.join("audit.log"))
         };
-        let Some(audit) = Audit::start(&Config { policy, log: Some(log), webhook: None }).await? else { continue };
+        let Some(audit) = Audit::start(&Config { policy, log: Some(log), webhook: None }).await? else {
+            continue;
+        };
         let began = Instant::now();
         for _ in 0..ROUNDS {
             request(&audit, &info, &user, body.as_bytes()).await;

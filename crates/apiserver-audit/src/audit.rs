@@ -119,8 +119,7 @@ impl Audit {
         let text = tokio::fs::read(&config.policy)
             .await
             .map_err(|source| AuditError::Read { path: path(), source })?;
-        let policy =
-            Policy::parse(&text).map_err(|source| AuditError::Policy { path: path(), source })?;
+        let policy = Policy::parse(&text).map_err(|source| AuditError::Policy { path: path(), source })?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut sinks = Vec::new();
         if let Some(log) = &config.log {

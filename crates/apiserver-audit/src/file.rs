@@ -75,7 +75,8 @@ impl RotatingFile {
 
     fn stem(&self) -> (String, String) {
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let extension = self.path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+        let extension =
+            self.path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
         (stem, extension)
     }
 
@@ -140,7 +141,9 @@ mod tests {
         let rotation = Rotation { max_bytes: 10, max_backups: 2, max_age: Duration::ZERO };
         let mut file = RotatingFile::open(&path, rotation).unwrap();
         fs::write(path.with_file_name("audit-notes.log"), "not ours").unwrap();
-        for line in ["one 678\n", "two 678\n", "three 8\n", "four 78\n", "a line that is longer than a file\n"] {
+        for line in
+            ["one 678\n", "two 678\n", "three 8\n", "four 78\n", "a line that is longer than a file\n"]
+        {
             file.write(line.as_bytes()).unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "a line that is longer than a file\n");

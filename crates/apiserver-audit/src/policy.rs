@@ -116,8 +116,8 @@ impl Policy {
             let why = format!("the file has {} bytes, at most {LARGEST} are read", bytes.len());
             return Err(PolicyError::Decode(why));
         }
-        let value: Value =
-            serde_saphyr::from_slice(bytes).map_err(|e| PolicyError::Decode(e.without_snippet().to_string()))?;
+        let value: Value = serde_saphyr::from_slice(bytes)
+            .map_err(|e| PolicyError::Decode(e.without_snippet().to_string()))?;
         let mut unknown: Vec<String> = Vec::new();
         let file: File = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()))
             .map_err(|e| PolicyError::Decode(e.to_string()))?;
@@ -270,7 +270,8 @@ fn validate(file: &File) -> FieldErrors {
             }
         }
         stages(&at.child("omitStages"), &rule.omit_stages, &mut errors);
-        if !rule.non_resource_urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
+        let about_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+        if !rule.non_resource_urls.is_empty() && about_resources {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             errors.push(FieldError::invalid(&path, json!(rule.non_resource_urls), why));
         }

@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn a_list_is_one_object() {
         let got = String::from_utf8(list(&[event("\"a\":1}"), event("\"a\":2}")])).unwrap();
-        let want = r#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":[{"a":1},{"a":2}]}"#;
+        let want =
+            r#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":[{"a":1},{"a":2}]}"#;
         assert_eq!(got, want);
     }
 

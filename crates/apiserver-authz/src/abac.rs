@@ -305,7 +305,10 @@ mod tests {
 
     #[test]
     fn a_users_rules_are_listed() {
-        let abac = Abac::parse(&versioned(r#"{"user":"bob","namespace":"*","resource":"pods","nonResourcePath":"/x","readonly":true}"#)).unwrap();
+        let abac = Abac::parse(&versioned(
+            r#"{"user":"bob","namespace":"*","resource":"pods","nonResourcePath":"/x","readonly":true}"#,
+        ))
+        .unwrap();
         let rules = abac.rules_for(&UserInfo::new("bob", &[]), "a");
         assert_eq!(rules.resource_rules[0].resources, ["pods"]);
         assert_eq!(rules.non_resource_rules[0].verbs, ["get", "list", "watch"]);

@@ -236,12 +236,12 @@ fn validate_provider<'a>(
     ];
     let given: Vec<&str> = given.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
     if given.is_empty() {
-        let why =
-            "provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity";
+        let why = "provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity";
         errors.push(FieldError::invalid(path, json!({}), why));
     }
     if given.len() > 1 {
-        let why = "more than one provider specified in a single element, should split into different list elements";
+        let why =
+            "more than one provider specified in a single element, should split into different list elements";
         errors.push(FieldError::invalid(path, given.join(", "), why));
     }
     if let Some(kms) = &provider.kms {
@@ -391,7 +391,8 @@ fn go_duration(text: &str) -> Option<Duration> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..end].parse().ok()?;
         rest = &rest[end..];
-        let units = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+        let units =
+            [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
         let (unit, seconds) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
         rest = &rest[unit.len()..];
         total += number * seconds;

@@ -49,7 +49,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], CipherError> {
 
 /// A cipher that needs nobody else.
 pub(crate) enum Cipher {
-    Cbc(Cbc),
+    Cbc(Box<Cbc>),
     Gcm(Gcm),
     Secretbox(Secretbox),
 }
@@ -155,7 +155,9 @@ fn open_keyed(name: &str, keys: &[Named], path: &str, data: &[u8]) -> Result<Ope
 /// trying: the same provider may be configured again with another key of the same name.
 pub(crate) async fn open(
     providers: &[Arc<Provider>],
-    path: &str, data: &[u8]) -> Result<Opened, TransformError> {
+    path: &str,
+    data: &[u8],
+) -> Result<Opened, TransformError> {
     let mut failed: Vec<String> = Vec::new();
     let mut unavailable = false;
     for (at, provider) in providers.iter().enumerate() {

@@ -37,7 +37,9 @@ pub enum LoadError {
     #[error("encryption provider configuration file {0:?} is empty")]
     Empty(PathBuf),
     /// It is no configuration.
-    #[error("error while parsing file: error decoding encryption provider configuration file {path:?}: {source}")]
+    #[error(
+        "error while parsing file: error decoding encryption provider configuration file {path:?}: {source}"
+    )]
     Config {
         /// The file.
         path: PathBuf,
@@ -124,8 +126,7 @@ impl Encryption {
             return Ok(());
         }
         let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let unwatchable =
-            |source: std::io::Error| LoadError::Watch { path: directory.to_owned(), source };
+        let unwatchable = |source: std::io::Error| LoadError::Watch { path: directory.to_owned(), source };
         // The directory, since files are replaced by renaming, and mounted ones by moving a link beside them.
         let inotify = Inotify::init().map_err(unwatchable)?;
         let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE | WatchMask::DELETE;
@@ -218,7 +219,7 @@ async fn build(config: &ProviderConfiguration) -> Result<Provider, LoadError> {
     if let Some(keys) = &config.aesgcm {
         keyed(keys, "k8s:enc:aesgcm:v1:", "AES", |key| Gcm::new(key).map(Cipher::Gcm))
     } else if let Some(keys) = &config.aescbc {
-        keyed(keys, "k8s:enc:aescbc:v1:", "AES", |key| Cbc::new(key).map(Cipher::Cbc))
+        keyed(keys, "k8s:enc:aescbc:v1:", "AES", |key| Cbc::new(key).map(Box::new).map(Cipher::Cbc))
     } else if let Some(keys) = &config.secretbox {
         keyed(keys, "k8s:enc:secretbox:v1:", "Secretbox", |key| Secretbox::new(key).map(Cipher::Secretbox))
     } else if let Some(kms) = &config.kms {

@@ -125,7 +125,8 @@ impl Server {
         info: &RequestInfo,
         request: Request<Body>,
     ) -> StatusResult<Request<Body>> {
-        let has_body = matches!(info.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
+        let has_body =
+            matches!(info.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
         if !has_body || !info.is_resource || !record.wants_request() {
             return Ok(request);
         }
@@ -282,10 +283,7 @@ mod tests {
     #[test]
     fn failed_attempts_are_named() {
         let mut headers = HeaderMap::new();
-        assert_eq!(
-            attempted(&headers, &Peer::default()),
-            "Authentication failed, no credentials provided"
-        );
+        assert_eq!(attempted(&headers, &Peer::default()), "Authentication failed, no credentials provided");
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer secret-token"));
         assert_eq!(attempted(&headers, &Peer::default()), "Authentication failed, attempted: bearer");
     }

@@ -65,13 +65,9 @@ fn a_rule_matches_what_it_says_and_no_more() {
     check("resources: [{group: '', resources: [pods], resourceNames: [web]}]", &get, true);
     check("resources: [{group: '', resources: [pods], resourceNames: [db]}]", &get, false);
     check("resources: [{group: apps}, {group: '', resources: [services, pods]}]", &get, true);
-    for (spec, expect) in [
-        ("/metrics", true),
-        ("'*'", true),
-        ("'/met*'", true),
-        ("/met", false),
-        ("/healthz", false),
-    ] {
+    for (spec, expect) in
+        [("/metrics", true), ("'*'", true), ("'/met*'", true), ("/met", false), ("/healthz", false)]
+    {
         check(&format!("nonResourceURLs: [{spec}]"), &path("/metrics"), expect);
         check(&format!("nonResourceURLs: [{spec}]"), &get, false);
     }
@@ -100,7 +96,8 @@ fn the_first_rule_counts_and_none_means_nothing() {
 
 #[test]
 fn who_is_not_known_matches_no_rule_about_users() {
-    let all = policy("rules: [{level: Request, users: [a]}, {level: None, userGroups: [a]}, {level: Metadata}]");
+    let all =
+        policy("rules: [{level: Request, users: [a]}, {level: None, userGroups: [a]}, {level: Metadata}]");
     assert_eq!(all.unwrap().verdict(None, &pod("get", "")).level, Level::Metadata);
 }
 

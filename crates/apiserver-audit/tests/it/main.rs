@@ -15,7 +15,8 @@ use machinery::request::{RequestInfo, UserInfo};
 use serde_json::Value;
 
 const EVERYTHING: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: RequestResponse}]\n";
-const METADATA: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
+const METADATA: &str =
+    "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
 
 fn config(dir: &Path, policy: &str) -> Config {
     let path = dir.join("policy.yaml");
@@ -58,7 +59,9 @@ async fn request(audit: &Arc<Audit>) {
     let mut record = begin(audit);
     assert!(record.stage(Stage::RequestReceived).await);
     record.annotate("authorization.k8s.io/decision", "allow");
-    record.request_object(br#"{"kind":"Secret","metadata":{"name":"x","managedFields":[]},"data":{"p":"hunter2"}}"#);
+    record.request_object(
+        br#"{"kind":"Secret","metadata":{"name":"x","managedFields":[]},"data":{"p":"hunter2"}}"#,
+    );
     record.response_status(Status { code: Some(201), ..Status::default() });
     record.response_object(br#"{"metadata":{"name":"x"},"data":{"p":"hunter2"}}"#);
     record.stage(Stage::ResponseComplete).await;
@@ -77,7 +80,10 @@ async fn every_stage_is_a_line() {
     request(&audit).await;
     let events = events(&dir.path().join("audit.log"));
     assert_eq!(events.len(), 2);
-    assert_eq!((&events[0]["stage"], &events[1]["stage"]), (&"RequestReceived".into(), &"ResponseComplete".into()));
+    assert_eq!(
+        (&events[0]["stage"], &events[1]["stage"]),
+        (&"RequestReceived".into(), &"ResponseComplete".into())
+    );
     assert_eq!(events[0]["auditID"], events[1]["auditID"]);
     assert_eq!(events[1]["kind"], "Event");
     assert_eq!(events[1]["apiVersion"], "audit.k8s.io/v1");
@@ -172,7 +178,10 @@ async fn what_cannot_be_used_is_said() {
     assert!(matches!(Audit::start(&missing).await, Err(AuditError::Read { .. })));
     let bad = config(dir.path(), "kind: Policy\napiVersion: audit.k8s.io/v1\n");
     let text = Audit::start(&bad).await.err().unwrap().to_string();
-    assert!(text.starts_with("loading audit policy file: loaded illegal policy with 0 rules: from file "), "{text}");
+    assert!(
+        text.starts_with("loading audit policy file: loaded illegal policy with 0 rules: from file "),
+        "{text}"
+    );
     let mut nowhere = config(dir.path(), EVERYTHING);
     nowhere.log = None;
     assert!(Audit::start(&nowhere).await.unwrap().is_none());

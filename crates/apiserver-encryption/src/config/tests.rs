@@ -15,7 +15,10 @@ fn one(provider: &str) -> String {
 
 #[test]
 fn both_forms_of_the_guides_are_read() {
-    for head in ["apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration", "kind: EncryptionConfig\napiVersion: v1"] {
+    for head in [
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration",
+        "kind: EncryptionConfig\napiVersion: v1",
+    ] {
         let text = format!(
             "{head}\nresources:\n  - resources:\n      - secrets\n    providers:\n      - aescbc:\n          keys:\n            - name: key1\n              secret: {KEY}\n      - identity: {{}}\n"
         );
@@ -64,7 +67,9 @@ fn every_problem_is_named() {
         "resources[0].providers[0].aescbc.keys: Required value: at least one keys is required",
     );
     check(
-        &one("{aescbc: {keys: [{secret: AAAA}, {name: b}, {name: c, secret: '*'}]}}, {secretbox: {keys: [{name: d, secret: AAAA}]}}"),
+        &one(
+            "{aescbc: {keys: [{secret: AAAA}, {name: b}, {name: c, secret: '*'}]}}, {secretbox: {keys: [{name: d, secret: AAAA}]}}",
+        ),
         "[resources[0].providers[0].aescbc.keys[0].name: Required value: name is a mandatory field for a key, \
          resources[0].providers[0].aescbc.keys[0].secret: Invalid value: \"REDACTED\": secret is not of the expected length, got 3, expected one of [16 24 32], \
          resources[0].providers[0].aescbc.keys[1].secret: Required value: secret is a mandatory field for a key, \
@@ -78,14 +83,38 @@ fn names_of_resources_are_checked() {
     for (resources, expect) in [
         ("[secrets, '*.apps', widgets.example.com]", ""),
         ("['*.*']", ""),
-        ("[Secrets]", "resources[0].resources[0]: Invalid value: \"Secrets\": resource name should not contain capital letters"),
-        ("['*']", "resources[0].resources[0]: Invalid value: \"*\": use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources"),
-        ("[events.events.k8s.io]", "resources[0].resources[0]: Invalid value: \"events.events.k8s.io\": '*.events.k8s.io' objects are stored using the 'events' API group in etcd. Use 'events' instead in the config file"),
-        ("['pods.*']", "resources[0].resources[0]: Invalid value: \"pods.*\": encrypting the same resource across groups is not supported"),
-        ("[serviceipallocations]", "resources[0].resources[0]: Invalid value: \"serviceipallocations\": resources which do not have REST API/s cannot be encrypted"),
-        ("[a, a]", "resources[0].resources: Invalid value: [\"a\",\"a\"]: the same resource cannot be specified multiple times"),
-        ("[secrets, '*.']", "resources[0].resources: Invalid value: [\"secrets\",\"*.\"]: using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked"),
-        ("[a.b, '*.*']", "resources[0].resources: Invalid value: [\"a.b\",\"*.*\"]: using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked"),
+        (
+            "[Secrets]",
+            "resources[0].resources[0]: Invalid value: \"Secrets\": resource name should not contain capital letters",
+        ),
+        (
+            "['*']",
+            "resources[0].resources[0]: Invalid value: \"*\": use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources",
+        ),
+        (
+            "[events.events.k8s.io]",
+            "resources[0].resources[0]: Invalid value: \"events.events.k8s.io\": '*.events.k8s.io' objects are stored using the 'events' API group in etcd. Use 'events' instead in the config file",
+        ),
+        (
+            "['pods.*']",
+            "resources[0].resources[0]: Invalid value: \"pods.*\": encrypting the same resource across groups is not supported",
+        ),
+        (
+            "[serviceipallocations]",
+            "resources[0].resources[0]: Invalid value: \"serviceipallocations\": resources which do not have REST API/s cannot be encrypted",
+        ),
+        (
+            "[a, a]",
+            "resources[0].resources: Invalid value: [\"a\",\"a\"]: the same resource cannot be specified multiple times",
+        ),
+        (
+            "[secrets, '*.']",
+            "resources[0].resources: Invalid value: [\"secrets\",\"*.\"]: using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked",
+        ),
+        (
+            "[a.b, '*.*']",
+            "resources[0].resources: Invalid value: [\"a.b\",\"*.*\"]: using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked",
+        ),
     ] {
         check(&format!("resources: [{{resources: {resources}, providers: [{{identity: {{}}}}]}}]"), expect);
     }
@@ -95,7 +124,9 @@ fn names_of_resources_are_checked() {
 fn key_servers_are_checked() {
     check(&one("{kms: {apiVersion: v2, name: a, endpoint: 'unix:///x', timeout: 1m0.5s}}"), "");
     check(
-        &one("{kms: {apiVersion: v2, name: 'a:b', endpoint: 'tcp://x', timeout: -1s, cachesize: 5}}, {kms: {apiVersion: v2, name: 'a:b'}}"),
+        &one(
+            "{kms: {apiVersion: v2, name: 'a:b', endpoint: 'tcp://x', timeout: -1s, cachesize: 5}}, {kms: {apiVersion: v2, name: 'a:b'}}",
+        ),
         "[resources[0].providers[0].kms.name: Invalid value: \"a:b\": invalid KMS provider name a:b, must not contain ':', \
          resources[0].providers[0].kms.timeout: Invalid value: \"-1s\": timeout should be a positive value, \
          resources[0].providers[0].kms.endpoint: Invalid value: \"tcp://x\": unsupported scheme \"tcp\" for KMS provider, only unix is supported, \

@@ -129,12 +129,24 @@ mod tests {
         check(|_| {}, "");
         check(|o| o.encrypted_data.clear(), "encrypted data is empty");
         check(|o| o.encrypted_dek_source_type = 2, "unknown encryptedDEKSourceType: 2");
-        check(|o| o.encrypted_dek_source.clear(), "failed to validate encrypted DEK source: encrypted DEK source is empty");
-        check(|o| o.encrypted_dek_source = vec![0; 1025], "failed to validate encrypted DEK source: encrypted DEK source is 1025 bytes");
+        check(
+            |o| o.encrypted_dek_source.clear(),
+            "failed to validate encrypted DEK source: encrypted DEK source is empty",
+        );
+        check(
+            |o| o.encrypted_dek_source = vec![0; 1025],
+            "failed to validate encrypted DEK source: encrypted DEK source is 1025 bytes",
+        );
         check(|o| o.key_id.clear(), "failed to validate key id: keyID is empty");
         check(|o| o.key_id = "x".repeat(1025), "failed to validate key id: keyID is 1025 bytes");
-        check(|o| drop(o.annotations.insert("a.c".into(), vec![0; 40_000])), "failed to validate annotations: total size");
-        check(|o| drop(o.annotations.insert("plain".into(), vec![])), "failed to validate annotations: annotations: Invalid value: \"plain\"");
+        check(
+            |o| drop(o.annotations.insert("a.c".into(), vec![0; 40_000])),
+            "failed to validate annotations: total size",
+        );
+        check(
+            |o| drop(o.annotations.insert("plain".into(), vec![])),
+            "failed to validate annotations: annotations: Invalid value: \"plain\"",
+        );
         assert!(read(b"\xff\xff").is_err());
     }
 

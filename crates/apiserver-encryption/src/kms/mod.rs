@@ -193,7 +193,9 @@ impl Kms {
         let result = self.follow().await;
         let mut health = lock(&self.health);
         match (&*health, &result) {
-            (Ok(()), Err(error)) => tracing::warn!(provider = self.name, error, "a KMS provider is not healthy"),
+            (Ok(()), Err(error)) => {
+                tracing::warn!(provider = self.name, error, "a KMS provider is not healthy")
+            }
             (Err(_), Ok(())) => tracing::info!(provider = self.name, "a KMS provider is healthy again"),
             _ => {}
         }
@@ -357,11 +359,8 @@ mod tests {
     #[test]
     fn an_unhealthy_answer_says_all_that_is_wrong() {
         let check = |version: &str, healthz: &str, key_id: &str, expect: &str| {
-            let status = StatusResponse {
-                version: version.into(),
-                healthz: healthz.into(),
-                key_id: key_id.into(),
-            };
+            let status =
+                StatusResponse { version: version.into(), healthz: healthz.into(), key_id: key_id.into() };
             assert_eq!(healthy("k", &status).err().unwrap_or_default(), expect);
         };
         check("v2", "ok", "1", "");

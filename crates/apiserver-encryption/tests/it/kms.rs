@@ -10,7 +10,10 @@ use crate::plugin::{Plugin, State, start, state};
 const SECRET: &str = "/registry/secrets/default/x";
 
 fn provider(plugin: &Plugin) -> String {
-    format!("{{kms: {{apiVersion: v2, name: vault, endpoint: 'unix://{}', timeout: 5s}}}}", plugin.socket.display())
+    format!(
+        "{{kms: {{apiVersion: v2, name: vault, endpoint: 'unix://{}', timeout: 5s}}}}",
+        plugin.socket.display()
+    )
 }
 
 /// How often the key server was asked to encrypt and to decrypt.
@@ -89,7 +92,12 @@ async fn without_its_key_server_a_server_starts_and_refuses_for_the_time_being()
     let (health, store) = (encryption.health(), encryption.storage(inner.clone()));
     assert!(encryption.has_health());
     let why = health().unwrap_err();
-    assert!(why.starts_with("failed to perform status section of the healthz check for KMS Provider vault, error: rpc error"), "{why}");
+    assert!(
+        why.starts_with(
+            "failed to perform status section of the healthz check for KMS Provider vault, error: rpc error"
+        ),
+        "{why}"
+    );
     for error in [
         store.get(SECRET, None).await.unwrap_err(),
         store.range(storage::RangeRequest::prefix("/registry/secrets/")).await.unwrap_err(),

@@ -42,7 +42,8 @@ fn file(dir: &Path, resources: &str, providers: &str) -> PathBuf {
 }
 
 fn keys(provider: &str, keys: &[(&str, &str)]) -> String {
-    let all: Vec<String> = keys.iter().map(|(name, key)| format!("{{name: {name}, secret: '{key}'}}")).collect();
+    let all: Vec<String> =
+        keys.iter().map(|(name, key)| format!("{{name: {name}, secret: '{key}'}}")).collect();
     format!("{{{provider}: {{keys: [{}]}}}}", all.join(", "))
 }
 

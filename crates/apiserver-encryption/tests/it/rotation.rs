@@ -22,7 +22,11 @@ async fn a_value_is_stale_when_another_key_or_provider_comes_first() {
         (format!("{}, {}", keys("secretbox", &[a]), keys("aescbc", &[b])), true, "k8s:enc:secretbox:v1:a:"),
         (format!("{}, {}", keys("aesgcm", &[b]), keys("secretbox", &[b, a])), true, "k8s:enc:aesgcm:v1:b:"),
         // The same provider twice, each with a key of the same name.
-        (format!("{}, {}", keys("aesgcm", &[("b", KEY_A)]), keys("aesgcm", &[b])), true, "k8s:enc:aesgcm:v1:b:"),
+        (
+            format!("{}, {}", keys("aesgcm", &[("b", KEY_A)]), keys("aesgcm", &[b])),
+            true,
+            "k8s:enc:aesgcm:v1:b:",
+        ),
         (format!("{identity}, {}", keys("aesgcm", &[("b", KEY_A)])), true, "value"),
         (identity.to_owned(), false, "value"),
     ] {
@@ -45,7 +49,9 @@ async fn a_key_that_is_gone_is_named_as_upstream_names_it() {
         let key = format!("/registry/secrets/default/{provider}");
         put(&over(&inner, "secrets", &keys(provider, &[("a", KEY_A)])).await, &key, "value").await;
         let got = get(&over(&inner, "secrets", &keys(provider, &[("b", KEY_B)])).await, &key).await;
-        let want = format!("unable to transform key {key:?}: no matching key was found for the provided {name} transformer");
+        let want = format!(
+            "unable to transform key {key:?}: no matching key was found for the provided {name} transformer"
+        );
         assert_eq!(got.unwrap_err(), want);
     }
 }
@@ -96,10 +102,16 @@ async fn a_file_that_cannot_be_used_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let text = |e: LoadError| e.to_string();
     let missing = dir.path().join("missing");
-    assert!(text(load(&missing).await.err().unwrap()).starts_with("error reading encryption provider configuration file"));
+    assert!(
+        text(load(&missing).await.err().unwrap())
+            .starts_with("error reading encryption provider configuration file")
+    );
     std::fs::write(&missing, "").unwrap();
     assert!(text(load(&missing).await.err().unwrap()).ends_with("is empty"));
     let path = file(dir.path(), "secrets", &keys("aescbc", &[("a", "AAAA")]));
     let got = text(load(&path).await.err().unwrap());
-    assert!(got.ends_with("secret is not of the expected length, got 3, expected one of [16 24 32]"), "{got}");
+    assert!(
+        got.ends_with("secret is not of the expected length, got 3, expected one of [16 24 32]"),
+        "{got}"
+    );
 }

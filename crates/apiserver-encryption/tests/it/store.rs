@@ -53,7 +53,10 @@ async fn upstreams_bytes_are_read() {
     let sealed = [
         &b"k8s:enc:aescbc:v1:key1:"[..],
         &(0..16).collect::<Vec<u8>>(),
-        &[0x1e, 0x99, 0xf4, 0x2a, 0x87, 0xdb, 0x9e, 0xf8, 0xab, 0x2a, 0x28, 0x9e, 0xfc, 0x82, 0x05, 0x8d, 0x9b, 0x6d, 0xf3, 0xc3, 0xb8, 0x06, 0x15, 0x7e, 0x27, 0x66, 0x3d, 0x65, 0x91, 0x24, 0xbb, 0x7a, ],
+        &[
+            0x1e, 0x99, 0xf4, 0x2a, 0x87, 0xdb, 0x9e, 0xf8, 0xab, 0x2a, 0x28, 0x9e, 0xfc, 0x82, 0x05, 0x8d,
+            0x9b, 0x6d, 0xf3, 0xc3, 0xb8, 0x06, 0x15, 0x7e, 0x27, 0x66, 0x3d, 0x65, 0x91, 0x24, 0xbb, 0x7a,
+        ],
     ]
     .concat();
     inner.put("/registry/secrets/default/x", sealed.into(), Expect::Any, None).await.unwrap();
@@ -131,7 +134,9 @@ async fn one_bad_value_hides_no_other() {
         }
     }
     assert_eq!(seen, [b"good".to_vec(), bad, b"good too".to_vec()]);
-    assert!(get(&store, "/registry/secrets/default/b").await.unwrap_err().contains("unable to transform key"));
+    assert!(
+        get(&store, "/registry/secrets/default/b").await.unwrap_err().contains("unable to transform key")
+    );
     assert!(store.is_stale("/registry/secrets/default/b").await.is_err());
     // It can be replaced and deleted all the same.
     put(&store, "/registry/secrets/default/b", "mended").await;

@@ -6,7 +6,9 @@ use super::*;
 
 fn policy(dir: &Path, rules: &str) -> Option<Audit> {
     let policy = dir.join("policy.yaml");
-    let text = format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{rules}]\n");
+    let text = format!(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{rules}]\n"
+    );
     std::fs::write(&policy, text).unwrap();
     Some(Audit { policy, log: Some(LogConfig::new(dir.join("audit.log"))), webhook: None })
 }
@@ -86,9 +88,10 @@ async fn a_watch_is_recorded_when_it_begins_and_when_it_ends() {
     assert_eq!(answer.status(), StatusCode::OK);
     assert!(answer.headers().contains_key("audit-id"));
     assert!(!answer.body().is_end_stream());
-    assert_eq!(events(dir.path()).iter().map(short).collect::<Vec<_>>(), [
-        "ResponseStarted watch configmaps/- admin 200 allow"
-    ]);
+    assert_eq!(
+        events(dir.path()).iter().map(short).collect::<Vec<_>>(),
+        ["ResponseStarted watch configmaps/- admin 200 allow"]
+    );
     drop(answer);
     let ended = async {
         while events(dir.path()).len() < 2 {

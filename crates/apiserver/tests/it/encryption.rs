@@ -22,7 +22,15 @@ fn configure(dir: &Path, provider: &str, keys: &[(&str, &str)]) {
 
 /// The stored bytes of a secret in `default`, of a server that has stopped.
 async fn stored(dir: &Path, name: &str) -> Vec<u8> {
-    store(dir).await.get(&format!("/registry/secrets/default/{name}"), None).await.unwrap().0.unwrap().value.to_vec()
+    store(dir)
+        .await
+        .get(&format!("/registry/secrets/default/{name}"), None)
+        .await
+        .unwrap()
+        .0
+        .unwrap()
+        .value
+        .to_vec()
 }
 
 fn on_disk(dir: &Path, text: &str) -> bool {
@@ -46,7 +54,8 @@ async fn a_secret_is_plain_to_clients_and_sealed_on_disk() {
     let live = start(dir.path(), None).await;
     let value = STANDARD.encode("correct-horse-battery");
     live.ask(&format!("POST {SECRETS}"), &secret("x", "correct-horse-battery")).await;
-    let map = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{"a":"plainly-visible"}}"#;
+    let map =
+        r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{"a":"plainly-visible"}}"#;
     live.ask("POST /api/v1/namespaces/default/configmaps", map).await;
     assert_eq!(live.ask(&format!("GET {SECRETS}/x"), "").await["data"]["p"], *value);
     assert_eq!(live.ask("GET /api/v1/secrets", "").await["items"][0]["data"]["p"], *value);

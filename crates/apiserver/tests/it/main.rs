@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use apiserver::{
-    ApiServer, AuthorizationMode, Body, Config, EncryptionFile, ServiceAccounts, TlsFiles,
-};
+use apiserver::{ApiServer, AuthorizationMode, Body, Config, EncryptionFile, ServiceAccounts, TlsFiles};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
@@ -73,7 +71,13 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
 
 impl Live {
     /// Asks as `user`, whose groups are behind an `@`.
-    async fn ask_as(&self, user: &str, request: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
+    async fn ask_as(
+        &self,
+        user: &str,
+        request: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (StatusCode, Value) {
         let (name, groups) = user.split_once('@').unwrap_or((user, "system:authenticated"));
         let user = Arc::new(UserInfo::new(name, &groups.split(',').collect::<Vec<_>>()));
         let (method, path) = request.split_once(' ').unwrap();
@@ -111,5 +115,7 @@ impl Live {
 }
 
 fn secret(name: &str, value: &str) -> String {
-    format!(r#"{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"{name}"}},"stringData":{{"p":"{value}"}}}}"#)
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"{name}"}},"stringData":{{"p":"{value}"}}}}"#
+    )
 }

@@ -99,7 +99,8 @@ async fn rewrite_all(client: &Client, resource: &str) -> Result<Count, kube::Err
     let mut count = Count::default();
     let mut next = String::new();
     loop {
-        let page: Value = client.request(get(&format!("{base}/{plural}?limit={PAGE}&continue={next}"))?).await?;
+        let page: Value =
+            client.request(get(&format!("{base}/{plural}?limit={PAGE}&continue={next}"))?).await?;
         let kind = page["kind"].as_str().unwrap_or_default().trim_end_matches("List").to_owned();
         let version = page["apiVersion"].clone();
         let items = page["items"].as_array().cloned().unwrap_or_default();

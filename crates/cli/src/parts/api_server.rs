@@ -143,10 +143,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let config = Config {
         storage: Arc::new(storage),
         audit: flags.audit.config(),
-        encryption: flags.encryption_provider_config.map(|path| EncryptionFile {
-            path,
-            reload: flags.encryption_provider_config_automatic_reload,
-        }),
+        encryption: flags
+            .encryption_provider_config
+            .map(|path| EncryptionFile { path, reload: flags.encryption_provider_config_automatic_reload }),
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },

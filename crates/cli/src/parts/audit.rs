@@ -113,7 +113,8 @@ impl Flags {
             }
             return None;
         };
-        let truncate = |enabled: bool, max_event, max_batch| enabled.then_some(Truncate { max_event, max_batch });
+        let truncate =
+            |enabled: bool, max_event, max_batch| enabled.then_some(Truncate { max_event, max_batch });
         let log = self.audit_log_path.map(|path| LogConfig {
             max_megabytes: self.audit_log_maxsize,
             max_backups: self.audit_log_maxbackup,
