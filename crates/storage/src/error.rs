@@ -51,6 +51,12 @@ pub enum Error {
     /// The store could not make a write durable and accepts no more, since it cannot know what reached the disk.
     #[error("the store accepts no more writes ({0}); restart the server once the disk is healthy")]
     Failed(Arc<str>),
+    /// A snapshot that was asked for could not be written; the store goes on with its log.
+    #[error("cannot write a snapshot: {0}")]
+    SnapshotFailed(Arc<str>),
+    /// This kind of store does not offer it.
+    #[error("not offered by this kind of store: {0}")]
+    Unsupported(&'static str),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,

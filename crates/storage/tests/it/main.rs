@@ -2,7 +2,11 @@
 
 mod crash;
 mod directory;
+mod fuzzed;
+mod image;
+mod kill;
 mod model;
+mod readonly;
 
 use std::sync::Arc;
 
