@@ -19,9 +19,10 @@ use crate::{
 const PAGE: usize = 500;
 /// Writes under way at a time where their order does not matter.
 const WIDTH: usize = 64;
-/// Written and deleted again to make revisions; also what upstream's API server keeps in etcd for itself.
-const RAISED: &str = "/cox/raised";
-const UPSTREAM_OWN: &str = "compact_rev_key";
+/// Where a cluster's keys are: an etcd may hold others, which are none of ours.
+const SCOPE: &str = "/registry/";
+/// Written and deleted again to make revisions. No resource has keys of this form.
+const RAISED: &str = "/registry/cox.raised";
 /// The shortest lease a store takes.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -83,10 +84,10 @@ pub struct Written {
     pub revision: Revision,
 }
 
-/// Reads all keys of a store, as they are at one revision; `seen` is told their number so far.
+/// Reads all keys of a cluster, as they are at one revision; `seen` is told their number so far.
 pub async fn read(from: &dyn Storage, seen: &mut (dyn FnMut(u64) + Send)) -> Result<Image, Error> {
     let mut kvs: Vec<KeyValue> = Vec::new();
-    let mut request = RangeRequest::default().limit(PAGE);
+    let mut request = RangeRequest::prefix(SCOPE).limit(PAGE);
     let revision = loop {
         let page = from.range(request.clone()).await?;
         let at = request.at.unwrap_or(page.revision);
@@ -94,12 +95,12 @@ pub async fn read(from: &dyn Storage, seen: &mut (dyn FnMut(u64) + Send)) -> Res
         seen(kvs.len() as u64);
         match kvs.last() {
             Some(last) if page.more => {
-                request = RangeRequest::default().after(&last.key).at(at).limit(PAGE);
+                request = request.after(&last.key).at(at);
             }
             _ => break at,
         }
     };
-    kvs.retain(|kv| &*kv.key != UPSTREAM_OWN && &*kv.key != RAISED);
+    kvs.retain(|kv| &*kv.key != RAISED);
     let named: BTreeSet<LeaseId> = kvs.iter().filter_map(|kv| kv.lease).collect();
     let mut leases = Vec::new();
     for id in named {
@@ -160,10 +161,10 @@ pub async fn write(
     Ok(written)
 }
 
-/// The keys that are there, but for those that belong to nobody.
+/// The keys that are there.
 async fn present(of: &dyn Storage) -> Result<Vec<Arc<str>>, Error> {
     let mut keys: Vec<Arc<str>> = Vec::new();
-    let mut request = RangeRequest::default().limit(PAGE);
+    let mut request = RangeRequest::prefix(SCOPE).limit(PAGE);
     loop {
         let page = of.range(request.clone()).await?;
         let last = page.kvs.last().map(|kv| kv.key.clone());
@@ -171,12 +172,12 @@ async fn present(of: &dyn Storage) -> Result<Vec<Arc<str>>, Error> {
         let at = request.at.unwrap_or(page.revision);
         match last {
             Some(last) if page.more => {
-                request = RangeRequest::default().after(&last).at(at).limit(PAGE);
+                request = request.after(&last).at(at);
             }
             _ => break,
         }
     }
-    keys.retain(|key| &**key != UPSTREAM_OWN && &**key != RAISED);
+    keys.retain(|key| &**key != RAISED);
     Ok(keys)
 }
 

@@ -4,7 +4,7 @@
 //! newer one stands for them, so whoever opens all that belong together sees the store as it was at one moment: every
 //! write that was acknowledged before, and none by halves. When files come and go meanwhile, the look is taken again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
@@ -119,22 +119,26 @@ impl Image {
         }
     }
 
-    /// Puts an image together from what another store holds.
+    /// Puts an image together from what another store holds. Leases get names of ours; a key whose lease is not among
+    /// them has none.
     pub fn of(revision: Revision, kvs: Vec<KeyValue>, leases: Vec<LeaseInfo>) -> Self {
-        let mut index = Index::new(revision.0.min(LIMIT - 1), revision.0.min(LIMIT - 1));
+        let revision = revision.0.min(LIMIT - 1);
+        let mut index = Index::new(revision, revision);
+        let names: HashMap<LeaseId, LeaseId> =
+            leases.iter().zip(1..).map(|(lease, name)| (lease.id, LeaseId(name))).collect();
         for kv in kvs {
             let version = Version {
                 create: kv.create_revision.0,
                 revision: kv.mod_revision.0,
                 version: kv.version,
-                lease: kv.lease,
+                lease: kv.lease.and_then(|lease| names.get(&lease).copied()),
                 value: Some(kv.value),
             };
             index.load(kv.key, version);
         }
-        // A foreign lease may have any number; the next one is given above those that a counter could have given.
-        let next_lease = leases.iter().map(|lease| lease.id.0.saturating_add(1)).max().unwrap_or(1);
-        Self { index, leases, next_lease }
+        let next_lease = leases.len() as u64 + 1;
+        let leases = leases.into_iter().zip(1..).map(|(lease, name)| LeaseInfo { id: LeaseId(name), ..lease });
+        Self { index, leases: leases.collect(), next_lease }
     }
 
     pub(super) fn from_parts(index: Index, leases: &LeaseTable, now: Instant) -> Self {

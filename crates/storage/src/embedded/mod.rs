@@ -197,6 +197,17 @@ pub struct Stats {
     pub full: bool,
 }
 
+/// A data directory that no store can be opened on meanwhile.
+#[derive(Debug)]
+pub struct Held {
+    _dir: Dir,
+}
+
+/// Keeps every process off a data directory until what is returned is dropped. Changes nothing.
+pub fn hold(path: impl AsRef<Path>) -> Result<Held, OpenError> {
+    Dir::hold(path.as_ref()).map(|dir| Held { _dir: dir })
+}
+
 /// What the writer, the readers and the watches share.
 struct Shared {
     index: RwLock<Index>,

@@ -165,7 +165,7 @@ async fn leases_survive_snapshots_and_restarts() {
 async fn a_restart_does_not_give_a_lease_its_time_again() {
     let root = tempfile::tempdir().expect("a directory");
     let dir = root.path().join("db");
-    let (id, ttl, minute) = (LeaseId(7), Duration::from_secs(3600), Duration::from_secs(60));
+    let (id, ttl, minute) = (LeaseId(1), Duration::from_secs(3600), Duration::from_secs(60));
     let image = Image::of(Revision(5), Vec::new(), vec![LeaseInfo { id, ttl, left: minute }]);
     image.restore(&dir, 1, &mut |_| {}).expect("restore");
     // Without a history, what leases have left is written with every group.

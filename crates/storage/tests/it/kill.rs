@@ -17,6 +17,8 @@ use crate::quick;
 const CHILD: &str = "STORAGE_TEST_CRASH_DIR";
 /// Where the child begins to count.
 const FROM: &str = "STORAGE_TEST_CRASH_FROM";
+/// Tells it to be the process that restores again and again.
+const RESTORES: &str = "STORAGE_TEST_RESTORE_DIR";
 /// How often to kill.
 const KILLS: &str = "STORAGE_TEST_KILLS";
 const WRITERS: u64 = 6;
@@ -257,4 +259,55 @@ async fn open(dir: &Path) -> (BTreeMap<String, Bytes>, u64) {
     assert_eq!((&found, range.revision.0), (&looked.0, looked.1), "a look beside and an opening agree");
     // A lease lives by the monotonic clock, wherever that jumped: a long one does not end.
     (found, range.revision.0)
+}
+
+/// The process that restores and gets killed; does nothing in an ordinary run of the tests.
+#[test]
+fn restoring_child() {
+    let Some(root) = std::env::var_os(RESTORES) else { return };
+    let root = Path::new(&root);
+    let backup = Image::read_backup(&root.join("backup")).expect("a backup");
+    loop {
+        let restored = backup.restore(&root.join("db"), 1, &mut |_| {}).expect("restore");
+        if std::io::stderr().write_all(format!("restored {}\n", restored.revision).as_bytes()).is_err() {
+            return;
+        }
+        // The test is about the new data; the old would fill the disk.
+        let _ = std::fs::remove_dir_all(restored.aside.expect("there was data"));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_restore_leaves_the_old_data_or_the_new() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (db, backup) = (root.path().join("db"), root.path().join("backup"));
+    let store = Embedded::open(&db, quick()).expect("open");
+    for number in 0..200 {
+        store.put(&format!("/{number}"), value(0, 0, 500), Expect::Any, None).await.expect("put");
+    }
+    drop(store);
+    Image::read(&db).expect("read").0.write_backup(&backup, false, &mut |_| {}).expect("backup");
+    let mut last = 0;
+    for round in 0..20_u64 {
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["kill::restoring_child", "--exact", "--nocapture", "--test-threads=1"])
+            .env(RESTORES, root.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let told = |line: std::io::Result<String>| -> Option<u64> { line.ok()?.strip_prefix("restored ")?.parse().ok() };
+        last = lines.by_ref().find_map(told).expect("the child goes on");
+        // Anywhere in the next one.
+        std::thread::sleep(Duration::from_micros(round * 777 % 9000));
+        child.kill().expect("kill -9");
+        last = lines.filter_map(told).last().unwrap_or(last);
+        child.wait().expect("wait");
+        let (image, _) = Image::read(&db).expect("whole at every moment");
+        assert_eq!(image.len(), 200);
+        assert!(image.revision().0 >= last && image.revision().0 <= last + 1, "{} after {last}", image.revision());
+        drop(Embedded::open(&db, quick()).expect("opens by itself"));
+    }
 }

@@ -1,0 +1,139 @@
+//! The verbs about stores, on the real binary: beside a store that this process runs, and on a stopped one.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use storage::{Embedded, Expect, Image, Options, Storage, WriteOutcome};
+
+const SECRET: &str = "/registry/secrets/default/open";
+
+fn cox(words: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_cox")).args(words).stdin(Stdio::null()).output();
+    output.expect("cox runs")
+}
+
+/// What a verb says with `-o json`, and whether its exit code is 0.
+fn json(words: &[&str]) -> (Value, bool) {
+    let output = cox(&[words, &["-o", "json"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = serde_json::from_str(text.trim())
+        .unwrap_or_else(|e| panic!("{words:?}: {e}: {text}{}", String::from_utf8_lossy(&output.stderr)));
+    (value, output.status.success())
+}
+
+fn done(words: &[&str]) -> Value {
+    let (value, success) = json(words);
+    assert!(success, "{words:?}: {value}");
+    value
+}
+
+fn refused(words: &[&str], why: &str) {
+    let (value, success) = json(words);
+    assert!(!success, "{words:?}: {value}");
+    let error = value["error"].as_str().expect("an error");
+    assert!(error.contains(why), "{words:?}: {error}");
+}
+
+fn open(dir: &Path) -> Embedded {
+    Embedded::open(dir, Options { sync: false, ..Options::default() }).expect("open")
+}
+
+async fn put(store: &Embedded, key: &str, value: &str, lease: Option<storage::LeaseId>) {
+    let put = store.put(key, Bytes::copy_from_slice(value.as_bytes()), Expect::Any, lease).await;
+    assert!(matches!(put, Ok(WriteOutcome::Done(_))), "{put:?}");
+}
+
+/// Keys that were changed in another order than they were made.
+async fn fill(store: &Embedded) {
+    for round in 0..40 {
+        put(store, &format!("/registry/pods/default/{}", round * 7 % 25), &format!("{{\"n\":{round}}}"), None).await;
+    }
+    put(store, SECRET, "{\"password\":\"hunter2\"}", None).await;
+    put(store, "/registry/secrets/default/sealed", "k8s:enc:aescbc:v1:a:\u{1}\u{2}", None).await;
+    let lease = store.grant(Duration::from_secs(3600)).await.expect("grant");
+    put(store, "/registry/events/default/e", "{}", Some(lease)).await;
+}
+
+#[tokio::test]
+async fn a_running_store_is_backed_up_and_a_stopped_one_restored() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (db, file) = (root.path().join("db"), root.path().join("b.cox"));
+    let (db, file) = (db.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
+    let store = open(Path::new(db));
+    fill(&store).await;
+    let revision = store.now().await.expect("now").0;
+
+    let told = done(&["backup", file, "--db", db]);
+    assert_eq!((told["revision"].as_u64(), told["keys"].as_u64(), told["leases"].as_u64()), (Some(revision), Some(28), Some(1)));
+    refused(&["backup", file, "--db", db], "is there already");
+    done(&["backup", file, "--db", db, "--force"]);
+    assert_eq!(done(&["db", "check", "--file", file])["healthy"], true);
+    assert_eq!(done(&["db", "check", "--db", db])["keys"], 28);
+    refused(&["restore", file, "--db", db], "is in use by process");
+    refused(&["db", "compact", "--db", db], "is in use by process");
+
+    let stats = done(&["db", "stats", "--db", db]);
+    let secrets = stats["resources"].as_array().expect("resources").iter().find(|r| r["prefix"] == "/registry/secrets");
+    let secrets = secrets.expect("there are secrets");
+    assert_eq!((&secrets["keys"], &secrets["encrypted"]), (&2.into(), &1.into()));
+    let listed = done(&["db", "list", "/registry/pods/", "--limit", "3", "--db", db]);
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(3));
+
+    for words in [&["db", "get", SECRET, "--db", db][..], &["db", "list", "--db", db], &["db", "stats", "--db", db]] {
+        for more in [&[][..], &["-o", "json"]] {
+            let output = cox(&[words, more].concat());
+            assert!(output.status.success());
+            let said = format!("{output:?}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+    let shown = done(&["db", "get", SECRET, "--show-secrets", "--db", db]);
+    assert_eq!(shown["value"], "{\"password\":\"hunter2\"}");
+    let sealed = done(&["db", "get", "/registry/secrets/default/sealed", "--db", db]);
+    assert_eq!((&sealed["form"], &sealed["hidden"]), (&"encrypted".into(), &false.into()));
+    let output = cox(&["db", "get", "/registry/pods/default/0", "--db", db]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "{\"n\":25}\n");
+    refused(&["db", "get", "/registry/pods/none", "--db", db], "there is no key");
+
+    put(&store, "/registry/pods/default/late", "{}", None).await;
+    drop(store);
+    let compacted = done(&["db", "compact", "--db", db]);
+    assert!(compacted["diskBytes"].as_u64() < compacted["diskBytesBefore"].as_u64(), "{compacted}");
+    let restored = done(&["restore", file, "--db", db]);
+    assert_eq!(restored["revision"].as_u64(), Some(revision + 1 + 1_000_000_000));
+    let aside = restored["oldData"].as_str().expect("kept");
+    assert_eq!(Image::read(Path::new(aside)).expect("the old data").0.len(), 29);
+    assert_eq!(done(&["db", "check", "--db", db])["keys"], 28);
+
+    let mut bytes = std::fs::read(file).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).expect("write");
+    refused(&["restore", file, "--db", db], "the backup is not whole");
+    refused(&["db", "check", "--file", file], "the backup is not whole");
+    refused(&["restore", "/etc/hostname", "--db", db], "is no backup");
+}
+
+#[tokio::test]
+async fn damage_is_reported() {
+    let root = tempfile::tempdir().expect("a directory");
+    let db = root.path().join("db");
+    let store = open(&db);
+    fill(&store).await;
+    drop(store);
+    let log = db.join("0000000000000001.log");
+    let mut bytes = std::fs::read(&log).expect("read");
+    bytes[100] ^= 1;
+    std::fs::write(&log, bytes).expect("write");
+    let db = db.to_str().expect("UTF-8");
+    for words in [&["db", "check", "--db", db][..], &["db", "stats", "--db", db], &["backup", "/tmp/never.cox", "--db", db]] {
+        refused(words, "is damaged at offset");
+    }
+    assert!(!Path::new("/tmp/never.cox").exists());
+    refused(&["db", "stats", "--db", "/nonexistent/db"], "/nonexistent/db");
+    refused(&["backup", "/tmp/never.cox", "--data-dir", "/nonexistent"], "there is no cluster");
+}
+
