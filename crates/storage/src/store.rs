@@ -66,8 +66,8 @@ pub trait Storage: Send + Sync + 'static {
 
 /// Asks a running watch how far it has come.
 pub trait Progress: Send + Sync + 'static {
-    /// Makes the watch deliver a batch (without events if there are none) whose revision is at least the store's
-    /// revision of now.
+    /// Makes the watch deliver a batch (without events if there are none) whose revision is at least every revision
+    /// that the store has told anyone in this process before.
     fn request(&self);
 }
 
