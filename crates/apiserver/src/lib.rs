@@ -6,8 +6,10 @@ mod config;
 mod endpoints;
 mod feed;
 mod guards;
+mod masters;
 mod server;
 mod service_allocator;
+mod service_repair;
 mod view;
 
 pub use apiserver_http::endpoints::Component;

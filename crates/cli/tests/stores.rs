@@ -1,4 +1,5 @@
-//! The verbs about stores, on the real binary: beside a store that this process runs, and on a stopped one.
+//! The verbs about stores, on the real binary: beside a store that this process runs, on a stopped one, and with a
+//! real etcd.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -6,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
+use storage::etcd::{self, Etcd};
+use storage::real_etcd::{self, RealEtcd};
 use storage::{Embedded, Expect, Image, Options, Storage, WriteOutcome};
 
 const SECRET: &str = "/registry/secrets/default/open";
@@ -137,3 +140,63 @@ async fn damage_is_reported() {
     refused(&["backup", "/tmp/never.cox", "--data-dir", "/nonexistent"], "there is no cluster");
 }
 
+/// Keys and values in the order of their last change, and the time their leases have left.
+async fn order(store: &dyn Storage) -> (Vec<(String, Bytes, bool)>, Vec<u64>) {
+    let image = storage::copy::read(store, &mut |_| {}).await.expect("read");
+    let mut kvs: Vec<_> = image.prefix("").collect();
+    kvs.sort_by_key(|kv| kv.mod_revision);
+    let kvs = kvs.into_iter().map(|kv| (kv.key.to_string(), kv.value, kv.lease.is_some())).collect();
+    (kvs, image.leases().iter().map(|lease| lease.left.as_secs() / 100).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_moves_to_etcd_and_back() {
+    let Some(program) = real_etcd::program() else { return };
+    let root = tempfile::tempdir().expect("a directory");
+    let server = RealEtcd::start(&program, &root.path().join("etcd"), 1, None);
+    let url = server.endpoint(0);
+    let (db, file) = (root.path().join("db"), root.path().join("b.cox"));
+    let (db, file) = (db.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
+    let store = open(Path::new(db));
+    fill(&store).await;
+    let before = order(&store).await;
+    let revision = store.now().await.expect("now").0;
+    let options = etcd::Options { endpoints: vec![url.clone()], ..etcd::Options::default() };
+    let etcd = Etcd::open(options).await.expect("etcd answers");
+    let to = ["migrate", "--from", "embedded", "--to", "etcd", "--db", db, "--etcd-servers", &url];
+    refused(&to, "is in use by process");
+    drop(store);
+
+    let moved = done(&to);
+    assert_eq!((moved["keys"].as_u64(), moved["leases"].as_u64()), (Some(28), Some(1)));
+    assert!(moved["revision"].as_u64() >= Some(revision), "{moved}");
+    assert_eq!(order(&etcd).await, before, "no object, order or lease is lost");
+    refused(&to, "the target holds 28 keys already");
+
+    let stats = done(&["db", "stats", "--etcd-servers", &url]);
+    assert_eq!(stats["keys"], 28);
+    let got = done(&["db", "get", "/registry/pods/default/0", "--etcd-servers", &url]);
+    assert_eq!(got["value"], "{\"n\":25}");
+    assert_eq!(done(&["db", "check", "--etcd-servers", &url])["healthy"], true);
+    done(&["backup", file, "--etcd-servers", &url]);
+    put_etcd(&etcd, "/registry/pods/default/late").await;
+    let now = etcd.now().await.expect("now").0;
+    refused(&["restore", file, "--etcd-servers", &url], "keys already");
+    let restored = done(&["restore", file, "--etcd-servers", &url, "--replace"]);
+    assert!(restored["revision"].as_u64() > Some(now), "revisions never go back: {restored}");
+    assert_eq!(restored["removed"], 1);
+    assert_eq!(order(&etcd).await, before);
+    done(&["db", "compact", "--etcd-servers", &url]);
+
+    let back = ["migrate", "--from", "etcd", "--to", "embedded", "--db", db, "--etcd-servers", &url];
+    let back = done(&back);
+    let store = open(Path::new(db));
+    assert_eq!(Some(store.now().await.expect("now").0), back["revision"].as_u64());
+    assert!(back["revision"].as_u64() > restored["revision"].as_u64());
+    assert_eq!(order(&store).await, before);
+}
+
+async fn put_etcd(store: &dyn Storage, key: &str) {
+    let put = store.put(key, Bytes::from_static(b"{}"), Expect::Any, None).await;
+    assert!(matches!(put, Ok(WriteOutcome::Done(_))), "{put:?}");
+}

@@ -57,7 +57,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Tells how much time a lease has left. Only what copies a store needs it.
     async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
         let _ = lease;
-        Err(Error::Unsupported("leases cannot be looked up"))
+        Err(Error::Refused("this kind of store cannot look up leases".into()))
     }
 
     /// Forgets the history below a revision: what was deleted or overwritten by then.
@@ -72,8 +72,8 @@ pub trait Storage: Send + Sync + 'static {
 
 /// Asks a running watch how far it has come.
 pub trait Progress: Send + Sync + 'static {
-    /// Makes the watch deliver a batch (without events if there are none) whose revision is at least the store's
-    /// revision of now.
+    /// Makes the watch deliver a batch (without events if there are none) whose revision is at least every revision
+    /// that the store has told anyone in this process before.
     fn request(&self);
 }
 

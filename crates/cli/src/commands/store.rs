@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use provision::{Layout, LayoutLock, ProcessRecord};
+use storage::etcd::{self, Etcd};
 use storage::{Image, OpenError, Storage, Survey};
 
 use crate::args::Which;
@@ -141,7 +142,18 @@ pub struct Held {
 impl EtcdFlags {
     /// Connects.
     pub async fn open(&self) -> Result<Arc<dyn Storage>, Failure> {
-        Err(Failure::new("this program cannot talk to etcd yet", "use --db for an embedded store"))
+        let tls = self.etcd_cafile.clone().map(|authority| etcd::TlsFiles {
+            authority,
+            client: self.etcd_certfile.clone().zip(self.etcd_keyfile.clone()),
+        });
+        let options = etcd::Options {
+            endpoints: self.etcd_servers.clone(),
+            tls,
+            prefix: self.etcd_prefix.clone(),
+            ..etcd::Options::default()
+        };
+        let etcd = Etcd::open(options).await.map_err(|e| Failure::of(&e))?;
+        Ok(Arc::new(etcd))
     }
 
     /// As people know it.

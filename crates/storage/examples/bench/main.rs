@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use storage::Storage;
 
-use crate::places::{Local, Place};
+use crate::places::{Local, Place, Server};
 use crate::table::Table;
 
 const HELP: &str = "bench [--dir DIR] [--etcd PATH | --no-etcd] [--seconds N] [--objects N] [--updates N]
@@ -79,6 +79,13 @@ async fn measure(flags: &Flags) -> Outcome<()> {
     let root = tempfile::Builder::new().prefix("storage-bench-").tempdir_in(&flags.dir)?;
     let mut table = Table::default();
     all(&Local::new(root.path()), flags, table.column(0)).await?;
+    match &flags.etcd {
+        Some(binary) => match Server::new(binary, root.path()) {
+            Ok(server) => all(&server, flags, table.column(1)).await?,
+            Err(error) => eprintln!("bench: no etcd: {error}"),
+        },
+        None => eprintln!("bench: no etcd, as asked for"),
+    }
     print!("{}", table.markdown());
     Ok(())
 }

@@ -1,17 +1,19 @@
 //! Where stores are: in this process, or an etcd that is started here.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use storage::etcd::{self, Etcd};
 use storage::{Embedded, Options, Storage};
 
 use crate::Outcome;
 
 /// Tells this program to be the process that opens a store and says what it took.
 pub const RECOVER: &str = "--recover";
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a start took.
 pub struct Started {
@@ -73,6 +75,91 @@ pub fn recover(dir: &Path) -> Outcome<()> {
     println!("{} {}", took.as_micros(), resident(std::process::id())?);
     drop(store);
     Ok(())
+}
+
+/// One etcd after the other.
+pub struct Server {
+    binary: PathBuf,
+    dir: PathBuf,
+    running: Mutex<Option<(Child, String)>>,
+}
+
+impl Server {
+    pub fn new(binary: &Path, root: &Path) -> Outcome<Self> {
+        let said = Command::new(binary).arg("--version").output()?;
+        eprintln!("bench: {}", String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default());
+        Ok(Self { binary: binary.to_owned(), dir: root.join("etcd"), running: Mutex::default() })
+    }
+
+    fn stop(&self) -> Outcome<()> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((mut child, _)) = running {
+            let pid = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Starts it; tells its address and process.
+    fn start(&self) -> Outcome<(String, u32)> {
+        let port = || -> Outcome<String> {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+            Ok(format!("http://127.0.0.1:{}", socket.local_addr()?.port()))
+        };
+        let (client, peer) = (port()?, port()?);
+        let child = Command::new(&self.binary)
+            .arg("--data-dir")
+            .arg(&self.dir)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--quota-backend-bytes", "8589934592", "--log-level", "error"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let pid = child.id();
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((child, client.clone()));
+        Ok((client, pid))
+    }
+
+    async fn connect(&self, url: &str) -> Outcome<Arc<dyn Storage>> {
+        let options =
+            etcd::Options { endpoints: vec![url.to_owned()], patience: PATIENCE, ..etcd::Options::default() };
+        Ok(Arc::new(Etcd::open(options).await?))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("bench: cannot end etcd: {error}");
+        }
+    }
+}
+
+#[async_trait]
+impl Place for Server {
+    async fn fresh(&self) -> Outcome<Arc<dyn Storage>> {
+        self.stop()?;
+        clear(&self.dir)?;
+        let (url, _) = self.start()?;
+        self.connect(&url).await
+    }
+
+    async fn reopen(&self) -> Outcome<Started> {
+        self.stop()?;
+        let began = Instant::now();
+        let (url, pid) = self.start()?;
+        let store = self.connect(&url).await?;
+        store.now().await?;
+        Ok(Started { took: began.elapsed(), memory: resident(pid)? })
+    }
+
+    fn disk(&self) -> Outcome<u64> {
+        bytes(&self.dir)
+    }
 }
 
 fn clear(dir: &Path) -> Outcome<()> {

@@ -556,7 +556,7 @@ impl Writer {
 
 /// What is told about a snapshot that could not be written: the store goes on without it.
 fn snapshot_error(error: &std::io::Error) -> Error {
-    if is_full(error) { Error::NoSpace } else { Error::SnapshotFailed(error.to_string().into()) }
+    if is_full(error) { Error::NoSpace } else { Error::Refused(format!("cannot write a snapshot: {error}").into()) }
 }
 
 /// Tells everybody that nothing more is written, also when the writer panics.

@@ -1,7 +1,8 @@
-//! The embedded store from outside, in one binary.
+//! The stores from outside, in one binary.
 
 mod crash;
 mod directory;
+mod etcd;
 mod fuzzed;
 mod image;
 mod kill;
