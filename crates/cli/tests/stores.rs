@@ -52,7 +52,13 @@ async fn put(store: &Embedded, key: &str, value: &str, lease: Option<storage::Le
 /// Keys that were changed in another order than they were made.
 async fn fill(store: &Embedded) {
     for round in 0..40 {
-        put(store, &format!("/registry/pods/default/{}", round * 7 % 25), &format!("{{\"n\":{round}}}"), None).await;
+        put(
+            store,
+            &format!("/registry/pods/default/{}", round * 7 % 25),
+            &format!("{{\"n\":{round}}}"),
+            None,
+        )
+        .await;
     }
     put(store, SECRET, "{\"password\":\"hunter2\"}", None).await;
     put(store, "/registry/secrets/default/sealed", "k8s:enc:aescbc:v1:a:\u{1}\u{2}", None).await;
@@ -70,7 +76,10 @@ async fn a_running_store_is_backed_up_and_a_stopped_one_restored() {
     let revision = store.now().await.expect("now").0;
 
     let told = done(&["backup", file, "--db", db]);
-    assert_eq!((told["revision"].as_u64(), told["keys"].as_u64(), told["leases"].as_u64()), (Some(revision), Some(28), Some(1)));
+    assert_eq!(
+        (told["revision"].as_u64(), told["keys"].as_u64(), told["leases"].as_u64()),
+        (Some(revision), Some(28), Some(1))
+    );
     refused(&["backup", file, "--db", db], "is there already");
     done(&["backup", file, "--db", db, "--force"]);
     assert_eq!(done(&["db", "check", "--file", file])["healthy"], true);
@@ -79,13 +88,16 @@ async fn a_running_store_is_backed_up_and_a_stopped_one_restored() {
     refused(&["db", "compact", "--db", db], "is in use by process");
 
     let stats = done(&["db", "stats", "--db", db]);
-    let secrets = stats["resources"].as_array().expect("resources").iter().find(|r| r["prefix"] == "/registry/secrets");
+    let secrets =
+        stats["resources"].as_array().expect("resources").iter().find(|r| r["prefix"] == "/registry/secrets");
     let secrets = secrets.expect("there are secrets");
     assert_eq!((&secrets["keys"], &secrets["encrypted"]), (&2.into(), &1.into()));
     let listed = done(&["db", "list", "/registry/pods/", "--limit", "3", "--db", db]);
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(3));
 
-    for words in [&["db", "get", SECRET, "--db", db][..], &["db", "list", "--db", db], &["db", "stats", "--db", db]] {
+    for words in
+        [&["db", "get", SECRET, "--db", db][..], &["db", "list", "--db", db], &["db", "stats", "--db", db]]
+    {
         for more in [&[][..], &["-o", "json"]] {
             let output = cox(&[words, more].concat());
             assert!(output.status.success());
@@ -132,7 +144,11 @@ async fn damage_is_reported() {
     bytes[100] ^= 1;
     std::fs::write(&log, bytes).expect("write");
     let db = db.to_str().expect("UTF-8");
-    for words in [&["db", "check", "--db", db][..], &["db", "stats", "--db", db], &["backup", "/tmp/never.cox", "--db", db]] {
+    for words in [
+        &["db", "check", "--db", db][..],
+        &["db", "stats", "--db", db],
+        &["backup", "/tmp/never.cox", "--db", db],
+    ] {
         refused(words, "is damaged at offset");
     }
     assert!(!Path::new("/tmp/never.cox").exists());
@@ -153,7 +169,7 @@ async fn order(store: &dyn Storage) -> (Vec<(String, Bytes, bool)>, Vec<u64>) {
 async fn a_cluster_moves_to_etcd_and_back() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    let server = RealEtcd::start(&program, &root.path().join("etcd"), 1, None);
+    let server = RealEtcd::start(&program, root.path(), 1, None);
     let url = server.endpoint(0);
     let (db, file) = (root.path().join("db"), root.path().join("b.cox"));
     let (db, file) = (db.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
@@ -199,4 +215,56 @@ async fn a_cluster_moves_to_etcd_and_back() {
 async fn put_etcd(store: &dyn Storage, key: &str) {
     let put = store.put(key, Bytes::from_static(b"{}"), Expect::Any, None).await;
     assert!(matches!(put, Ok(WriteOutcome::Done(_))), "{put:?}");
+}
+
+/// A control plane of the test's own; stopped and removed with it.
+struct ControlPlane {
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+impl ControlPlane {
+    fn which(&self) -> [&str; 4] {
+        ["--name", "stores", "--data-dir", self.dir.path().to_str().expect("UTF-8")]
+    }
+
+    fn up(&self) {
+        let port = self.port.to_string();
+        let words = ["up", "--no-node", "--secure-port", &port];
+        done(&[&words[..], &self.which()].concat());
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        cox(&[&["down", "--purge"][..], &self.which()].concat());
+    }
+}
+
+#[test]
+fn a_whole_control_plane_is_backed_up_and_restored() {
+    // In the way of nobody, and short enough for the sockets below it.
+    let dir = tempfile::Builder::new().prefix("cox-stores-").tempdir_in("/tmp").expect("a directory");
+    let cluster = ControlPlane { dir, port: real_etcd::free_port() };
+    cluster.up();
+    let file = cluster.dir.path().join("b.cox");
+    let file = file.to_str().expect("UTF-8");
+    let which = cluster.which();
+    let with = |words: &[&'static str]| -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).chain(which.map(str::to_owned)).collect()
+    };
+    let call = |words: &[String]| done(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let backup = done(&[&["backup", file][..], &which].concat());
+    assert!(backup["keys"].as_u64() > Some(50), "{backup}");
+    assert_eq!(call(&with(&["db", "check"]))["healthy"], true);
+    refused(&[&["restore", file][..], &which].concat(), "the cluster runs, as process");
+    refused(&[&["db", "compact"][..], &which].concat(), "the cluster runs, as process");
+    call(&with(&["down"]));
+    let restored = done(&[&["restore", file][..], &which].concat());
+    assert_eq!(restored["keys"], backup["keys"]);
+    cluster.up();
+    let stats = call(&with(&["db", "stats"]));
+    assert!(stats["revision"].as_u64() > restored["revision"].as_u64(), "it goes on from there: {stats}");
+    assert!(stats["keys"].as_u64() >= backup["keys"].as_u64());
+    assert_eq!(call(&with(&["status"]))["healthy"], true);
 }

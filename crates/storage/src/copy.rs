@@ -136,7 +136,9 @@ pub async fn write(
     }
     for key in present.iter().filter(|key| image.get(key).is_none()) {
         match to.delete(key, Expect::Any).await? {
-            DeleteOutcome::Deleted { .. } | DeleteOutcome::Mismatch { current: None, .. } => written.removed += 1,
+            DeleteOutcome::Deleted { .. } | DeleteOutcome::Mismatch { current: None, .. } => {
+                written.removed += 1
+            }
             DeleteOutcome::Mismatch { .. } => return Err(CopyError::Busy(key.clone())),
         }
     }

@@ -29,6 +29,6 @@ pub use prefix_map::PrefixMap;
 pub use shared_leases::SharedLeases;
 pub use store::{Progress, Storage, WatchStream};
 pub use types::{
-    DeleteOutcome, Event, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision, WatchBatch,
-    WriteOutcome, prefix_end,
+    DeleteOutcome, Event, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    WatchBatch, WriteOutcome, prefix_end,
 };

@@ -46,7 +46,9 @@ pub enum Verb {
         target: Target,
     },
     /// Gives up the history of a stopped store, or of an etcd; a running cluster does so by itself.
-    #[command(after_help = "Examples:\n  cox down && cox db compact\n  cox db compact --etcd-servers http://127.0.0.1:2379")]
+    #[command(
+        after_help = "Examples:\n  cox down && cox db compact\n  cox db compact --etcd-servers http://127.0.0.1:2379"
+    )]
     Compact {
         /// Which store.
         #[command(flatten)]
@@ -127,7 +129,8 @@ async fn check(file: Option<PathBuf>, target: &Target, as_json: bool) -> Result<
         for problem in &problems {
             let _ = writeln!(text, "{problem}");
         }
-        let verdict = if healthy { "is whole".to_owned() } else { format!("has {} problems", problems.len()) };
+        let verdict =
+            if healthy { "is whole".to_owned() } else { format!("has {} problems", problems.len()) };
         let _ = writeln!(text, "{what} {verdict}: {} keys at revision {}.", image.len(), image.revision());
         print(&text)?;
     }
@@ -281,7 +284,13 @@ async fn stats(target: &Target, as_json: bool) -> Result<ExitCode, Failure> {
     let width = shares.keys().map(String::len).max().unwrap_or(0).max(8);
     let _ = writeln!(text, "\n{:<width$} {:>8} {:>10} {:>9}", "PREFIX", "KEYS", "SIZE", "ENCRYPTED");
     for (name, share) in &shares {
-        let _ = writeln!(text, "{name:<width$} {:>8} {:>10} {:>9}", share.keys, size(share.bytes), share.encrypted);
+        let _ = writeln!(
+            text,
+            "{name:<width$} {:>8} {:>10} {:>9}",
+            share.keys,
+            size(share.bytes),
+            share.encrypted
+        );
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -373,7 +382,9 @@ async fn list(prefix: &str, limit: usize, target: &Target, as_json: bool) -> Res
             let kvs: Vec<KeyValue> = image.prefix(prefix).take(wanted).collect();
             (kvs, image.revision())
         }
-        Place::Etcd(flags) => range(&*flags.open().await?, prefix, wanted).await.map_err(|e| Failure::of(&e))?,
+        Place::Etcd(flags) => {
+            range(&*flags.open().await?, prefix, wanted).await.map_err(|e| Failure::of(&e))?
+        }
     };
     if as_json {
         let items: Vec<Value> = kvs
@@ -445,6 +456,9 @@ mod tests {
         assert!(is_open_secret(&kv("/registry/secrets/a/b", b"{}")));
         assert!(!is_open_secret(&kv("/registry/secrets/a/b", b"k8s:enc:aescbc:v1:key:x")));
         assert!(!is_open_secret(&kv("/registry/configmaps/a/b", b"{}")));
-        assert_eq!([form(b"{}"), form(b"k8s\0x"), form(b"k8s:enc:a"), form(b"")], ["json", "protobuf", "encrypted", "other"]);
+        assert_eq!(
+            [form(b"{}"), form(b"k8s\0x"), form(b"k8s:enc:a"), form(b"")],
+            ["json", "protobuf", "encrypted", "other"]
+        );
     }
 }

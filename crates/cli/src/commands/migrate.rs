@@ -71,7 +71,10 @@ pub struct Migrate {
 pub async fn migrate(options: Migrate, as_json: bool) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     if options.from == options.to {
-        return Err(Failure::new("--from and --to name the same kind of store", "one is embedded, the other etcd"));
+        return Err(Failure::new(
+            "--from and --to name the same kind of store",
+            "one is embedded, the other etcd",
+        ));
     }
     let flags = &options.target.etcd;
     if flags.etcd_servers.is_empty() {
@@ -154,7 +157,9 @@ pub fn tell(
 pub fn copy_failure(error: &CopyError) -> Failure {
     let mut failure = Failure::of(error);
     failure.next = match error {
-        CopyError::NotEmpty { .. } => "name an empty etcd or another --etcd-prefix, or replace what is there with --replace".into(),
+        CopyError::NotEmpty { .. } => {
+            "name an empty etcd or another --etcd-prefix, or replace what is there with --replace".into()
+        }
         CopyError::TooFar { source_revision, .. } => format!(
             "start etcd from a snapshot of itself restored with `etcdutl snapshot restore --bump-revision \
              {source_revision} --mark-compacted`, or raise --raise-limit, or see --allow-lower-revisions"

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use storage::copy::{self, Plan};
 use storage::Image;
+use storage::copy::{self, Plan};
 
 use super::migrate::{Raise, copy_failure};
 use super::store::{Local, Meter, Place, Target, blocking, seconds};
@@ -14,13 +14,11 @@ use crate::output::{Failure, print, print_json};
 
 /// `cox restore`.
 #[derive(Args, Clone, Debug)]
-#[command(
-    after_help = "Examples:\n  cox down && cox restore /backup/monday.cox && cox up\n  \
+#[command(after_help = "Examples:\n  cox down && cox restore /backup/monday.cox && cox up\n  \
     cox restore b.cox --db /var/lib/apiserver/db    the embedded store of a stopped kube-apiserver\n  \
     cox restore b.cox --etcd-servers https://10.0.0.1:2379 --replace    with all API servers stopped\n\n\
     The cluster has to be stopped. Its old data stays beside the new. Revisions go on above all that were ever given, so\n\
-    everybody who watched before lists anew. Secrets need the encryption keys that they were written with."
-)]
+    everybody who watched before lists anew. Secrets need the encryption keys that they were written with.")]
 pub struct Restore {
     /// The backup.
     pub file: PathBuf,

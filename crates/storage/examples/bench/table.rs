@@ -41,7 +41,13 @@ impl Table {
                 (Some((ours, _)), Some((theirs, _)), Better::Less) => format!("{:.1}", theirs / ours),
                 _ => String::new(),
             };
-            let _ = writeln!(out, "| {} | {} | {} | {ratio} |", row.what, text(&row.cells[0]), text(&row.cells[1]));
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {ratio} |",
+                row.what,
+                text(&row.cells[0]),
+                text(&row.cells[1])
+            );
         }
         out
     }

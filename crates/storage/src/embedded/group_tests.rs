@@ -27,9 +27,9 @@ async fn queue<'a>(store: &'a Embedded, keys: impl Iterator<Item = String>, expe
     let mut pending: Pending<'a> = Vec::new();
     for key in keys {
         let mut put: BoxFuture<'a, _> =
-            Box::pin(unconstrained(async move {
-                store.put(&key, Bytes::from_static(b"x"), expect, None).await
-            }));
+            Box::pin(unconstrained(
+                async move { store.put(&key, Bytes::from_static(b"x"), expect, None).await },
+            ));
         assert!(poll!(&mut put).is_pending(), "nothing is answered before it is durable");
         pending.push(put);
     }
@@ -37,7 +37,10 @@ async fn queue<'a>(store: &'a Embedded, keys: impl Iterator<Item = String>, expe
 }
 
 /// Has the writer sync one write, and queues others behind it.
-async fn behind_a_sync<'a>(store: &'a Embedded, keys: impl Iterator<Item = String>) -> (Pending<'a>, Pending<'a>) {
+async fn behind_a_sync<'a>(
+    store: &'a Embedded,
+    keys: impl Iterator<Item = String>,
+) -> (Pending<'a>, Pending<'a>) {
     store.faults.hold_syncs();
     let first = queue(store, ["/first".to_owned()].into_iter(), Expect::Any).await;
     store.faults.until_syncing();
@@ -90,7 +93,9 @@ async fn guards_in_one_group_see_each_other() {
     assert!(done(&outcomes[0]));
     assert!(!outcomes[1..].iter().any(done), "one of ten can create a key");
     for outcome in &outcomes[1..] {
-        let Ok(WriteOutcome::Mismatch { current: Some(kv), revision }) = outcome else { panic!("{outcome:?}") };
+        let Ok(WriteOutcome::Mismatch { current: Some(kv), revision }) = outcome else {
+            panic!("{outcome:?}")
+        };
         assert_eq!((kv.mod_revision, *revision), (Revision(3), Revision(3)));
     }
 }

@@ -109,9 +109,7 @@ impl Image {
         }
         match snapshot::load(source, path, FileKind::Backup, 0, now) {
             Ok(loaded) => Ok(Self::from_parts(loaded.index, &loaded.leases, now)),
-            Err(OpenError::Corrupt { offset: 0, .. }) => {
-                Err(OpenError::NoBackup { path: path.to_owned() })
-            }
+            Err(OpenError::Corrupt { offset: 0, .. }) => Err(OpenError::NoBackup { path: path.to_owned() }),
             Err(OpenError::Corrupt { path, offset, reason }) => {
                 Err(OpenError::DamagedBackup { path, offset, reason })
             }
@@ -137,7 +135,8 @@ impl Image {
             index.load(kv.key, version);
         }
         let next_lease = leases.len() as u64 + 1;
-        let leases = leases.into_iter().zip(1..).map(|(lease, name)| LeaseInfo { id: LeaseId(name), ..lease });
+        let leases =
+            leases.into_iter().zip(1..).map(|(lease, name)| LeaseInfo { id: LeaseId(name), ..lease });
         Self { index, leases: leases.collect(), next_lease }
     }
 
@@ -210,7 +209,8 @@ impl Image {
                 .mode(0o600)
                 .open(&temporary)
                 .map_err(io("create a file beside"))?;
-            let size = self.write_to(file, FileKind::Backup, 0, 0, self.revision(), written).map_err(io("write"))?;
+            let size =
+                self.write_to(file, FileKind::Backup, 0, 0, self.revision(), written).map_err(io("write"))?;
             let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
             renameat_with(CWD, &temporary, CWD, path, flags)
                 .map_err(|errno| io("give a backup the name")(errno.into()))?;

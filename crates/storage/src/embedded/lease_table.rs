@@ -47,7 +47,9 @@ impl LeaseTable {
     /// Says how much of its time a lease has left; never more than all of it.
     pub(super) fn shorten(&mut self, id: LeaseId, left: Duration, now: Instant) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        let Some(deadline) = now.checked_add(left).filter(|deadline| *deadline < lease.deadline) else { return };
+        let Some(deadline) = now.checked_add(left).filter(|deadline| *deadline < lease.deadline) else {
+            return;
+        };
         self.deadlines.remove(&(lease.deadline, id));
         lease.deadline = deadline;
         self.deadlines.insert((deadline, id));
@@ -125,7 +127,8 @@ mod tests {
         assert_eq!(table.expired(now + Duration::from_secs(4)), Some(two));
         table.shorten(two, Duration::from_secs(9), now);
         table.shorten(one, Duration::from_secs(4), now);
-        let left: Vec<_> = table.all(now).map(|lease| (lease.id, lease.ttl.as_secs(), lease.left.as_secs())).collect();
+        let left: Vec<_> =
+            table.all(now).map(|lease| (lease.id, lease.ttl.as_secs(), lease.left.as_secs())).collect();
         assert_eq!(left, [(two, 3, 3), (one, 5, 4)], "time only gets shorter");
         table.revoke(one);
         table.revoke(two);

@@ -54,8 +54,8 @@ pub use self::restore::Restored;
 use self::watch::{Batches, Watchers};
 use self::writer::{Command, Writer};
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision, Storage,
-    WatchStream, WriteOutcome,
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    Storage, WatchStream, WriteOutcome,
 };
 
 /// Bytes of values that wait for the writer, in kilobytes; who comes then has to wait before queueing.

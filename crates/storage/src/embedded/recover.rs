@@ -40,9 +40,8 @@ pub(super) fn recover(dir: &mut Dir, options: &Options) -> Result<Recovered, Ope
         }
         None => (1, State::empty(now)),
     };
-    let logs = state.logs(first, &files.logs, !files.snapshots.is_empty(), |number| {
-        dir.path(FileKind::Log, number)
-    })?;
+    let logs = state
+        .logs(first, &files.logs, !files.snapshots.is_empty(), |number| dir.path(FileKind::Log, number))?;
     let mut earlier_bytes = 0;
     let mut end = None;
     for number in &logs {

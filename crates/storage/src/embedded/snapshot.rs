@@ -159,9 +159,7 @@ pub(super) fn load<S: Source>(
         }
     }
     match loading.state {
-        Some((index, leases)) if loading.ended => {
-            Ok(Loaded { index, leases, next_frame })
-        }
+        Some((index, leases)) if loading.ended => Ok(Loaded { index, leases, next_frame }),
         _ => Err(damaged(reader.offset())),
     }
 }

@@ -20,9 +20,7 @@ use super::plan::{Plan, Steps};
 use super::recover::Recovered;
 use super::snapshot::{self, Contents};
 use super::{Options, Shared, bound_history, watch};
-use crate::{
-    DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, Revision, WriteOutcome,
-};
+use crate::{DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, Revision, WriteOutcome};
 
 /// The writes of one group.
 pub(super) const GROUP: usize = 4096;
@@ -556,7 +554,11 @@ impl Writer {
 
 /// What is told about a snapshot that could not be written: the store goes on without it.
 fn snapshot_error(error: &std::io::Error) -> Error {
-    if is_full(error) { Error::NoSpace } else { Error::Refused(format!("cannot write a snapshot: {error}").into()) }
+    if is_full(error) {
+        Error::NoSpace
+    } else {
+        Error::Refused(format!("cannot write a snapshot: {error}").into())
+    }
 }
 
 /// Tells everybody that nothing more is written, also when the writer panics.

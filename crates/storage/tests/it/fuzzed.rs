@@ -34,11 +34,8 @@ fn whole() -> [Vec<u8>; 3] {
     let backup = root.path().join("backup");
     storage::Image::read(&dir).expect("read").0.write_backup(&backup, false, &mut |_| {}).expect("backup");
     let read = |path| fs::read(path).expect("read");
-    let mut files = [
-        read(dir.join("0000000000000002.log")),
-        read(dir.join("0000000000000002.snapshot")),
-        read(backup),
-    ];
+    let mut files =
+        [read(dir.join("0000000000000002.log")), read(dir.join("0000000000000002.snapshot")), read(backup)];
     for file in &mut files {
         // The reader expects the number 0, and a log that begins at 0; the checksum of the header follows.
         file[16..32].fill(0);
@@ -115,9 +112,10 @@ fn any_bytes_are_read_or_refused() {
         })
         .expect("no panic");
     let noise = proptest::collection::vec(any::<u8>(), 0..300);
-    runner.run(&noise, |bytes| {
-        read_anything(&bytes);
-        Ok(())
-    })
-    .expect("no panic");
+    runner
+        .run(&noise, |bytes| {
+            read_anything(&bytes);
+            Ok(())
+        })
+        .expect("no panic");
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use storage::copy::{self, CopyError, Plan};
 use storage::{
-    Embedded, Error, Expect, Image, KeyValue, OpenError, Options, RangeRequest, Revision, Storage, WriteOutcome,
+    Embedded, Error, Expect, Image, KeyValue, OpenError, Options, RangeRequest, Revision, Storage,
+    WriteOutcome,
 };
 
 use crate::quick;
@@ -248,7 +249,8 @@ async fn a_copy_keeps_objects_order_and_leases() {
     };
     assert_eq!(in_order(&old), in_order(&new));
     assert!(target.now().await.expect("now") >= source.now().await.expect("now"), "revisions do not go back");
-    let leased = |kvs: &[KeyValue]| kvs.iter().find(|kv| kv.lease.is_some()).map(|kv| (kv.key.clone(), kv.lease));
+    let leased =
+        |kvs: &[KeyValue]| kvs.iter().find(|kv| kv.lease.is_some()).map(|kv| (kv.key.clone(), kv.lease));
     let (key, lease) = leased(&new).expect("a lease");
     assert_eq!(&*key, "/registry/events/a");
     let lease = target.lease(lease.expect("a lease")).await.expect("lease");
@@ -264,7 +266,10 @@ async fn a_copy_into_a_store_with_keys_is_refused_or_replaces_them() {
     put(&*target, "/registry/old", "old", None).await;
     let before = put(&*target, "/registry/pods/0", "old", None).await;
     let error = copy::write(&image, &target, refuse(), &mut quiet()).await.expect_err("not empty");
-    assert!(matches!(&error, CopyError::NotEmpty { keys: 2, example } if &**example == "/registry/old"), "{error}");
+    assert!(
+        matches!(&error, CopyError::NotEmpty { keys: 2, example } if &**example == "/registry/old"),
+        "{error}"
+    );
     assert_eq!(target.now().await.expect("now"), before.mod_revision, "nothing was written");
     let plan = Plan { replace: true, ..refuse() };
     let written = copy::write(&image, &target, plan, &mut quiet()).await.expect("write");

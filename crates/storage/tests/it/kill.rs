@@ -33,7 +33,9 @@ enum Op {
 }
 
 fn op(writer: u64, round: u64) -> (String, Op) {
-    let mixed = (writer + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(round.wrapping_mul(0xD1B5_4A32_D192_ED03));
+    let mixed = (writer + 1)
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .wrapping_add(round.wrapping_mul(0xD1B5_4A32_D192_ED03));
     let mixed = mixed ^ (mixed >> 29);
     let key = format!("/{writer}/{}", mixed % KEYS);
     let op = match mixed >> 8 & 7 {
@@ -67,7 +69,8 @@ fn child() {
         // Snapshots all the time; every second life syncs.
         let sync = from[0] % 2 == 0;
         let store = Arc::new(
-            Embedded::open(dir, Options { sync, snapshot_bytes: 20_000, ..Options::default() }).expect("open"),
+            Embedded::open(dir, Options { sync, snapshot_bytes: 20_000, ..Options::default() })
+                .expect("open"),
         );
         let lease = store.grant(Duration::from_secs(100_000)).await.expect("grant");
         let writers: Vec<_> = (0..WRITERS)
@@ -91,7 +94,9 @@ async fn write(store: Arc<Embedded>, writer: u64, from: u64, lease: LeaseId) {
                 }
             }
             Op::Delete => match store.delete(&key, Expect::Any).await {
-                Ok(DeleteOutcome::Deleted { revision, .. } | DeleteOutcome::Mismatch { revision, .. }) => revision,
+                Ok(DeleteOutcome::Deleted { revision, .. } | DeleteOutcome::Mismatch { revision, .. }) => {
+                    revision
+                }
                 other => panic!("{other:?}"),
             },
         };
@@ -135,7 +140,10 @@ impl Expected {
         for writer in 0..WRITERS {
             let own = format!("/{writer}/");
             let of = |keys: &BTreeMap<String, Bytes>| -> BTreeMap<String, Bytes> {
-                keys.iter().filter(|(key, _)| key.starts_with(&own)).map(|(k, v)| (k.clone(), v.clone())).collect()
+                keys.iter()
+                    .filter(|(key, _)| key.starts_with(&own))
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect()
             };
             let found = of(found);
             if found == of(&self.keys) {
@@ -155,7 +163,12 @@ fn start(dir: &Path, expected: &Expected, clock: Option<i64>) -> Child {
     let mut command = match clock {
         Some(offset) => {
             let mut command = Command::new("unshare");
-            command.arg("--time").args(["--monotonic", &offset.to_string(), "--boottime", &offset.to_string()]);
+            command.arg("--time").args([
+                "--monotonic",
+                &offset.to_string(),
+                "--boottime",
+                &offset.to_string(),
+            ]);
             command.arg(own);
             command
         }
@@ -224,7 +237,11 @@ async fn a_killed_process_loses_nothing_acknowledged() {
 
         let looked = round % 2 == 0;
         let (found, revision) = if looked { look(&dir) } else { open(&dir).await };
-        assert!(revision >= expected.revision, "acknowledged {} but the store is at {revision}", expected.revision);
+        assert!(
+            revision >= expected.revision,
+            "acknowledged {} but the store is at {revision}",
+            expected.revision
+        );
         assert!(revision <= expected.revision + WRITERS + 1, "more writes than were asked for");
         expected.settle(&found);
         expected.revision = revision;
@@ -287,7 +304,6 @@ async fn a_killed_restore_leaves_the_old_data_or_the_new() {
     }
     drop(store);
     Image::read(&db).expect("read").0.write_backup(&backup, false, &mut |_| {}).expect("backup");
-    let mut last = 0;
     for round in 0..20_u64 {
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
             .args(["kill::restoring_child", "--exact", "--nocapture", "--test-threads=1"])
@@ -298,16 +314,22 @@ async fn a_killed_restore_leaves_the_old_data_or_the_new() {
             .spawn()
             .expect("start");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let told = |line: std::io::Result<String>| -> Option<u64> { line.ok()?.strip_prefix("restored ")?.parse().ok() };
-        last = lines.by_ref().find_map(told).expect("the child goes on");
+        let told = |line: std::io::Result<String>| -> Option<u64> {
+            line.ok()?.strip_prefix("restored ")?.parse().ok()
+        };
+        let told_first = lines.by_ref().find_map(told).expect("the child goes on");
         // Anywhere in the next one.
         std::thread::sleep(Duration::from_micros(round * 777 % 9000));
         child.kill().expect("kill -9");
-        last = lines.filter_map(told).last().unwrap_or(last);
+        let last = lines.filter_map(told).last().unwrap_or(told_first);
         child.wait().expect("wait");
         let (image, _) = Image::read(&db).expect("whole at every moment");
         assert_eq!(image.len(), 200);
-        assert!(image.revision().0 >= last && image.revision().0 <= last + 1, "{} after {last}", image.revision());
+        assert!(
+            image.revision().0 >= last && image.revision().0 <= last + 1,
+            "{} after {last}",
+            image.revision()
+        );
         drop(Embedded::open(&db, quick()).expect("opens by itself"));
     }
 }

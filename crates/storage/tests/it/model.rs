@@ -115,11 +115,8 @@ async fn check(store: &Embedded, model: &Model) {
             continue;
         }
         let read = read.expect("kept");
-        let found: BTreeMap<String, Entry> = read
-            .kvs
-            .into_iter()
-            .map(|kv| (kv.key.to_string(), entry(&kv)))
-            .collect();
+        let found: BTreeMap<String, Entry> =
+            read.kvs.into_iter().map(|kv| (kv.key.to_string(), entry(&kv))).collect();
         assert_eq!(found, model.then[at as usize - 1], "at {at}");
     }
     // Replaying the events over the oldest state gives the newest.
@@ -177,10 +174,17 @@ async fn read(store: &Embedded, model: &Model, step: &Step) {
                 count_only,
             };
             let Some(found) = readable(store.range(request.clone()).await, at, oldest) else { return };
-            let inside = |key: &String| *key >= request.start && (request.end.is_empty() || *key < request.end);
+            let inside =
+                |key: &String| *key >= request.start && (request.end.is_empty() || *key < request.end);
             let wanted: Vec<_> = model.then[at as usize - 1].iter().filter(|(key, _)| inside(key)).collect();
             assert_eq!(found.count, wanted.len() as u64);
-            let told = if count_only { 0 } else if limit == 0 { wanted.len() } else { wanted.len().min(limit.into()) };
+            let told = if count_only {
+                0
+            } else if limit == 0 {
+                wanted.len()
+            } else {
+                wanted.len().min(limit.into())
+            };
             let kvs: Vec<_> = found.kvs.iter().map(|kv| (kv.key.to_string(), entry(kv))).collect();
             assert!(kvs.iter().map(|(key, entry)| (key, entry)).eq(wanted.iter().take(told).copied()));
             assert_eq!(found.more, !count_only && told < wanted.len());
@@ -188,7 +192,9 @@ async fn read(store: &Embedded, model: &Model, step: &Step) {
         }
         Step::Watch { prefix, back } => {
             let (prefix, after) = (key_of(prefix), model.at(back));
-            let Some(mut watch) = readable(store.watch(&prefix, Revision(after)).await, after, oldest) else { return };
+            let Some(mut watch) = readable(store.watch(&prefix, Revision(after)).await, after, oldest) else {
+                return;
+            };
             let mut state = model.then[after as usize - 1].get(&prefix).cloned();
             let mut seen = after;
             while seen < model.revision() {
