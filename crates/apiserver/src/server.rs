@@ -281,6 +281,7 @@ impl ApiServer {
             port: address.port(),
         };
         let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        service_repair::start(allocator, &registry, stop.clone()).await;
         let masters = Masters::new(config.storage.clone(), registry.clone(), advertised.clone());
         let bootstrap = Bootstrap::new(&registry);
         let work = || async {
@@ -297,7 +298,6 @@ impl ApiServer {
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;
         guards::aggregate_roles(registry.clone(), stop.clone());
-        service_repair::start(allocator, &registry, stop.clone());
         ready.store(true, Ordering::Release);
         if config.shared {
             tasks.spawn(masters.run(stop.clone()));
@@ -333,7 +333,8 @@ where
     loop {
         attempts += 1;
         match work().await {
-            Err(e) if attempts < 20 && matches!(e.code(), 409 | 503) => {
+            // 422: the other one has taken the service IP and not written the Service yet.
+            Err(e) if attempts < 20 && matches!(e.code(), 409 | 422 | 503) => {
                 tracing::debug!(error = %e, "another server writes the first objects too");
                 tokio::time::sleep(Duration::from_millis(20 * attempts)).await;
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use apiserver_registry::list::ListOptions;
 use apiserver_registry::{Registry, Store, encode};
 use jiff::{SignedDuration, Timestamp};
-use machinery::{Object, StatusResult};
+use machinery::{Object, StatusError, StatusResult};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -113,24 +113,24 @@ async fn look(
     Ok(())
 }
 
-/// Looks at intervals until `stop`.
-pub fn start(allocator: Arc<ServiceAllocator>, registry: &Registry, stop: CancellationToken) {
+/// Looks once now, so that the server's own Service finds its IP, then at intervals until `stop`.
+pub async fn start(allocator: Arc<ServiceAllocator>, registry: &Registry, stop: CancellationToken) {
     let (Some(services), Some(addresses)) =
         (registry.store("", "services"), registry.store("networking.k8s.io", "ipaddresses"))
     else {
         return;
     };
     let (services, addresses) = (services.clone(), addresses.clone());
+    let mut strikes = BTreeMap::new();
+    let failed = |e: StatusError| tracing::warn!(error = %e, "cluster IPs and node ports were not checked");
+    look(&allocator, &services, &addresses, &mut strikes).await.unwrap_or_else(failed);
     tokio::spawn(async move {
-        let mut strikes = BTreeMap::new();
         loop {
-            if let Err(e) = look(&allocator, &services, &addresses, &mut strikes).await {
-                tracing::warn!(error = %e, "cluster IPs and node ports were not checked");
-            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(INTERVAL) => {}
             }
+            look(&allocator, &services, &addresses, &mut strikes).await.unwrap_or_else(failed);
         }
     });
 }

@@ -270,8 +270,11 @@ impl Client {
                     logins += 1;
                     continue;
                 }
+                Verdict::TokenExpired if self.login.is_none() => {
+                    return Err(Verdict::Refused("etcd asks for a user and a password, and none is set".into()));
+                }
                 Verdict::TokenExpired => {
-                    return Err(Verdict::Refused("etcd asks for a user; its name or password is wrong".into()));
+                    return Err(Verdict::Refused("etcd does not take the token that it gave us".into()));
                 }
                 Verdict::Unknown(why) if repeat == Repeat::Never => {
                     self.leave(number);

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -18,6 +18,9 @@ use super::OpenError;
 
 /// How long connecting to one endpoint may take, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// How long etcd may take for its first words over TLS; it speaks before we do.
+const FIRST_WORDS: Duration = Duration::from_millis(300);
 
 /// The files for TLS towards etcd. They are read again for each connection, so that renewed ones are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,11 +87,20 @@ pub(super) async fn dial(
         let config = load(files).map_err(|e| e.to_string())?;
         let name = ServerName::try_from(address.host.clone())
             .map_err(|_| format!("{:?} is no name that a certificate can have", address.host))?;
-        let stream = TlsConnector::from(config)
-            .connect(name, socket)
-            .await
-            .map_err(|e| explain(&e).unwrap_or_else(|| format!("TLS failed: {e}")))?;
-        Ok(Box::new(stream))
+        let failed = |e: io::Error| explain(&e).unwrap_or_else(|| format!("TLS failed: {e}"));
+        let stream = TlsConnector::from(config).connect(name, socket).await.map_err(failed)?;
+        let (mut read, write) = tokio::io::split(stream);
+        // Since TLS 1.3 the other side tells only now whether it takes our certificate: in place of its first words.
+        let mut first = vec![0; 1024];
+        match tokio::time::timeout(FIRST_WORDS, read.read(&mut first)).await {
+            Ok(Ok(0)) => Err("it closes the connection at once; does it take our client certificate?".into()),
+            Ok(Ok(count)) => {
+                first.truncate(count);
+                Ok(Box::new(tokio::io::join(io::Cursor::new(first).chain(read), write)) as Box<dyn Io>)
+            }
+            Ok(Err(e)) => Err(failed(e)),
+            Err(_) => Ok(Box::new(tokio::io::join(read, write))),
+        }
     };
     match tokio::time::timeout(CONNECT, connect).await {
         Ok(Ok(io)) => Ok(TokioIo::new(io)),

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::client::Client;
 use super::feed::{Chunk, Feed};
@@ -124,18 +124,21 @@ impl State {
     }
 
     /// Begins anew behind a gap: who has not seen everything before it has lost something.
-    fn restart(&mut self, position: u64, compacted: Revision) {
-        self.ring.clear();
-        self.bytes = 0;
-        (self.position, self.floor) = (position, position);
-        for watcher in self.watchers.values_mut() {
+    fn restart(&mut self, at: u64) {
+        for watcher in self.watchers.values_mut().filter(|watcher| !watcher.apart) {
+            if !watcher.pending {
+                watcher.delivered = watcher.delivered.max(self.position);
+            }
             // A watcher that reads its own feed is told by that one.
-            if !watcher.apart && watcher.delivered < position {
-                watcher.lost =
-                    Some(Error::Compacted { requested: Revision(watcher.delivered), compacted });
+            if watcher.delivered < at {
+                let (requested, compacted) = (Revision(watcher.delivered), Revision(at));
+                watcher.lost = Some(Error::Compacted { requested, compacted });
                 watcher.wake.notify_one();
             }
         }
+        self.ring.clear();
+        self.bytes = 0;
+        (self.position, self.floor) = (at, at);
     }
 
     /// What a watcher can be given now.
@@ -210,7 +213,7 @@ impl Hub {
             match feed.step().await {
                 Ok(Some(chunk)) => self.state().push(chunk, self.limits),
                 Ok(None) => self.set_broken(feed.broken()),
-                Err(error) => match self.recover(error).await {
+                Err(error) => match self.recover(error) {
                     Some(position) => feed = Feed::new(self.client.clone(), self.names.clone(), position),
                     None => return,
                 },
@@ -219,7 +222,7 @@ impl Hub {
     }
 
     /// Where to go on after an error; `None`: nowhere.
-    async fn recover(&self, error: Error) -> Option<u64> {
+    fn recover(&self, error: Error) -> Option<u64> {
         let Error::Compacted { compacted, .. } = error else {
             if !matches!(error, Error::Closed) {
                 warn!(%error, "the watch of etcd has ended");
@@ -227,23 +230,9 @@ impl Hub {
             self.end(error);
             return None;
         };
-        warn!(%compacted, "the watch of etcd was away for longer than etcd keeps its history; reading everything again");
-        loop {
-            if let Err(error) = self.client.usable() {
-                self.end(error);
-                return None;
-            }
-            match super::clock::present(&self.client, &self.names).await {
-                Ok(now) => {
-                    self.state().restart(now, compacted);
-                    return Some(now);
-                }
-                Err(error) => {
-                    debug!(%error, "the present revision cannot be read");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                }
-            }
-        }
+        warn!(%compacted, "the watch of etcd was away for longer than etcd keeps its history");
+        self.state().restart(compacted.0);
+        Some(compacted.0)
     }
 
     fn set_broken(&self, why: Option<&Arc<str>>) {
@@ -315,7 +304,7 @@ impl Progress for Handle {
         let position = state.position;
         let Some(watcher) = state.watchers.get_mut(&self.number) else { return };
         watcher.asked = Some(target.max(watcher.asked.unwrap_or(0)));
-        if target <= position || watcher.pending {
+        if target <= position {
             watcher.wake.notify_one();
         } else if !state.asking.contains(&self.number) {
             state.asking.push(self.number);
