@@ -126,7 +126,7 @@ pub async fn reads(store: &Arc<dyn Storage>, readers: usize, round: Duration) ->
             while began.elapsed() < round {
                 store.get(&key((reader * 1_009 + count * 7) % 100_000), None).await?;
                 count += 1;
-                if count % 64 == 0 {
+                if count.is_multiple_of(64) {
                     tokio::task::yield_now().await;
                 }
             }

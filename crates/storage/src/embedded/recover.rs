@@ -256,13 +256,16 @@ impl State {
     }
 }
 
+/// A file and its size.
+type OpenFile = (FileSource, u64);
+
 /// Opens the files of a data directory that make up its state, for a look without a lock: the number of the first log,
 /// the snapshot, the logs.
 pub(super) fn open_all(
     dir: &Path,
     snapshot: Option<u64>,
     logs: &[u64],
-) -> Result<(Option<(FileSource, u64)>, Vec<(FileSource, u64)>), OpenError> {
+) -> Result<(Option<OpenFile>, Vec<OpenFile>), OpenError> {
     let open = |kind, number| {
         let path = path_of(dir, kind, number);
         frame::open(&path).map_err(cannot_read(&path))

@@ -67,7 +67,7 @@ fn child() {
         .expect("a runtime");
     runtime.block_on(async {
         // Snapshots all the time; every second life syncs.
-        let sync = from[0] % 2 == 0;
+        let sync = from[0].is_multiple_of(2);
         let store = Arc::new(
             Embedded::open(dir, Options { sync, snapshot_bytes: 20_000, ..Options::default() })
                 .expect("open"),

@@ -201,7 +201,7 @@ async fn read(store: &Embedded, model: &Model, step: &Step) {
                 watch.progress().request();
                 let batch = watch.next_batch().await.expect("a batch").expect("healthy");
                 for event in &batch.events {
-                    assert!(&*event.key == prefix && event.revision.0 > seen);
+                    assert!(*event.key == prefix && event.revision.0 > seen);
                     assert_eq!(event.prev_kv.as_ref().map(entry), state);
                     state = event.kv.as_ref().map(entry);
                     seen = event.revision.0;
