@@ -493,7 +493,7 @@ mod tests {
     async fn ips_are_given_once_and_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let a = allocator(dir.path());
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut last = Object::default();
         for _ in 0..14 {
             last = service(json!({"type": "ClusterIP"}));

@@ -20,6 +20,17 @@ pub fn program() -> Option<PathBuf> {
     None
 }
 
+/// Finds an etcd of another release: `$ETCD_OTHER`, or where `scripts/deps test` puts it. Says loudly when there is none.
+pub fn other_program() -> Option<PathBuf> {
+    let usual = || PathBuf::from("/usr/local/lib/cox-test-etcd/usr/bin/etcd");
+    let found = std::env::var_os("ETCD_OTHER").map_or_else(usual, PathBuf::from);
+    if found.exists() {
+        return Some(found);
+    }
+    eprintln!("skipped: no etcd of another release at {}", found.display());
+    None
+}
+
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

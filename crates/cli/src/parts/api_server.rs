@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Etcd, Options, Storage};
 
@@ -167,17 +168,40 @@ impl EtcdFlags {
     }
 }
 
-/// Opens the store that the flags name; also, whether other servers may use it.
-async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<(Arc<dyn Storage>, bool), Failure> {
+/// etcd, as `componentstatuses` asks it.
+struct EtcdHealth(Arc<Etcd>);
+
+#[async_trait]
+impl Component for EtcdHealth {
+    fn name(&self) -> &str {
+        "etcd-0"
+    }
+
+    async fn probe(&self) -> Result<String, String> {
+        self.0.healthy().map(|()| "ok".into()).map_err(|e| e.to_string())
+    }
+}
+
+/// A store, and what it means for the server.
+struct Opened {
+    storage: Arc<dyn Storage>,
+    /// Whether other servers may use it.
+    shared: bool,
+    components: Vec<Arc<dyn Component>>,
+}
+
+/// Opens the store that the flags name.
+async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
     let Some(dir) = data_dir else {
-        let etcd = etcd.open().await.map_err(|e| Failure::of(&e))?;
-        return Ok((Arc::new(etcd), true));
+        let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
+        let components: Vec<Arc<dyn Component>> = vec![Arc::new(EtcdHealth(etcd.clone()))];
+        return Ok(Opened { storage: etcd, shared: true, components });
     };
     let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
         .await
         .map_err(|e| Failure::of(&e))?
         .map_err(|e| Failure::of(&e))?;
-    Ok((Arc::new(embedded), false))
+    Ok(Opened { storage: Arc::new(embedded), shared: false, components: Vec::new() })
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -190,7 +214,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// Runs the API server until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let (storage, shared) = open(flags.data_dir, flags.etcd).await?;
+    let opened = open(flags.data_dir, flags.etcd).await?;
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -202,7 +226,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         _ => None,
     };
     let config = Config {
-        storage,
+        storage: opened.storage,
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise: flags.advertise_address.unwrap_or(flags.bind_address),
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
@@ -228,8 +252,8 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         kubelet,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
-        shared,
-        components: Vec::new(),
+        shared: opened.shared,
+        components: opened.components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");

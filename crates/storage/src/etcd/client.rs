@@ -26,8 +26,6 @@ use crate::Error;
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long an attempt may take that cannot be repeated. etcd itself gives up on a write after about seven seconds.
 const ONLY_ATTEMPT: Duration = Duration::from_secs(10);
-/// For how long other members, and the same ones again, are tried.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// The pause after all members failed; it doubles up to [`PAUSE_LIMIT`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
@@ -59,6 +57,7 @@ pub(super) struct Client {
     /// The member that is asked first.
     current: AtomicUsize,
     login: Option<Login>,
+    retry: Duration,
     /// The highest revision that any answer told.
     seen: watch::Sender<u64>,
     cluster: AtomicU64,
@@ -104,6 +103,7 @@ impl Client {
                 password,
                 token: RwLock::default(),
             }),
+            retry: options.retry,
             seen: watch::Sender::new(0),
             cluster: AtomicU64::new(0),
             other_cluster: AtomicBool::new(false),
@@ -245,7 +245,7 @@ impl Client {
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.retry;
         let mut pause = PAUSE;
         let mut failed: Vec<(usize, Arc<str>)> = Vec::new();
         let mut logins = 0;

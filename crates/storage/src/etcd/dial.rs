@@ -87,7 +87,13 @@ pub(super) async fn dial(
         let config = load(files).map_err(|e| e.to_string())?;
         let name = ServerName::try_from(address.host.clone())
             .map_err(|_| format!("{:?} is no name that a certificate can have", address.host))?;
-        let failed = |e: io::Error| explain(&e).unwrap_or_else(|| format!("TLS failed: {e}"));
+        let failed = |e: io::Error| match explain(&e) {
+            Some(why) => why,
+            None if e.kind() == io::ErrorKind::UnexpectedEof => {
+                "it ends the connection instead of TLS; does its URL have to begin with http://?".into()
+            }
+            None => format!("TLS failed: {e}"),
+        };
         let stream = TlsConnector::from(config).connect(name, socket).await.map_err(failed)?;
         let (mut read, write) = tokio::io::split(stream);
         // Since TLS 1.3 the other side tells only now whether it takes our certificate: in place of its first words.

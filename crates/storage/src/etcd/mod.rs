@@ -73,6 +73,8 @@ pub struct Options {
     pub compaction: Option<Duration>,
     /// How long opening waits for etcd.
     pub patience: Duration,
+    /// For how long a call tries other members, and the same ones again, while it is sure that nothing happened.
+    pub retry: Duration,
     /// Recent events kept for watches that begin or go on.
     pub recent_events: usize,
     /// Their bytes.
@@ -88,6 +90,7 @@ impl Default for Options {
             prefix: "/registry".into(),
             compaction: None,
             patience: Duration::from_secs(30),
+            retry: Duration::from_secs(15),
             recent_events: 8 << 10,
             recent_bytes: 16 << 20,
         }

@@ -69,11 +69,8 @@ async fn three_members_pass_the_suite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_etcd_release_passes_the_suite() {
-    let Some(program) = std::env::var_os("ETCD_OTHER") else {
-        eprintln!("skipped: ETCD_OTHER names no etcd of another release");
-        return;
-    };
-    suite_on_fresh_members(Path::new(&program), |_| {}).await;
+    let Some(program) = real_etcd::other_program() else { return };
+    suite_on_fresh_members(&program, |_| {}).await;
 }
 
 /// Longer than anything here takes.
