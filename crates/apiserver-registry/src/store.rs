@@ -252,7 +252,9 @@ impl Store {
             hook.allocate(&mut object, None, write.dry_run).await?;
         }
         let result = self.store_new(write, &mut object, generated).await;
-        if let (Err(_), Some(hook), false) = (&result, &self.hook, write.dry_run) {
+        if let (Err(e), Some(hook), false) = (&result, &self.hook, write.dry_run)
+            && !may_have_happened(e)
+        {
             hook.release(&object, None).await;
         }
         result
@@ -389,6 +391,8 @@ impl Store {
             {
                 match &stored {
                     Ok(Some(_)) => hook.release(&old.object, Some(&new)).await,
+                    // What both forms hold stays taken, since either may be the stored one.
+                    Err(e) if may_have_happened(e) => {}
                     _ => hook.release(&new, Some(&old.object)).await,
                 }
             }
@@ -550,6 +554,15 @@ pub fn prefix(kind: &Kind) -> String {
     format!("/registry/{}/", kind.key)
 }
 
+/// Cause in the answer to a write of which nobody knows whether it happened. A client that repeats it has to look first.
+const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
+
+/// Whether a write that failed so may be stored all the same.
+fn may_have_happened(e: &StatusError) -> bool {
+    let causes = e.0.details.as_ref().and_then(|d| d.causes.as_ref());
+    causes.into_iter().flatten().any(|c| c.reason.as_deref() == Some(OUTCOME_UNKNOWN))
+}
+
 /// An error of storage as a client sees it.
 pub fn storage_error(e: storage::Error) -> StatusError {
     match e {
@@ -557,6 +570,7 @@ pub fn storage_error(e: storage::Error) -> StatusError {
             StatusError::expired("The resourceVersion for the provided watch is too old.")
         }
         storage::Error::ValueTooLarge { .. } => StatusError::too_large(e.to_string()),
+        storage::Error::Indeterminate(_) => StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string()),
         storage::Error::FutureRevision { requested, current } => too_large_revision(requested, current),
         e if e.retryable() => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
         e => StatusError::internal(e),

@@ -7,8 +7,10 @@ mod endpoints;
 mod feed;
 mod flow_control;
 mod guards;
+mod masters;
 mod server;
 mod service_allocator;
+mod service_repair;
 mod view;
 
 pub use apiserver_http::endpoints::Component;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
 use apiserver_authn::service_account::{
@@ -30,10 +31,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
+use crate::masters::Masters;
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{endpoints, feed};
+use crate::{endpoints, feed, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -237,8 +239,9 @@ impl ApiServer {
         let allocator =
             ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
                 .map_err(StartError::Bootstrap)?;
+        let allocator = Arc::new(allocator);
         let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
-        hooks.insert(("", "services"), Arc::new(allocator));
+        hooks.insert(("", "services"), allocator.clone());
         let registry = Arc::new(builder.finish(admission.clone(), &hooks));
 
         let identity = identity(&config, view)?;
@@ -275,18 +278,28 @@ impl ApiServer {
             port: address.port(),
         };
         let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        service_repair::start(allocator, &registry, stop.clone()).await;
+        let masters = Masters::new(config.storage.clone(), registry.clone(), advertised.clone());
         let bootstrap = Bootstrap::new(&registry);
-        let work = async {
+        let work = || async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
             bootstrap.flow_control().await?;
             bootstrap.kubernetes_service(&advertised).await?;
+            if config.shared {
+                masters.renew().await?;
+            } else {
+                bootstrap.endpoints(&advertised, &[advertised.address]).await?;
+            }
             bootstrap.authentication_config(&client_ca).await?;
             bootstrap.storage_answers().await
         };
-        work.await.map_err(StartError::Bootstrap)?;
-        guards::aggregate_roles(registry, stop.clone());
+        repeated(work).await.map_err(StartError::Bootstrap)?;
+        guards::aggregate_roles(registry.clone(), stop.clone());
         ready.store(true, Ordering::Release);
+        if config.shared {
+            tasks.spawn(masters.run(stop.clone()));
+        }
         tasks.spawn(listener.serve(server.clone(), stop));
         tasks.close();
         Ok(Self { server, address, tasks })
@@ -306,6 +319,25 @@ impl ApiServer {
     /// Waits until all connections have ended after a stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+    }
+}
+
+/// Repeats work that can be repeated, while it fails only since other servers do the same at the same time.
+async fn repeated<F>(work: impl Fn() -> F) -> Result<(), StatusError>
+where
+    F: Future<Output = Result<(), StatusError>>,
+{
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match work().await {
+            // 422: the other one has taken the service IP and not written the Service yet.
+            Err(e) if attempts < 20 && matches!(e.code(), 409 | 422 | 503) => {
+                tracing::debug!(error = %e, "another server writes the first objects too");
+                tokio::time::sleep(Duration::from_millis(20 * attempts)).await;
+            }
+            result => return result,
+        }
     }
 }
 

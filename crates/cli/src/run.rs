@@ -115,6 +115,7 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
         }),
         service_cidr: cluster.settings.service_cidr,
         node_ports: 30000..=32767,
+        shared: false,
         components,
     }
 }
