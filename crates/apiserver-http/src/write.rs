@@ -5,7 +5,7 @@ use api::schema::TypeId;
 use apiserver_registry::{DeleteOptions, Deleted, Propagation, Store, Stored, Warnings, Write};
 use apiserver_watch_cache::CachedObject;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Request, Response, StatusCode};
 use machinery::gvk::GroupVersionKind;
 use machinery::{Object, StatusError, StatusResult, patch};
@@ -47,12 +47,7 @@ fn field_validation(context: &Context) -> StatusResult<FieldValidation> {
     FieldValidation::parse(asked).ok_or_else(|| {
         let path = machinery::FieldPath::new("fieldValidation");
         let e = machinery::FieldError::not_supported(&path, asked, &["", "Ignore", "Strict", "Warn"]);
-        let options = match context.info.verb.as_str() {
-            "create" => "CreateOptions",
-            "update" => "UpdateOptions",
-            _ => "PatchOptions",
-        };
-        StatusError::invalid(&GroupVersionKind::new("meta.k8s.io", "v1", options), "", &[e])
+        invalid_options(context, &[e])
     })
 }
 
@@ -79,9 +74,76 @@ pub fn write<'a>(context: &'a Context, warnings: &'a Warnings) -> StatusResult<W
         name: &context.info.name,
         subresource: &context.info.subresource,
         user: &context.user,
+        manager: field_manager(context)?,
         dry_run: context.dry_run()?,
         warnings,
     })
+}
+
+/// The longest name of a field manager (apimachinery/pkg/apis/meta/v1/validation, `FieldManagerMaxLength`).
+const MAX_MANAGER: usize = 128;
+
+/// Who owns what this request sets: the parameter `fieldManager`, or the first word of the user agent.
+fn field_manager(context: &Context) -> StatusResult<String> {
+    let query = context.query();
+    let asked = query.get("fieldManager");
+    if asked.is_empty() {
+        let agent = context.headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let manager = manager_of_agent(agent);
+        return Ok(if manager.is_empty() { "unknown".to_owned() } else { manager });
+    }
+    let path = machinery::FieldPath::new("fieldManager");
+    let mut errors = Vec::new();
+    if asked.len() > MAX_MANAGER {
+        errors.push(machinery::FieldError::too_long(&path, MAX_MANAGER));
+    }
+    for (i, c) in asked.char_indices().filter(|(_, c)| !is_print(*c)) {
+        let problem =
+            format!("invalid character {} (at position {i})", describe(c));
+        errors.push(machinery::FieldError::invalid(&path, asked, problem));
+    }
+    if errors.is_empty() { Ok(asked.to_owned()) } else { Err(invalid_options(context, &errors)) }
+}
+
+/// What Go takes for printable, as far as names of managers go.
+fn is_print(c: char) -> bool {
+    c == ' ' || !(c.is_control() || c.is_whitespace())
+}
+
+/// Go's `%#U`.
+fn describe(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
+}
+
+fn manager_of_agent(agent: &str) -> String {
+    let mut manager = String::new();
+    for c in agent.split('/').next().unwrap_or("").chars().filter(|c| is_print(*c)) {
+        if manager.len() + c.len_utf8() > MAX_MANAGER {
+            break;
+        }
+        manager.push(c);
+    }
+    manager
+}
+
+fn invalid_options(context: &Context, errors: &[machinery::FieldError]) -> StatusError {
+    let options = GroupVersionKind::new("meta.k8s.io", "v1", crate::context::options_kind(&context.info.verb));
+    StatusError::invalid(&options, "", errors)
+}
+
+/// `force` of a patch. An apply needs a `fieldManager` of its own; other patches know no force.
+fn force(context: &Context, applies: bool) -> StatusResult<bool> {
+    let query = context.query();
+    let mut errors = Vec::new();
+    if applies && query.get("fieldManager").is_empty() {
+        let path = machinery::FieldPath::new("fieldManager");
+        errors.push(machinery::FieldError::required(&path, "is required for apply patch"));
+    }
+    if !applies && query.has("force") {
+        let path = machinery::FieldPath::new("force");
+        errors.push(machinery::FieldError::forbidden(&path, "may not be specified for non-apply patch"));
+    }
+    if errors.is_empty() { Ok(query.flag("force")) } else { Err(invalid_options(context, &errors)) }
 }
 
 /// Answers with what was stored.
@@ -150,7 +212,11 @@ pub const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    APPLY,
 ];
+
+/// The content type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// How a patch is written.
 enum PatchType {
@@ -188,12 +254,32 @@ impl Patch {
             }
             // The type of a custom resource says nothing about merging.
             (PatchType::Strategic, None) => {
-                return Err(StatusError::unsupported_media_type(&PATCH_TYPES[..2]));
+                return Err(StatusError::unsupported_media_type(&[PATCH_TYPES[0], PATCH_TYPES[1], APPLY]));
             }
         };
         Object::from_value(patched)
             .ok_or_else(|| StatusError::bad_request("the patch does not leave an object"))
     }
+}
+
+/// Whether a patch is a server-side apply.
+pub fn is_apply(headers: &HeaderMap) -> bool {
+    content_type(headers) == APPLY
+}
+
+/// Decodes the configuration of a server-side apply. Second: whether to take fields from their owners.
+pub fn applied(
+    context: &Context,
+    bytes: &[u8],
+    target: &Target<'_>,
+    warnings: &Warnings,
+) -> StatusResult<(Object, bool)> {
+    let force = force(context, true)?;
+    let decoded = api::decode::decode_applied(bytes, target, field_validation(context)?)?;
+    for warning in decoded.warnings {
+        warnings.add(warning);
+    }
+    Ok((decoded.object, force))
 }
 
 /// Serves `patch`.
@@ -202,7 +288,14 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
     let warnings = Warnings::default();
     let headers = request.headers().clone();
     let bytes = body::read(request.into_body()).await?;
+    if is_apply(&headers) {
+        let (config, force) = applied(context, &bytes, &Target::of(&context.kind), &warnings)?;
+        let (stored, created) = store.apply(&write(context, &warnings)?, config, force).await?;
+        let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+        return answer(context, store, status, stored, &warnings);
+    }
     let patch = Patch::new(&headers, bytes)?;
+    force(context, false)?;
     let validation = field_validation(context)?;
     let change = |old: &Object| {
         let current = context.from_storage(old.clone());
@@ -386,4 +479,23 @@ async fn delete_one(
         ..write(context, warnings)?
     };
     store.delete(&write, options).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_agent_names_the_manager() {
+        for (agent, manager) in [
+            ("kubectl/v1.36.0 (linux/amd64) kubernetes/abc", "kubectl"),
+            ("kube-controller-manager", "kube-controller-manager"),
+            ("", ""),
+            ("a\tb c/1", "ab c"),
+        ] {
+            assert_eq!(manager_of_agent(agent), manager, "{agent:?}");
+        }
+        assert_eq!(manager_of_agent(&"x".repeat(200)).len(), 128);
+        assert_eq!(manager_of_agent(&"ü".repeat(65)).chars().count(), 64);
+    }
 }

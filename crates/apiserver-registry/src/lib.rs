@@ -6,6 +6,7 @@ mod delete;
 pub mod encode;
 mod facts;
 pub mod list;
+mod ownership;
 mod registry;
 mod request;
 mod store;

@@ -2,6 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::decode::{FieldValidation, Target};
 use api::kinds::Kind;
 use apiserver_admission::{Attributes, Chain, Operation};
 use apiserver_resources::Strategy;
@@ -10,11 +11,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
+use machinery::fields::{self, Versions as _};
 use machinery::{FieldErrors, Object, StatusError, StatusResult, names};
 use storage::{DeleteOutcome, Expect, KeyValue, Revision, SharedLeases, Storage, WriteOutcome};
 
 use crate::delete::{self, Plan};
 use crate::encode::{self, Header};
+use crate::ownership::{self, Ownership};
 use crate::request::{DeleteOptions, Write};
 
 /// How often a write is tried again when another one came between, as upstream's patch (handlers/patch.go) does.
@@ -213,7 +216,16 @@ impl Store {
     }
 
     /// Creates an object. The name in it counts; `write.name` is empty.
-    pub async fn create(&self, write: &Write<'_>, mut object: Object) -> StatusResult<Stored> {
+    pub async fn create(&self, write: &Write<'_>, object: Object) -> StatusResult<Stored> {
+        self.insert(write, object, Ownership::Tracked).await
+    }
+
+    async fn insert(
+        &self,
+        write: &Write<'_>,
+        mut object: Object,
+        ownership: Ownership,
+    ) -> StatusResult<Stored> {
         let strategy = self.strategy("");
         self.before_create(write, &mut object)?;
         strategy.fill_defaults(&mut object);
@@ -225,6 +237,7 @@ impl Store {
             }
             object.set(&["metadata", "name"], names::generate(&base));
         }
+        ownership.note(&self.kind, write, &Object::default(), &mut object);
         self.mutate(write, Operation::Create, &mut object, None).await?;
         strategy.fill_defaults(&mut object);
         let mut errors = strategy.admit_create(&mut object);
@@ -338,20 +351,80 @@ impl Store {
     pub async fn update(
         &self,
         write: &Write<'_>,
-        mut change: impl FnMut(&Object) -> StatusResult<Object> + Send,
+        change: impl FnMut(&Object) -> StatusResult<Object> + Send,
         when_absent: Option<Object>,
+    ) -> StatusResult<(Stored, bool)> {
+        let creates = self.strategy(write.subresource).allows_create_on_update();
+        let absent = || when_absent.filter(|_| creates && write.subresource.is_empty()).map(Ok);
+        self.replace(write, change, absent, Ownership::Tracked).await
+    }
+
+    /// Applies a configuration in the version of the request (server-side apply). Second: whether the object was
+    /// created.
+    pub async fn apply(
+        &self,
+        write: &Write<'_>,
+        config: Object,
+        force: bool,
+    ) -> StatusResult<(Stored, bool)> {
+        let (version, now) =
+            (ownership::api_version(&self.kind, write), delete::timestamp(Timestamp::now()));
+        let scope = ownership::scope(&self.kind, write, &version, &now);
+        let views = ownership::Views(&self.kind);
+        let Some(ty) = views.typed(&version) else {
+            return Err(StatusError::bad_request(format!("there is no version {version}")));
+        };
+        fields::fits(ty, &config)?;
+        let config = api::decode::normalize_applied(config, &Target::of(write.kind))?;
+        let over = |live: &Object| -> StatusResult<Object> {
+            let mut applied = fields::apply(&views, &scope, live, &config, force)?;
+            if applied.name().is_empty() {
+                let name = write.name;
+                return Err(StatusError::bad_request(format!(
+                    "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+                )));
+            }
+            if applied.name() != write.name {
+                return Err(StatusError::bad_request(format!(
+                    "the name of the object ({}) does not match the name on the URL ({})",
+                    applied.name(),
+                    write.name
+                )));
+            }
+            // A revision that the configuration does not name is not one that the client asked for.
+            if config.resource_version().is_empty() {
+                applied.remove(&["metadata", "resourceVersion"]);
+            }
+            let checked = api::decode::check_patched(applied, write.kind.schema, FieldValidation::Ignore)?;
+            let mut applied = checked.object;
+            applied.set_type(&version, &self.kind.kind);
+            Ok(views.convert(&applied, &self.kind.api_version()).into_owned())
+        };
+        let absent = || write.subresource.is_empty().then(|| over(&Object::default()));
+        self.replace(write, &over, absent, Ownership::Settled).await
+    }
+
+    async fn replace(
+        &self,
+        write: &Write<'_>,
+        mut change: impl FnMut(&Object) -> StatusResult<Object> + Send,
+        when_absent: impl FnOnce() -> Option<StatusResult<Object>> + Send,
+        ownership: Ownership,
     ) -> StatusResult<(Stored, bool)> {
         let strategy = self.strategy(write.subresource);
         let key = self.key(write.namespace, write.name);
         for _ in 0..ATTEMPTS {
             let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
             let Some(found) = found else {
-                return match when_absent {
-                    Some(object) if strategy.allows_create_on_update() && write.subresource.is_empty() => {
-                        Ok((self.create(write, object).await?, true))
-                    }
-                    _ => Err(self.not_found(write.name)),
-                };
+                let object = when_absent().ok_or_else(|| self.not_found(write.name))??;
+                if ownership == Ownership::Settled && !object.uid().is_empty() {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                        object.uid()
+                    );
+                    return Err(StatusError::conflict(&self.gr, write.name, &why));
+                }
+                return Ok((self.insert(write, object, ownership).await?, true));
             };
             let old = self.stored(&found)?;
             let mut new = change(&old.object)?;
@@ -366,6 +439,7 @@ impl Store {
             }
             self.before_update(write, &mut new, &old.object)?;
             strategy.fill_defaults(&mut new);
+            ownership.note(&self.kind, write, &old.object, &mut new);
             self.mutate(write, Operation::Update, &mut new, Some(&old.object)).await?;
             strategy.fill_defaults(&mut new);
             let mut errors = strategy.admit_update(&mut new, &old.object);
@@ -432,6 +506,7 @@ impl Store {
         for warning in self.strategy(write.subresource).warnings(new, Some(&old.object)) {
             write.warnings.add(warning);
         }
+        ownership::keep_times(new, &old.object);
         let value = self.header.encode(new)?;
         new.set_type(&self.kind.api_version(), &self.kind.kind);
         if delete::finished(new, &old.object, self.strategy(write.subresource)) && !write.dry_run {
