@@ -204,9 +204,9 @@ fn lists_of_named_items_merge() {
     assert_eq!(
         server.spec(),
         json!({"containers": [
-            {"name": "b", "image": "b:1"},
             {"name": "c", "image": "c:1"},
             {"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]},
+            {"name": "b", "image": "b:1"},
         ]})
     );
     // `one` gives up b and the variable of a; what `two` put into a stays.

@@ -54,14 +54,18 @@ fn maps(ty: Typed<'_>, old: &Map<String, Value>, new: &Map<String, Value>) -> (F
     (changed, removed)
 }
 
-/// What there is of a value on one side only. `always`: it was there on the other, empty.
+/// What there is of a value on one side only. `always`: it was there on the other, empty, and so were the fields in it
+/// that always are.
 fn appeared(ty: Typed<'_>, value: &Value, always: bool) -> Branch {
-    let mut branch = whole(ty, value);
-    if always {
-        let empty = value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
-        branch.member &= branch.children.is_empty() && !empty;
+    match (always, ty.walk(value), value) {
+        (true, Walk::Entries, Value::Object(map)) => {
+            Branch { member: false, children: maps(ty, &Map::new(), map).0 }
+        }
+        (true, Walk::Items, _) => Branch { member: false, ..whole(ty, value) },
+        (true, _, Value::Object(map)) if map.is_empty() => Branch::default(),
+        (true, _, Value::Array(items)) if items.is_empty() => Branch::default(),
+        _ => whole(ty, value),
     }
-    branch
 }
 
 /// A value and everything below it.
