@@ -12,7 +12,8 @@ pub fn decode_applied(
     target: &Target<'_>,
     validation: FieldValidation,
 ) -> StatusResult<Decoded> {
-    let mut walk = Walk::new(validation != FieldValidation::Ignore, true);
+    // Unknown fields are refused whatever the validation.
+    let mut walk = Walk::new(true, true);
     // YAML includes JSON, which is read faster as what it is.
     let parsed = match bytes.first() {
         Some(b'{') => parse_root(bytes, Ty::Any, &mut walk).and_then(into_object),
@@ -21,7 +22,7 @@ pub fn decode_applied(
     let (object, in_yaml) = match parsed {
         Ok(object) => (object, false),
         Err(_) => {
-            walk = Walk::new(validation != FieldValidation::Ignore, true);
+            walk = Walk::new(true, true);
             let object = yaml::parse(bytes, Ty::Any, &mut walk).map_err(|e| {
                 let problem = walk.error.take().unwrap_or(e);
                 StatusError::bad_request(format!("error decoding YAML: {problem}"))
@@ -55,6 +56,9 @@ pub fn decode_applied(
     }
     if in_yaml && walk.duplicates {
         warnings.splice(0..0, yaml::duplicate(bytes));
+    }
+    if validation == FieldValidation::Ignore {
+        warnings.clear();
     }
     if validation == FieldValidation::Strict && !warnings.is_empty() {
         let problem = format!("error strict decoding YAML: {}", warnings.join(", "));
