@@ -88,11 +88,7 @@ fn always(path: &str, v: &Value, required: bool, structs: &BTreeSet<String>, def
     }
 }
 
-fn schema(
-    definitions: &Map,
-    index: &BTreeMap<&str, usize>,
-    structs: &BTreeSet<String>,
-) -> Result<String> {
+fn schema(definitions: &Map, index: &BTreeMap<&str, usize>, structs: &BTreeSet<String>) -> Result<String> {
     let mut out = String::from(HEADER);
     out.push_str(
         "use crate::schema::{Field, List::{self, *}, Shape::{self, *}, Ty::{self, *}, TypeDef};\n\n",

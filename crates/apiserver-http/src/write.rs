@@ -98,8 +98,7 @@ fn field_manager(context: &Context) -> StatusResult<String> {
         errors.push(machinery::FieldError::too_long(&path, MAX_MANAGER));
     }
     for (i, c) in asked.char_indices().filter(|(_, c)| !is_print(*c)) {
-        let problem =
-            format!("invalid character {} (at position {i})", describe(c));
+        let problem = format!("invalid character {} (at position {i})", describe(c));
         errors.push(machinery::FieldError::invalid(&path, asked, problem));
     }
     if errors.is_empty() { Ok(asked.to_owned()) } else { Err(invalid_options(context, &errors)) }
@@ -127,7 +126,8 @@ fn manager_of_agent(agent: &str) -> String {
 }
 
 fn invalid_options(context: &Context, errors: &[machinery::FieldError]) -> StatusError {
-    let options = GroupVersionKind::new("meta.k8s.io", "v1", crate::context::options_kind(&context.info.verb));
+    let options =
+        GroupVersionKind::new("meta.k8s.io", "v1", crate::context::options_kind(&context.info.verb));
     StatusError::invalid(&options, "", errors)
 }
 

@@ -10,8 +10,8 @@ use apiserver_watch_cache::Cache;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
 use machinery::fields::{self, Versions as _};
+use machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
 use machinery::{FieldErrors, Object, StatusError, StatusResult, names};
 use storage::{DeleteOutcome, Expect, KeyValue, Revision, SharedLeases, Storage, WriteOutcome};
 
@@ -367,8 +367,7 @@ impl Store {
         config: Object,
         force: bool,
     ) -> StatusResult<(Stored, bool)> {
-        let (version, now) =
-            (ownership::api_version(&self.kind, write), delete::timestamp(Timestamp::now()));
+        let (version, now) = (ownership::api_version(&self.kind, write), delete::timestamp(Timestamp::now()));
         let scope = ownership::scope(&self.kind, write, &version, &now);
         let views = ownership::Views(&self.kind);
         let Some(ty) = views.typed(&version) else {

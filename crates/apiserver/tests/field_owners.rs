@@ -175,7 +175,8 @@ async fn every_write_is_tracked() {
         "Apply failed with 1 conflict: conflict with \"tester\" with subresource \"scale\" using apps/v1: .spec.replicas"
     );
     assert_eq!(refused["details"]["causes"][0]["field"], ".spec.replicas");
-    let (code, forced) = live.apply(&format!("{WEB}?force=true"), "me", &deployment(json!({"replicas": 5}))).await;
+    let (code, forced) =
+        live.apply(&format!("{WEB}?force=true"), "me", &deployment(json!({"replicas": 5}))).await;
     assert_eq!(code, 200, "{forced}");
     assert_eq!(forced["spec"]["replicas"], 5);
     assert_eq!(entry(&forced, "me", "")["operation"], "Apply");
@@ -245,8 +246,18 @@ async fn bad_applies_are_refused() {
             409,
             "Operation cannot be fulfilled on configmaps \"a\": uid mismatch: the provided object specified uid u, and no existing object was found",
         ),
-        ("fieldManager=me", map(json!({"name": "a", "managedFields": []})), 400, "metadata.managedFields must be nil"),
-        ("fieldManager=me", json!({"apiVersion": "v1", "kind": "Secret"}), 400, "invalid object type: /v1, Kind=Secret"),
+        (
+            "fieldManager=me",
+            map(json!({"name": "a", "managedFields": []})),
+            400,
+            "metadata.managedFields must be nil",
+        ),
+        (
+            "fieldManager=me",
+            json!({"apiVersion": "v1", "kind": "Secret"}),
+            400,
+            "invalid object type: /v1, Kind=Secret",
+        ),
         (
             "fieldManager=me",
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "dota": {}}),
@@ -259,12 +270,18 @@ async fn bad_applies_are_refused() {
     }
     let (code, answer) = live.ask("PATCH", &format!("{}?force=true", path("a")), MERGE, &json!({})).await;
     assert_eq!(code, 422);
-    assert!(answer["message"].as_str().unwrap().contains("force: Forbidden: may not be specified for non-apply patch"));
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .contains("force: Forbidden: may not be specified for non-apply patch")
+    );
     let long = format!("{}?fieldManager={}", "/api/v1/namespaces/default/configmaps", "x".repeat(129));
     let (code, answer) = live.ask("POST", &long, "application/json", &map(json!({"name": "a"}))).await;
     assert_eq!(code, 422, "{answer}");
     // Nothing of a status is applied to what is not there.
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": {"phase": "Running"}});
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "status": {"phase": "Running"}});
     let (code, _) = live.apply("/api/v1/namespaces/default/pods/a/status", "me", &pod).await;
     assert_eq!(code, 404);
     live.end().await;
@@ -287,9 +304,7 @@ async fn statuses_and_scales_are_applied() {
     assert_eq!(both["status"]["conditions"].as_array().map(Vec::len), Some(2));
     assert_eq!(entry(&both, "two", "status")["fieldsV1"]["f:spec"], Value::Null);
 
-    let scale = |replicas: i64| {
-        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": replicas}})
-    };
+    let scale = |replicas: i64| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": replicas}});
     let path = format!("{WEB}/scale");
     let (code, refused) = live.apply(&path, "scaler", &scale(4)).await;
     assert_eq!(code, 409, "{refused}");

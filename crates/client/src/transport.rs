@@ -52,13 +52,15 @@ pub enum KubeconfigError {
     },
 }
 
-/// A client from the current context of a kubeconfig file.
-pub async fn from_kubeconfig_file(path: &Path) -> Result<Client, KubeconfigError> {
+/// A client from the current context of a kubeconfig file. `user_agent` names the actor, as for [`in_process`].
+pub async fn from_kubeconfig_file(path: &Path, user_agent: &str) -> Result<Client, KubeconfigError> {
     let name = || path.display().to_string();
     let read = |source| KubeconfigError::Read { path: name(), source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
-    let config =
+    let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
+    let agent = HeaderValue::from_str(user_agent).unwrap_or(HeaderValue::from_static("cox"));
+    config.headers.push((USER_AGENT, agent));
     Client::try_from(config)
         .map_err(|source| KubeconfigError::Client { path: name(), source: Box::new(source) })
 }

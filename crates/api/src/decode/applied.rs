@@ -71,8 +71,7 @@ pub fn decode_applied(
 /// quantities and times are written one way.
 pub fn normalize_applied(object: Object, target: &Target<'_>) -> StatusResult<Object> {
     let mut value = object.into_value();
-    check(target.schema, &mut value).map_err(|e| {
-        super::cannot_be_handled(target, target.kind, target.version, &e)
-    })?;
+    check(target.schema, &mut value)
+        .map_err(|e| super::cannot_be_handled(target, target.kind, target.version, &e))?;
     into_object(Some(value)).map_err(StatusError::bad_request)
 }

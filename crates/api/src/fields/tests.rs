@@ -233,7 +233,10 @@ fn lists_of_named_items_merge() {
 fn a_key_that_is_left_out_has_its_default() {
     let mut server = Server::new("", "Service");
     let ports = |ports: Value| json!({"spec": {"ports": ports}});
-    server.apply("one", ports(json!([{"port": 53, "name": "tcp"}, {"port": 53, "protocol": "UDP", "name": "udp"}])));
+    server.apply(
+        "one",
+        ports(json!([{"port": 53, "name": "tcp"}, {"port": 53, "protocol": "UDP", "name": "udp"}])),
+    );
     assert_eq!(server.spec()["ports"].as_array().unwrap().len(), 2);
     server.apply("one", ports(json!([{"port": 53, "protocol": "TCP", "name": "tcp"}])));
     assert_eq!(server.spec(), json!({"ports": [{"port": 53, "protocol": "TCP", "name": "tcp"}]}));
@@ -360,20 +363,14 @@ fn what_does_not_fit_is_refused_in_upstreams_words() {
             container(json!([{"image": "a"}])),
             ".spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)",
         ),
-        (
-            pod(json!({"hostNetwork": "yes"})),
-            ".spec.hostNetwork: expected boolean, got &{yes}",
-        ),
+        (pod(json!({"hostNetwork": "yes"})), ".spec.hostNetwork: expected boolean, got &{yes}"),
         (
             pod(json!({"nodeName": 1})),
             ".spec.nodeName: expected string, got &value.valueUnstructured{Value:1}",
         ),
     ] {
         let problem = problem(config);
-        assert_eq!(
-            problem,
-            format!("failed to create typed patch object (/a; /v1, Kind=Pod): {expected}")
-        );
+        assert_eq!(problem, format!("failed to create typed patch object (/a; /v1, Kind=Pod): {expected}"));
     }
     let managed = json!({"metadata": {"managedFields": []}});
     assert_eq!(problem(managed), "metadata.managedFields must be nil");

@@ -78,7 +78,7 @@ fn process(cluster: &Cluster) -> Line {
 }
 
 async fn ask(cluster: &Cluster) -> Result<Vec<Line>, String> {
-    let client: Client = client::from_kubeconfig_file(&cluster.admin_kubeconfig())
+    let client: Client = client::from_kubeconfig_file(&cluster.admin_kubeconfig(), "cox")
         .await
         .map_err(|e| base::Chain(&e).to_string())?;
     let text = |e: kube::Error| base::Chain(&e).to_string();

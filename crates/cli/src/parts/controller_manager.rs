@@ -32,7 +32,7 @@ pub struct Flags {
 /// Runs the controllers until they are asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
+    let client = super::client_of(&flags.kubeconfig, "kube-controller-manager").await?;
     let root_ca = match &flags.root_ca_file {
         Some(path) => std::fs::read_to_string(path).map_err(|e| {
             Failure::new(format!("cannot read {}: {e}", path.display()), "see --root-ca-file")

@@ -66,7 +66,7 @@ pub struct Flags {
 /// Runs the kubelet until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
+    let client = super::client_of(&flags.kubeconfig, "kubelet").await?;
     let node = flags.hostname_override.unwrap_or_else(super::host_name);
     let config = kubelet::Config {
         node_ip: flags.node_ip,

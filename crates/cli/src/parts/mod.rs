@@ -27,9 +27,9 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
     Ok(stop)
 }
 
-/// The client that `--kubeconfig` gives.
-async fn client_of(kubeconfig: &Path) -> Result<kube::Client, Failure> {
-    client::from_kubeconfig_file(kubeconfig).await.map_err(|e| Failure::of(&e))
+/// The client that `--kubeconfig` gives to a part.
+async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
+    client::from_kubeconfig_file(kubeconfig, &format!("{part}/v1.36.0")).await.map_err(|e| Failure::of(&e))
 }
 
 /// Ends a part that ran until it was asked to stop.

@@ -37,7 +37,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         return super::ended(proxy::cleanup(proxy::Config::TABLE).await.map(drop));
     }
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
+    let client = super::client_of(&flags.kubeconfig, "kube-proxy").await?;
     let address = match flags.bind_address.filter(|a| !a.is_unspecified()) {
         Some(address) => address,
         None => super::own_address().await?,

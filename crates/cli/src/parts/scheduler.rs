@@ -27,7 +27,7 @@ pub struct Flags {
 /// Runs the scheduler until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
+    let client = super::client_of(&flags.kubeconfig, "kube-scheduler").await?;
     let election = flags.leader_elect.then(|| {
         ElectionConfig::new(
             &flags.leader_elect_resource_namespace,

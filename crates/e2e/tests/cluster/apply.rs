@@ -32,7 +32,8 @@ pub fn apply_and_owners(cluster: &Cluster) -> Result<()> {
     let first = shown(&kubectl)?;
     let mine = entry(&first, "kubectl").context("no owner kubectl")?;
     ensure!(mine["operation"] == "Apply" && mine["apiVersion"] == "apps/v1", "{mine}");
-    let ports = &mine["fieldsV1"]["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"c\"}"]["f:ports"];
+    let ports =
+        &mine["fieldsV1"]["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"c\"}"]["f:ports"];
     ensure!(!ports["k:{\"containerPort\":80,\"protocol\":\"TCP\"}"].is_null(), "{mine}");
     let controller = entry(&first, "kube-controller-manager");
     ensure!(controller.is_none_or(|c| c["subresource"] == "status"), "{controller:?}");
@@ -60,13 +61,15 @@ pub fn apply_and_owners(cluster: &Cluster) -> Result<()> {
     ensure!(both["spec"]["minReadySeconds"] == 3 && both["spec"]["replicas"] == 0, "{both}");
     let other = entry(&both, "other").context("no owner other")?;
     ensure!(other["fieldsV1"] == serde_json::json!({"f:spec": {"f:minReadySeconds": {}}}), "{other}");
-    let dry = apply(&kubectl, "--server-side --dry-run=server --field-manager=other -o yaml", &web("  minReadySeconds: 4\n"))?;
+    let dry = apply(
+        &kubectl,
+        "--server-side --dry-run=server --field-manager=other -o yaml",
+        &web("  minReadySeconds: 4\n"),
+    )?;
     ensure!(dry.contains("minReadySeconds: 4"), "{dry}");
     ensure!(shown(&kubectl)?["spec"]["minReadySeconds"] == 3, "a dry run was stored");
-    let refused = kubectl.answer(
-        &["apply", "--server-side", "--validate=false", "-f", "-"],
-        Some(&web("  replicos: 3\n")),
-    )?;
+    let refused = kubectl
+        .answer(&["apply", "--server-side", "--validate=false", "-f", "-"], Some(&web("  replicos: 3\n")))?;
     ensure!(refused.err.contains(".spec.replicos: field not declared in schema"), "{}", refused.err);
     kubectl.run("delete namespace apply --wait --timeout=60s")?;
     Ok(())

@@ -2,7 +2,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-
 use super::compare::compare;
 use super::element::Element;
 use super::extract::{extract, problems};

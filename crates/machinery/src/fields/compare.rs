@@ -95,10 +95,7 @@ fn values(ty: Typed<'_>, old: &Value, new: &Value) -> (Branch, Branch) {
     match (ty.walk(old), ty.walk(new), old, new) {
         (Walk::Entries, Walk::Entries, Value::Object(old), Value::Object(new)) => {
             let (changed, removed) = maps(ty, old, new);
-            (
-                Branch { member: false, children: changed },
-                Branch { member: false, children: removed },
-            )
+            (Branch { member: false, children: changed }, Branch { member: false, children: removed })
         }
         (Walk::Items, Walk::Items, Value::Array(old), Value::Array(new)) => items(ty, old, new),
         _ if old == new => (Branch::default(), Branch::default()),

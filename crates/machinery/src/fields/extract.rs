@@ -44,7 +44,8 @@ fn branch(ty: Typed<'_>, value: &Value) -> Branch {
 pub fn problems(ty: Typed<'_>, config: &Map<String, Value>) -> Vec<String> {
     let mut found = Vec::new();
     entries(ty, config, &mut found);
-    let text = |(path, what): (String, String)| if path.is_empty() { what } else { format!("{path}: {what}") };
+    let text =
+        |(path, what): (String, String)| if path.is_empty() { what } else { format!("{path}: {what}") };
     found.into_iter().map(text).collect()
 }
 
@@ -113,7 +114,9 @@ fn check(ty: Typed<'_>, value: &Value, found: &mut Problems) {
             };
             if !fits {
                 wrong(match scalar {
-                    Scalar::Text => format!("expected string, got &value.valueUnstructured{{Value:{}}}", go(value)),
+                    Scalar::Text => {
+                        format!("expected string, got &value.valueUnstructured{{Value:{}}}", go(value))
+                    }
                     Scalar::Number => format!("expected numeric (int or float), got {}", go_type(value)),
                     Scalar::Bool => format!("expected boolean, got &{{{}}}", go(value)),
                     Scalar::Any => format!("expected any scalar, got &{{{}}}", go(value)),

@@ -84,7 +84,9 @@ impl Managed {
                 other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {i}")),
             }
             let fields = match entry.get("fieldsV1") {
-                Some(fields) => FieldSet::from_value(fields).map_err(|e| format!("error decoding set: {e}"))?,
+                Some(fields) => {
+                    FieldSet::from_value(fields).map_err(|e| format!("error decoding set: {e}"))?
+                }
                 None => FieldSet::default(),
             };
             managed.put(Entry {
@@ -106,9 +108,10 @@ impl Managed {
         }
         self.0.sort_by(|a, b| {
             let key = |e: &Entry| (e.operation, e.time.clone().unwrap_or_default());
-            key(a).cmp(&key(b)).then_with(|| a.manager.cmp(&b.manager)).then_with(|| {
-                (&a.api_version, &a.subresource).cmp(&(&b.api_version, &b.subresource))
-            })
+            key(a)
+                .cmp(&key(b))
+                .then_with(|| a.manager.cmp(&b.manager))
+                .then_with(|| (&a.api_version, &a.subresource).cmp(&(&b.api_version, &b.subresource)))
         });
         let encode = |entry: Entry| {
             let mut out = Map::new();
@@ -172,7 +175,8 @@ fn merge_oldest(updates: &mut Vec<Entry>) {
             continue;
         };
         let newer = updates.remove(i);
-        let is_bucket = |e: &Entry| e.manager == ANCIENT && e.subresource.is_empty() && e.api_version == version;
+        let is_bucket =
+            |e: &Entry| e.manager == ANCIENT && e.subresource.is_empty() && e.api_version == version;
         let bucket = updates.iter().position(is_bucket).unwrap_or(first);
         let bucket = &mut updates[bucket];
         bucket.manager = ANCIENT.to_owned();

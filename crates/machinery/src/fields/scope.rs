@@ -93,8 +93,8 @@ pub(super) fn strip(set: &mut FieldSet) {
             branch.member = false;
             branch.children.retain(|element, branch| {
                 if let Some(
-                    "name" | "namespace" | "creationTimestamp" | "selfLink" | "uid" | "clusterName" | "generation"
-                    | "managedFields" | "resourceVersion",
+                    "name" | "namespace" | "creationTimestamp" | "selfLink" | "uid" | "clusterName"
+                    | "generation" | "managedFields" | "resourceVersion",
                 ) = element.name()
                 {
                     branch.member = false;

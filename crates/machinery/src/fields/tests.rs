@@ -132,8 +132,10 @@ fn the_oldest_managers_become_one() {
 
 #[test]
 fn only_times_may_differ() {
-    let a = json!([entry("a", "Update", "2026-01-01T00:00:00Z"), entry("b", "Update", "2026-01-01T00:00:01Z")]);
-    let b = json!([entry("b", "Update", "2026-01-01T00:00:00Z"), entry("a", "Update", "2026-01-01T00:00:05Z")]);
+    let a =
+        json!([entry("a", "Update", "2026-01-01T00:00:00Z"), entry("b", "Update", "2026-01-01T00:00:01Z")]);
+    let b =
+        json!([entry("b", "Update", "2026-01-01T00:00:00Z"), entry("a", "Update", "2026-01-01T00:00:05Z")]);
     assert!(same_but_times(&a, &b));
     assert!(!same_but_times(&a, &json!([entry("a", "Update", "")])));
 }
@@ -156,7 +158,12 @@ fn scope(manager: &'static str, now: &'static str) -> Scope<'static> {
 }
 
 fn fieldy() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(json!({})), Just(json!(null)), Just(json!({".": {}})), any::<i32>().prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(json!({})),
+        Just(json!(null)),
+        Just(json!({".": {}})),
+        any::<i32>().prop_map(Value::from)
+    ];
     let key = prop_oneof![
         "f:[a-c]{0,2}",
         Just("k:{\"name\":\"a\"}".to_owned()),
