@@ -27,7 +27,7 @@ impl Live {
         let pki = ClusterPki::at(data.path().join("pki"));
         let spec = PkiSpec { service_cidrs: vec!["10.96.0.0/12".parse().unwrap()], ..PkiSpec::default() };
         pki.ensure(&spec, Timestamp::now()).unwrap();
-        let storage = Embedded::open(&data.path().join("db"), Options::default()).unwrap();
+        let storage = Embedded::open(data.path().join("db"), Options::default()).unwrap();
         let serving = pki.api_server();
         let config = Config {
             storage: Arc::new(storage),

@@ -46,7 +46,7 @@ pub(super) fn names(list: Typed<'_>, items: &[Value]) -> Result<Vec<Element>, St
 }
 
 /// The items by name. More than one of a name is a list that is not as it should be, and still is stored.
-pub(super) fn group<'a>(names: Vec<Element>, items: &'a [Value]) -> BTreeMap<Element, Vec<&'a Value>> {
+pub(super) fn group(names: Vec<Element>, items: &[Value]) -> BTreeMap<Element, Vec<&Value>> {
     let mut groups: BTreeMap<Element, Vec<&Value>> = BTreeMap::new();
     for (name, item) in names.into_iter().zip(items) {
         groups.entry(name).or_default().push(item);
