@@ -10,7 +10,7 @@ pub struct Element(Box<str>);
 impl Element {
     /// A field of a struct, or an entry of a map.
     pub fn field(name: &str) -> Self {
-        Self(format!("f:{name}").into())
+        Self(["f:", name].concat().into())
     }
 
     /// An item of a set.

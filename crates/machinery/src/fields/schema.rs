@@ -94,8 +94,8 @@ impl<'a> Typed<'a> {
     /// What a name leads to. Where the type has no such field, what is there shows its form itself.
     pub(super) fn child(self, name: &str) -> (Typed<'a>, Child) {
         match self.schema.child(self.at, name) {
-            Some(child) if self.form() != Form::Deduced => (self.to(child.place), child),
-            _ => {
+            Some(child) => (self.to(child.place), child),
+            None => {
                 let child = Child { place: Place(0), named: false, always: false };
                 (Typed { schema: &Deduced, at: Place(0) }, child)
             }
