@@ -5,6 +5,7 @@ mod bootstrap;
 mod config;
 mod endpoints;
 mod feed;
+mod flow_control;
 mod guards;
 mod server;
 mod service_allocator;
