@@ -280,7 +280,7 @@ mod tests {
         let (near, _far) = duplex(100);
         let (mut stream, cork) = cork(near);
         let began = tokio::time::Instant::now();
-        let result = cork.drive(pin!(stream.write_all(&[0; LARGE]))).await;
+        let result = cork.drive(pin!(stream.write_all(&[0; LARGE * 2]))).await;
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() >= STALL);
         assert!(cork.drive(pin!(stream.read_u8())).await.is_err(), "who only reads learns of it too");
@@ -289,15 +289,22 @@ mod tests {
         let (near, mut far) = duplex(100);
         let (mut stream, cork) = super::cork(near);
         let reader = tokio::spawn(async move {
-            let mut got = vec![0; 50];
+            let mut got = vec![0; LARGE / 10];
             for _ in 0..20 {
                 tokio::time::sleep(STALL / 10).await;
                 far.read_exact(&mut got).await.unwrap();
             }
             far
         });
-        cork.drive(pin!(stream.write_all(&[0; 1000]))).await.unwrap();
-        reader.await.unwrap();
+        let sent = async {
+            stream.write_all(&[0; LARGE * 2]).await?;
+            stream.shutdown().await
+        };
+        let mut sent = pin!(sent);
+        tokio::select! {
+            result = cork.drive(sent.as_mut()) => result.unwrap(),
+            far = reader => drop(far.unwrap()),
+        }
     }
 
     #[tokio::test]

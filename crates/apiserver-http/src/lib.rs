@@ -30,9 +30,9 @@ mod write;
 
 pub use body::{Body, BoxError, full};
 pub use context::{Context, Endpoint};
-pub use health::{Check, Health};
+pub use health::{Check, Health, Probe};
 pub use kinds::Kinds;
-pub use limits::{Limits, Serving};
+pub use limits::{Limits, Serving, go_duration};
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::OpenApi;
 pub use query::Query;

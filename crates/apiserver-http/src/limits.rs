@@ -93,7 +93,7 @@ impl Limits {
         let most = self.serving.request_timeout;
         match query.get("timeout") {
             "" => Ok(most),
-            text => match duration(text) {
+            text => match go_duration(text) {
                 Some(asked) if asked.is_zero() => Ok(most),
                 Some(asked) => Ok(asked.min(most)),
                 None => Err(StatusError::bad_request(format!(
@@ -105,7 +105,7 @@ impl Limits {
 }
 
 /// A duration as Go writes it, for example `1m30s` or `1.5h`.
-fn duration(text: &str) -> Option<Duration> {
+pub fn go_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -174,10 +174,10 @@ mod tests {
     #[test]
     fn durations_are_read_as_go_reads_them() {
         for (text, millis) in [("1m30s", 90_000), ("1.5h", 5_400_000), ("250ms", 250), ("0", 0), ("1h1m1s1ms", 3_661_001)] {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(go_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "+", "s", "1", "1 s", "1x", "..s"] {
-            assert_eq!(duration(text), None, "{text}");
+            assert_eq!(go_duration(text), None, "{text}");
         }
     }
 }

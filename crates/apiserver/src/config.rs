@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use apiserver_http::TlsFiles;
+use apiserver_http::{Serving, TlsFiles};
 use apiserver_http::endpoints::Component;
 use ipnet::Ipv4Net;
 use storage::Storage;
@@ -72,6 +72,8 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// `--service-node-port-range`.
     pub node_ports: RangeInclusive<u16>,
+    /// Load and time.
+    pub serving: Serving,
     /// What `componentstatuses` shows.
     pub components: Vec<Arc<dyn Component>>,
 }

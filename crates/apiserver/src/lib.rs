@@ -6,11 +6,12 @@ mod config;
 mod endpoints;
 mod feed;
 mod guards;
+mod metered;
 mod server;
 mod service_allocator;
 mod view;
 
 pub use apiserver_http::endpoints::Component;
-pub use apiserver_http::{Body, TlsFiles};
+pub use apiserver_http::{Body, Serving, TlsFiles, go_duration};
 pub use config::{AuthorizationMode, Config, KubeletClient, ServiceAccounts};
 pub use server::{ApiServer, StartError};

@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles};
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Options};
 
@@ -88,6 +89,56 @@ pub struct Flags {
     /// Ports of NodePort Services.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: RangeInclusive<u16>,
+    /// Load and time.
+    #[command(flatten)]
+    serving: ServingFlags,
+}
+
+/// How much is served at a time, and how long anything may take.
+#[derive(Args, Debug)]
+struct ServingFlags {
+    /// Reading requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// Writing requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// How long a request may take that is neither a watch nor a stream.
+    #[arg(long, default_value = "60s", value_parser = go_duration)]
+    request_timeout: Duration,
+    /// How many seconds a watch without a timeout of its own lasts at least.
+    #[arg(long, default_value_t = 1800)]
+    min_request_timeout: u64,
+    /// How long a server that is asked to stop goes on while it says that it is not ready.
+    #[arg(long, default_value = "0s", value_parser = go_duration)]
+    shutdown_delay_duration: Duration,
+    /// Chance that an HTTP/2 client is asked to connect anew, at most 0.02.
+    #[arg(long, default_value_t = 0.0, value_parser = chance)]
+    goaway_chance: f64,
+}
+
+impl From<ServingFlags> for Serving {
+    fn from(flags: ServingFlags) -> Self {
+        Self {
+            max_requests_inflight: flags.max_requests_inflight,
+            max_mutating_requests_inflight: flags.max_mutating_requests_inflight,
+            request_timeout: flags.request_timeout,
+            min_request_timeout: Duration::from_secs(flags.min_request_timeout),
+            shutdown_delay: flags.shutdown_delay_duration,
+            goaway_chance: flags.goaway_chance,
+        }
+    }
+}
+
+fn go_duration(text: &str) -> Result<Duration, String> {
+    apiserver::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=0.02).contains(&chance) => Ok(chance),
+        _ => Err("--goaway-chance can not be less than 0 or greater than 0.02".into()),
+    }
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -142,6 +193,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         kubelet,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
+        serving: flags.serving.into(),
         components: Vec::new(),
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
@@ -154,6 +206,12 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chances_are_checked() {
+        assert_eq!(chance("0.02"), Ok(0.02));
+        assert!(chance("0.03").is_err() && chance("-1").is_err() && chance("x").is_err());
+    }
 
     #[test]
     fn port_ranges_are_checked() {
