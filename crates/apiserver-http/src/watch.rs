@@ -1,5 +1,6 @@
 //! Watch: events of the cache as a stream of frames. Upstream: apiserver/pkg/endpoints/handlers/watch.go and
 //! apiserver/pkg/storage/cacher/cache_watcher.go, 1.36.
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +117,7 @@ pub async fn watch(
         end,
         watch,
         expired,
+        waiting: VecDeque::new(),
         last,
         encoder,
         options,
@@ -174,6 +176,8 @@ pub struct Stream {
     watch: Option<Watch>,
     /// What to say then.
     expired: Option<StatusError>,
+    /// Events that came and are not sent yet.
+    waiting: VecDeque<Arc<CacheEvent>>,
     /// The revision up to which everything was sent.
     last: Revision,
     encoder: Encoder,
@@ -198,16 +202,14 @@ impl Stream {
         if let Some(piece) = self.initial_piece() {
             return Some(piece);
         }
-        let Some(watch) = &mut self.watch else {
-            self.ended = true;
-            return Some(error(self.encoder.agreed.media, &self.expired.take()?));
-        };
-        let count = |size: usize| {
-            if let Some(series) = &self.series {
-                series.event(size);
-            }
-        };
+        if let Some(piece) = self.waiting_piece() {
+            return Some(piece);
+        }
         loop {
+            let Some(watch) = &mut self.watch else {
+                self.ended = true;
+                return Some(error(self.encoder.agreed.media, &self.expired.take()?));
+            };
             let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
             let until = if self.options.bookmarks {
                 bookmark.min(self.options.deadline)
@@ -216,11 +218,11 @@ impl Stream {
             };
             let batch = tokio::select! {
                 biased;
-                batch = watch.next_batch() => batch,
                 () = self.drain.cancelled() => {
                     self.ended = true;
                     return None;
                 }
+                batch = watch.next_batch() => batch,
                 () = tokio::time::sleep_until(until) => {
                     if Instant::now() >= self.options.deadline {
                         self.ended = true;
@@ -245,19 +247,14 @@ impl Stream {
                         && self.encoder.is_plain()
                         && self.options.selection.is_everything()
                     {
-                        count(event.frame().len());
+                        if let Some(series) = &self.series {
+                            series.event(event.frame().len());
+                        }
                         return Some(event.frame().clone());
                     }
-                    let mut out = Vec::new();
-                    for event in &events {
-                        let before = out.len();
-                        self.encoder.event(event, &self.options.selection, &mut out);
-                        if out.len() > before {
-                            count(out.len() - before);
-                        }
-                    }
-                    if !out.is_empty() {
-                        return Some(out.into());
+                    self.waiting = events.into();
+                    if let Some(piece) = self.waiting_piece() {
+                        return Some(piece);
                     }
                 }
                 Err(e @ CacheError::Expired { .. }) => {
@@ -272,6 +269,25 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// A frame of what came and was not sent yet; a batch of large events is not made into one piece of memory.
+    fn waiting_piece(&mut self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        while let Some(event) = self.waiting.pop_front() {
+            let before = out.len();
+            self.encoder.event(&event, &self.options.selection, &mut out);
+            self.last = event.revision;
+            if out.len() > before
+                && let Some(series) = &self.series
+            {
+                series.event(out.len() - before);
+            }
+            if out.len() >= FRAME {
+                break;
+            }
+        }
+        (!out.is_empty()).then(|| out.into())
     }
 
     fn initial_piece(&mut self) -> Option<Bytes> {

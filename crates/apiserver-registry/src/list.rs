@@ -121,6 +121,11 @@ impl Token {
     }
 }
 
+/// What a `continue` token of a client says: the revision of the list, and where it goes on.
+pub fn read_token(text: &str) -> StatusResult<(i64, String)> {
+    Token::decode(text).map(|token| (token.rv, token.start))
+}
+
 /// An error of the cache as a client sees it.
 pub fn cache_error(e: CacheError) -> StatusError {
     match e {

@@ -88,6 +88,13 @@ fn patch_path(kind: &Kind, name: &str) -> (String, Value) {
 /// Rewrites a schema of version 3. Version 2 has no choice between schemas and no null.
 fn as_v2(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
+    // A description may stand beside a reference here.
+    if let Some([one]) = map.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
+        && let Some(reference) = one.get("$ref").cloned()
+    {
+        map.remove("allOf");
+        map.insert("$ref".to_owned(), reference);
+    }
     if let Some(Value::String(name)) = map.get_mut("$ref")
         && let Some(short) = name.strip_prefix(REFERENCE_V3)
     {

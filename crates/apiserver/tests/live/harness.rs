@@ -17,7 +17,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
-use storage::Embedded;
+use storage::{Embedded, Storage as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,32 @@ impl Answer {
     }
 }
 
+fn config(pki: &ClusterPki, tokens: PathBuf, storage: Arc<Embedded>, serving: Serving) -> Result<Config> {
+    let pair = pki.api_server();
+    Ok(Config {
+        storage,
+        listen: "127.0.0.1:0".parse()?,
+        // An address for documents, since loopback may not stand in an Endpoints object.
+        advertise: "192.0.2.1".parse()?,
+        tls: TlsFiles { certificate: pair.certificate, key: pair.key },
+        client_ca: pki.authority().certificate,
+        token_file: Some(tokens),
+        anonymous: true,
+        authorization: vec![AuthorizationMode::Rbac],
+        service_accounts: ServiceAccounts {
+            signing_key: pki.service_account_key(),
+            keys: vec![pki.service_account_public_key()],
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            audiences: Vec::new(),
+        },
+        kubelet: None,
+        service_cidr: "10.96.0.0/12".parse()?,
+        node_ports: 30000..=32767,
+        serving,
+        components: Vec::new(),
+    })
+}
+
 impl Live {
     pub async fn start() -> Result<Self> {
         Self::with(Serving::default()).await
@@ -88,30 +114,8 @@ impl Live {
         let db = dir.path().join("db");
         let options = storage::Options { sync: false, ..storage::Options::default() };
         let storage = Arc::new(tokio::task::spawn_blocking(move || Embedded::open(&db, options)).await??);
-        let serving_pair = pki.api_server();
         let stop = CancellationToken::new();
-        let config = Config {
-            storage: storage.clone(),
-            listen: "127.0.0.1:0".parse()?,
-            // An address for documents, since loopback may not stand in an Endpoints object.
-            advertise: "192.0.2.1".parse()?,
-            tls: TlsFiles { certificate: serving_pair.certificate, key: serving_pair.key },
-            client_ca: pki.authority().certificate,
-            token_file: Some(tokens),
-            anonymous: true,
-            authorization: vec![AuthorizationMode::Rbac],
-            service_accounts: ServiceAccounts {
-                signing_key: pki.service_account_key(),
-                keys: vec![pki.service_account_public_key()],
-                issuer: "https://kubernetes.default.svc.cluster.local".into(),
-                audiences: Vec::new(),
-            },
-            kubelet: None,
-            service_cidr: "10.96.0.0/12".parse()?,
-            node_ports: 30000..=32767,
-            serving,
-            components: Vec::new(),
-        };
+        let config = config(&pki, tokens, storage.clone(), serving)?;
         let server = ApiServer::start(config, stop.clone()).await?;
         let address = server.address();
         let live = Self { server, address, pki, storage, stop, dir };
@@ -122,6 +126,19 @@ impl Live {
         });
         live.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await?;
         Ok(live)
+    }
+
+    /// Another server over the same store, which has forgotten its history.
+    pub async fn forgetful(mut self) -> Result<Self> {
+        let now = self.storage.now().await?;
+        self.storage.compact(now).await?;
+        self.stop.cancel();
+        self.stop = CancellationToken::new();
+        let tokens = self.dir.path().join("tokens.csv");
+        let config = config(&self.pki, tokens, self.storage.clone(), Serving::default())?;
+        self.server = ApiServer::start(config, self.stop.clone()).await?;
+        self.address = self.server.address();
+        Ok(self)
     }
 
     pub fn dir(&self) -> &Path {

