@@ -182,11 +182,17 @@ mod tests {
     fn choices_become_strings() {
         let document = document();
         let definitions = &document["definitions"];
-        assert_eq!(
-            definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"],
-            json!({ "type": "string", "format": "int-or-string" })
-        );
-        assert_eq!(definitions["io.k8s.apimachinery.pkg.api.resource.Quantity"], json!({ "type": "string" }));
+        for (name, format) in [
+            ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", json!("int-or-string")),
+            ("io.k8s.apimachinery.pkg.api.resource.Quantity", Value::Null),
+        ] {
+            let definition = &definitions[name];
+            assert_eq!((&definition["type"], &definition["format"]), (&json!("string"), &format), "{name}");
+            assert!(definition["oneOf"].is_null() && definition["description"].is_string(), "{definition}");
+        }
+        let metadata = &definitions["io.k8s.api.core.v1.Pod"]["properties"]["metadata"];
+        assert_eq!(metadata["$ref"], "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        assert!(metadata["description"].is_string() && metadata["allOf"].is_null(), "{metadata}");
     }
 
     #[test]

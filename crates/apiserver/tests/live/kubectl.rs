@@ -105,7 +105,7 @@ async fn explain_and_validation() -> Result<()> {
             ("apply -f - --validate=strict", false, "unknown field \"frobs\""),
             ("apply -f - --validate=warn --dry-run=server", true, "Warning: unknown field \"frobs\""),
             ("apply -f - --validate=ignore --dry-run=server", true, "configmap/x created (server dry run)"),
-            ("apply -f - --validate=strict --dry-run=client", false, "frobs"),
+            ("create -f - --validate=strict --dry-run=server", false, "unknown field \"frobs\""),
             ("create -f - --validate=false --dry-run=client", true, "configmap/x created (dry run)"),
         ] {
             let (succeeded, said) = kubectl.feed(line, wrong)?;
