@@ -289,6 +289,8 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
             return Err(StatusError::bad_request(unselectable(&context.kind, &requirement.field)));
         }
     }
+    let (group, plural) = (&context.kind.group, &context.kind.plural);
+    let fields = fields.renamed(|field| apiserver_resources::stored_field(group, plural, field));
     Ok(Selection { labels, fields })
 }
 

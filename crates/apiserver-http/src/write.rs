@@ -139,8 +139,9 @@ pub async fn update(
     }
     let object = context.to_storage(object);
     let absent = object.clone();
-    let (stored, created) =
-        store.update(&write(context, &warnings)?, |_| Ok(object.clone()), Some(absent)).await?;
+    let write = write(context, &warnings)?;
+    let change = |_: &Object| store.check_conditional(&write, &object).map(|()| object.clone());
+    let (stored, created) = store.update(&write, change, Some(absent)).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     answer(context, store, status, stored, &warnings)
 }

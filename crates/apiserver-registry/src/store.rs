@@ -134,6 +134,18 @@ impl Store {
         &self.storage
     }
 
+    /// The rules of a write: events are asked for more when they come by their own group.
+    fn strategy_of(&self, write: &Write<'_>) -> &'static dyn Strategy {
+        if write.kind.group == "events.k8s.io" {
+            return apiserver_resources::strategy_for(
+                &write.kind.group,
+                &write.kind.plural,
+                write.subresource,
+            );
+        }
+        self.strategy(write.subresource)
+    }
+
     fn strategy(&self, subresource: &str) -> &'static dyn Strategy {
         match subresource {
             // What the server itself assembles from the stored object and a checked request.
@@ -227,7 +239,7 @@ impl Store {
         }
         self.mutate(write, Operation::Create, &mut object, None).await?;
         strategy.fill_defaults(&mut object);
-        let mut errors = strategy.admit_create(&mut object);
+        let mut errors = self.strategy_of(&Write { subresource: "", ..*write }).admit_create(&mut object);
         let name_rule = apiserver_resources::name_rule(&self.kind.group, &self.kind.plural);
         errors.splice(
             0..0,
@@ -356,11 +368,6 @@ impl Store {
             let old = self.stored(&found)?;
             let mut new = change(&old.object)?;
             let asked = new.resource_version().to_owned();
-            if asked.is_empty() && !strategy.allows_unconditional_update() {
-                let path = machinery::FieldPath::new("metadata").child("resourceVersion");
-                let errors = [machinery::FieldError::invalid(&path, 0, "must be specified for an update")];
-                return Err(StatusError::invalid(&self.gvk, write.name, &errors));
-            }
             if !asked.is_empty() && asked != old.object.resource_version() {
                 return Err(StatusError::stale(&self.gr, write.name));
             }
@@ -368,7 +375,7 @@ impl Store {
             strategy.fill_defaults(&mut new);
             self.mutate(write, Operation::Update, &mut new, Some(&old.object)).await?;
             strategy.fill_defaults(&mut new);
-            let mut errors = strategy.admit_update(&mut new, &old.object);
+            let mut errors = self.strategy_of(write).admit_update(&mut new, &old.object);
             errors.splice(0..0, apiserver_resources::validate_object_meta_update(&new, &old.object));
             if !errors.is_empty() {
                 return Err(StatusError::invalid(&self.gvk, write.name, &errors));
@@ -395,6 +402,17 @@ impl Store {
             }
         }
         Err(StatusError::stale(&self.gr, write.name))
+    }
+
+    /// Refuses a replacement that does not name the revision it is about, where the kind asks for that. A patch is
+    /// made from the stored object, so it is about that one anyway.
+    pub fn check_conditional(&self, write: &Write<'_>, new: &Object) -> StatusResult<()> {
+        if !new.resource_version().is_empty() || self.strategy_of(write).allows_unconditional_update() {
+            return Ok(());
+        }
+        let path = machinery::FieldPath::new("metadata").child("resourceVersion");
+        let errors = [machinery::FieldError::invalid(&path, 0, "must be specified for an update")];
+        Err(StatusError::invalid(&self.gvk, write.name, &errors))
     }
 
     fn before_update(&self, write: &Write<'_>, new: &mut Object, old: &Object) -> StatusResult<()> {

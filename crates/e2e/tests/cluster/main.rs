@@ -12,12 +12,11 @@ mod restart;
 mod rollout;
 mod streams;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use e2e::Cluster;
+use e2e::{Cluster, binary};
 
 /// The image that every test can use: a small HTTP server with a shell.
 pub const HELLO: &str = concat!("localhost/cox/hello:", env!("CARGO_PKG_VERSION"));
@@ -44,16 +43,6 @@ const SCENARIOS: &[Scenario] = &[
     ("kill -9 loses nothing and disturbs nothing", restart::restart),
     ("down and up again", restart::down_and_up),
 ];
-
-/// The binary under test: `COX_BIN`, else the one that was built with this test.
-fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("COX_BIN") {
-        return path.into();
-    }
-    // target/PROFILE/deps/cluster-HASH
-    let own = std::env::current_exe().unwrap_or_default();
-    own.ancestors().nth(2).map(|dir| dir.join("cox")).unwrap_or_default()
-}
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
