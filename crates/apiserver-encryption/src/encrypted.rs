@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use machinery::gvk::GroupResource;
 use storage::{
-    DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, Storage,
+    DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision, Storage,
     WatchBatch, WatchStream, WriteOutcome,
 };
 
@@ -200,6 +200,10 @@ impl Storage for Encrypted {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
         self.0.inner.revoke(lease).await
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        self.0.inner.lease(lease).await
     }
 
     async fn compact(&self, at: Revision) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::parts;
+use crate::{commands, parts};
 
 /// A whole Kubernetes in one binary, and the way to bring it up.
 #[derive(Parser)]
@@ -28,11 +28,14 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
-            Command::Down(_)
-            | Command::Status(_)
-            | Command::Kubeconfig(_)
-            | Command::Secrets(_)
-            | Command::Completion { .. } => false,
+            Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
+                false
+            }
+            Command::Backup(_)
+            | Command::Restore(_)
+            | Command::Db(_)
+            | Command::Migrate(_)
+            | Command::Secrets(_) => false,
             _ => true,
         };
         self.v.unwrap_or(u8::from(is_server))
@@ -65,6 +68,14 @@ pub enum Command {
     /// What is sealed in the store.
     #[command(subcommand)]
     Secrets(Secrets),
+    /// Writes all objects of a cluster to one file, while it runs or not.
+    Backup(commands::backup::Backup),
+    /// Makes a stopped cluster what a backup holds.
+    Restore(commands::restore::Restore),
+    /// Looks into a cluster's store.
+    Db(commands::db::Db),
+    /// Moves a stopped cluster's objects between its embedded store and etcd.
+    Migrate(Box<commands::migrate::Migrate>),
     /// Prints a completion script for a shell.
     #[command(
         after_help = "Examples:\n  source <(cox completion bash)\n  cox completion zsh > \"${fpath[1]}/_cox\"\n  \
@@ -208,32 +219,6 @@ pub struct Kubeconfig {
     /// Prints the path of the file instead.
     #[arg(long)]
     pub path: bool,
-}
-
-/// `cox secrets`.
-#[derive(Subcommand, Clone, Debug)]
-pub enum Secrets {
-    /// Has every secret written again, so that each is sealed with the key that comes first now.
-    Rewrite(Rewrite),
-}
-
-/// `cox secrets rewrite`.
-#[derive(Args, Clone, Debug)]
-#[command(
-    after_help = "After a new key was put first in the encryption configuration (encryption/config.yaml of the cluster):\n  \
-    cox secrets rewrite                          then the old key can be removed\n  \
-    cox secrets rewrite --resource configmaps    when more than secrets is sealed"
-)]
-pub struct Rewrite {
-    /// Which cluster.
-    #[command(flatten)]
-    pub which: Which,
-    /// Asks the cluster of this kubeconfig, rather than one that `cox up` made.
-    #[arg(long)]
-    pub kubeconfig: Option<PathBuf>,
-    /// What to rewrite: PLURAL or PLURAL.GROUP; may be given more than once.
-    #[arg(long = "resource", value_name = "RESOURCE", default_value = "secrets")]
-    pub resources: Vec<String>,
 }
 
 /// Whether a program name is that of a part.

@@ -61,6 +61,15 @@ pub enum Error {
         /// Whether that may pass, as when a key server does not answer.
         retryable: bool,
     },
+    /// The store could not be reached. Nothing was written.
+    #[error("{0}")]
+    Unreachable(Arc<str>),
+    /// The connection broke, or the time was over, after a write was sent: it may have happened, or may happen yet.
+    #[error("{0}; the write may have happened")]
+    Indeterminate(Arc<str>),
+    /// The store refused, for a reason that does not pass by itself.
+    #[error("{0}")]
+    Refused(Arc<str>),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -74,6 +83,7 @@ impl Error {
             Self::Lagged
                 | Self::NoSpace
                 | Self::FutureRevision { .. }
+                | Self::Unreachable(_)
                 | Self::Transform { retryable: true, .. }
         )
     }
