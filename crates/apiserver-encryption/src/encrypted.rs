@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use machinery::gvk::GroupResource;
 use storage::{
-    DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision, Storage,
-    WatchBatch, WatchStream, WriteOutcome,
+    DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    Storage, WatchBatch, WatchStream, WriteOutcome,
 };
 
 use crate::provider::{Opened, TransformError};

@@ -27,7 +27,7 @@ pub(crate) struct Arrival {
     received: Timestamp,
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: impl http::header::AsHeaderName) -> &'a str {
+fn text(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> &str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
 }
 

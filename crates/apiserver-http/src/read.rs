@@ -313,9 +313,9 @@ fn unselectable(kind: &Kind, field: &str) -> String {
             format!("field label {field:?} not supported for appsv1.{name}")
         }
         ("batch", "Job") => format!("field label {field:?} not supported for batchv1.Job"),
-        _ => format!(
-            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-        ),
+        _ => {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
     }
 }
 
