@@ -84,7 +84,9 @@ impl Masters {
         match tokio::time::timeout(Duration::from_secs(3), self.leave()).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::warn!(error = %e, "this server's endpoint stays until it expires"),
-            Err(_) => tracing::warn!("this server's endpoint stays until it expires: the store does not answer"),
+            Err(_) => {
+                tracing::warn!("this server's endpoint stays until it expires: the store does not answer")
+            }
         }
     }
 }

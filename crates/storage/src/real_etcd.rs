@@ -193,10 +193,13 @@ impl RealEtcd {
                     command.arg("--cacert").arg(&tls.authority);
                     command.arg("--cert").arg(&tls.certificate).arg("--key").arg(&tls.key);
                 }
-                let output = command.args(["endpoint", "status", "-w", "fields"]).output().expect("etcdctl runs");
+                let output =
+                    command.args(["endpoint", "status", "-w", "fields"]).output().expect("etcdctl runs");
                 let text = String::from_utf8_lossy(&output.stdout);
                 let field = |name: &str| {
-                    text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start_matches([' ', ':']).to_owned()))
+                    text.lines().find_map(|line| {
+                        Some(line.strip_prefix(name)?.trim_start_matches([' ', ':']).to_owned())
+                    })
                 };
                 let (member, leader) = (field("\"MemberID\""), field("\"Leader\""));
                 if member.is_some() && member == leader {

@@ -55,8 +55,9 @@ async fn churn(servers: &[Arc<Server>]) {
             let at = |step: usize| &servers[(worker + step) % servers.len()];
             for round in 0..3 {
                 for number in 0..8 {
-                    let (status, answer) =
-                        at(number).call(Method::POST, SERVICES, Some(service(&format!("s{worker}-{number}")))).await;
+                    let (status, answer) = at(number)
+                        .call(Method::POST, SERVICES, Some(service(&format!("s{worker}-{number}"))))
+                        .await;
                     assert_eq!(status, 201, "{answer}");
                 }
                 if round < 2 {
@@ -144,7 +145,8 @@ async fn what_one_server_wrote_another_shows_at_once() {
         };
         let list = reader.must(Method::GET, MAPS, None).await;
         assert!(version(&list) >= version(&written), "a stale list");
-        let found = list["items"].as_array().expect("items").iter().find(|i| i["metadata"]["name"] == name.as_str());
+        let found =
+            list["items"].as_array().expect("items").iter().find(|i| i["metadata"]["name"] == name.as_str());
         assert_eq!(found.expect("it is in the list")["data"]["v"], value.as_str());
         let got = reader.must(Method::GET, &path, None).await;
         assert_eq!((version(&got), &got["data"]["v"]), (version(&written), &json!(value)));

@@ -217,8 +217,10 @@ impl Client {
             None => {
                 let ask = AuthenticateRequest { name: login.user.clone(), password: login.password.clone() };
                 let answer = AuthClient::new(channel.clone()).authenticate(ask).await?.into_inner();
-                let token: MetadataValue<Ascii> =
-                    answer.token.parse().map_err(|_| Status::internal("etcd gave a token that is no text"))?;
+                let token: MetadataValue<Ascii> = answer
+                    .token
+                    .parse()
+                    .map_err(|_| Status::internal("etcd gave a token that is no text"))?;
                 *login.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
                 token
             }
@@ -271,7 +273,9 @@ impl Client {
                     continue;
                 }
                 Verdict::TokenExpired if self.login.is_none() => {
-                    return Err(Verdict::Refused("etcd asks for a user and a password, and none is set".into()));
+                    return Err(Verdict::Refused(
+                        "etcd asks for a user and a password, and none is set".into(),
+                    ));
                 }
                 Verdict::TokenExpired => {
                     return Err(Verdict::Refused("etcd does not take the token that it gave us".into()));

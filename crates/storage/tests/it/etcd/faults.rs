@@ -274,7 +274,9 @@ async fn a_watch_that_was_away_for_too_long_is_told_so() {
     let etcd = RealEtcd::start(&program, root.path(), 1, None);
     let proxy = Proxy::start(etcd.port(0)).await;
     let away = Arc::new(
-        Etcd::open(Options { endpoints: vec![proxy.endpoint()], ..Options::default() }).await.expect("etcd answers"),
+        Etcd::open(Options { endpoints: vec![proxy.endpoint()], ..Options::default() })
+            .await
+            .expect("etcd answers"),
     );
     let here: Arc<dyn Storage> = Arc::new(Etcd::open(options(etcd.endpoints())).await.expect("etcd answers"));
     let before = away.now().await.expect("now");
