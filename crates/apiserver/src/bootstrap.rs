@@ -50,6 +50,7 @@ impl<'a> Bootstrap<'a> {
             name: object.name(),
             subresource: "",
             user: &self.user,
+            manager: "kube-apiserver".to_owned(),
             dry_run: false,
             warnings,
         }
@@ -217,6 +218,19 @@ impl<'a> Bootstrap<'a> {
         });
         let slices = self.store("discovery.k8s.io", "endpointslices")?;
         self.enforce(slices, &object(slice), &[&["endpoints"], &["ports"]]).await
+    }
+
+    /// Flow schemas and priority levels.
+    pub async fn flow_control(&self) -> StatusResult<()> {
+        for (plural, wanted) in [
+            ("prioritylevelconfigurations", crate::flow_control::priority_levels()),
+            ("flowschemas", crate::flow_control::flow_schemas()),
+        ] {
+            let store = self.store("flowcontrol.apiserver.k8s.io", plural)?;
+            let ensured = wanted.iter().map(|object| self.ensure(store, object));
+            futures::future::try_join_all(ensured).await?;
+        }
+        Ok(())
     }
 
     async fn cidr_is_ready(&self, store: &Store, cidr: &Object) -> StatusResult<()> {

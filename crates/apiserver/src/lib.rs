@@ -5,6 +5,7 @@ mod bootstrap;
 mod config;
 mod endpoints;
 mod feed;
+mod flow_control;
 mod guards;
 mod masters;
 mod server;

@@ -73,15 +73,12 @@ fn kept() -> impl Iterator<Item = Arc<Kind>> {
 
 /// A version of a resource whose objects are kept in another one.
 fn is_second_version(kind: &Kind) -> bool {
-    kind.group == "events.k8s.io"
+    kind.group == "events.k8s.io" || (kind.group == "autoscaling" && kind.version == "v1")
 }
 
-/// Kinds that are served. `autoscaling/v1` has other fields than the stored `autoscaling/v2` and is left out.
+/// Kinds that are served.
 fn served() -> impl Iterator<Item = Arc<Kind>> {
-    KINDS
-        .iter()
-        .filter(|k| k.served_by_default() && !(k.group == "autoscaling" && k.version == "v1"))
-        .map(|k| Arc::new(k.clone()))
+    KINDS.iter().filter(|k| k.served_by_default()).map(|k| Arc::new(k.clone()))
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
@@ -276,7 +273,7 @@ impl ApiServer {
         feed::start(&registry, &rbac, &node, &stop).await;
         let advertised = Advertised {
             service_ip: first_address(&config),
-            service_cidr: config.service_cidr.to_string(),
+            service_cidr: config.service_cidr.trunc().to_string(),
             address: config.advertise,
             port: address.port(),
         };
@@ -287,6 +284,7 @@ impl ApiServer {
         let work = || async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
+            bootstrap.flow_control().await?;
             bootstrap.kubernetes_service(&advertised).await?;
             if config.shared {
                 masters.renew().await?;

@@ -25,7 +25,7 @@ const NODE_PORTS_KEY: &str = "/registry/ranges/servicenodeports";
 /// How often the bitmap is read again when another server wrote it.
 const ATTEMPTS: u32 = 32;
 
-/// Allocates for Services.
+/// Allocates for Services. What an update keeps or drops, the Service's strategy has decided before.
 pub struct ServiceAllocator {
     storage: Arc<dyn Storage>,
     cidr: Ipv4Net,
@@ -66,51 +66,6 @@ fn needs_node_ports(service: &Object) -> bool {
         "NodePort" => true,
         "LoadBalancer" => service.bool_at(&["spec", "allocateLoadBalancerNodePorts"]).unwrap_or(true),
         _ => false,
-    }
-}
-
-/// Copies what the writer left out and the old Service had (`patchAllocatedValues`).
-fn keep_allocated(new: &mut Object, old: &Object) {
-    if needs_ip(new) && needs_ip(old) && new.str_at(&["spec", "clusterIP"]).is_empty() {
-        new.copy_from(old, &["spec", "clusterIP"]);
-        new.copy_from(old, &["spec", "clusterIPs"]);
-    }
-    if needs_node_ports(new) && needs_node_ports(old) {
-        let before: Vec<Value> = old.list_at(&["spec", "ports"]).to_vec();
-        if let Some(Value::Array(ports)) = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")) {
-            let taken: Vec<u64> = ports.iter().filter_map(|p| p["nodePort"].as_u64()).collect();
-            for port in ports.iter_mut().filter(|p| p["nodePort"].as_u64().unwrap_or(0) == 0) {
-                let same = before.iter().find(|b| {
-                    b["port"] == port["port"]
-                        && b.get("protocol").unwrap_or(&Value::Null)
-                            == port.get("protocol").unwrap_or(&Value::Null)
-                });
-                if let Some(n) = same.and_then(|b| b["nodePort"].as_u64()).filter(|n| !taken.contains(n)) {
-                    port["nodePort"] = n.into();
-                }
-            }
-        }
-    }
-}
-
-/// Drops what the Service's type has no use for any more.
-fn drop_unused(new: &mut Object, old: Option<&Object>) {
-    let Some(old) = old else { return };
-    if needs_ip(old) && !needs_ip(new) && new.at(&["spec", "clusterIP"]) == old.at(&["spec", "clusterIP"]) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            new.remove(&["spec", field]);
-        }
-    }
-    if needs_node_ports(old) && !needs_node_ports(new) {
-        let before = held(old).ports;
-        if let Some(Value::Array(ports)) = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")) {
-            for port in ports.iter_mut().filter_map(Value::as_object_mut) {
-                let same = port.get("nodePort").and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-                if same.is_some_and(|n| before.contains(&n)) {
-                    port.remove("nodePort");
-                }
-            }
-        }
     }
 }
 
@@ -372,10 +327,6 @@ fn assign(
 #[async_trait]
 impl Hook for ServiceAllocator {
     async fn allocate(&self, new: &mut Object, old: Option<&Object>, dry_run: bool) -> StatusResult<()> {
-        if let Some(old) = old {
-            keep_allocated(new, old);
-        }
-        drop_unused(new, old);
         let before = old.map(held).unwrap_or_default();
         self.allocate_ip(new, &before, dry_run).await?;
         if let Err(e) = self.allocate_ports(new, &before, dry_run).await {
@@ -510,20 +461,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn node_ports_are_kept_on_update_and_dropped_with_the_type() {
+    async fn node_ports_are_given_once_and_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let a = allocator(dir.path());
         let mut old = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
         a.allocate(&mut old, None, false).await.unwrap();
         let port = held(&old).ports[0];
-        let mut new = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        // What an update keeps is its own already.
+        let mut new = old.clone();
         a.allocate(&mut new, Some(&old), false).await.unwrap();
         assert_eq!(held(&new), held(&old));
         let mut taken = service(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
         assert_eq!(a.allocate(&mut taken, None, false).await.unwrap_err().code(), 422);
-        let mut plain = service(json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": port}]}));
-        a.allocate(&mut plain, Some(&old), false).await.unwrap();
-        assert!(held(&plain).ports.is_empty());
+        let plain = service(json!({"type": "ClusterIP", "ports": [{"port": 80}]}));
         a.release(&old, Some(&plain)).await;
         a.allocate(&mut taken, None, false).await.unwrap();
     }

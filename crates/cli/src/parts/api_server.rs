@@ -45,7 +45,8 @@ pub struct Flags {
     /// Port to listen on.
     #[arg(long, default_value_t = 6443)]
     secure_port: u16,
-    /// Where others reach this server; the bind address if absent.
+    /// Where others reach this server; the bind address if absent, or that of the default route where it listens on
+    /// all addresses or on loopback alone.
     #[arg(long)]
     advertise_address: Option<IpAddr>,
     /// Serving certificate.
@@ -215,6 +216,13 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
     let opened = open(flags.data_dir, flags.etcd).await?;
+    let advertise = match flags.advertise_address {
+        Some(address) => address,
+        None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
+            super::own_address("--advertise-address").await?
+        }
+        None => flags.bind_address,
+    };
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -228,7 +236,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let config = Config {
         storage: opened.storage,
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
-        advertise: flags.advertise_address.unwrap_or(flags.bind_address),
+        advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
         client_ca: flags.client_ca_file,
         token_file: flags.token_auth_file,

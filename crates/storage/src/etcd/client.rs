@@ -250,7 +250,8 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         // Others have waited already: whoever asks now is told soon, and may ask again.
-        let patience = if self.trouble.load(Ordering::Acquire) { self.retry.min(IN_TROUBLE) } else { self.retry };
+        let patience =
+            if self.trouble.load(Ordering::Acquire) { self.retry.min(IN_TROUBLE) } else { self.retry };
         let deadline = Instant::now() + patience;
         let mut pause = PAUSE;
         let mut failed: Vec<(usize, Arc<str>)> = Vec::new();

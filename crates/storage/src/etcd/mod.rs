@@ -43,13 +43,14 @@ use self::proto::lease_client::LeaseClient;
 use self::proto::request_op::Request as Op;
 use self::proto::response_op::Response as Answer;
 use self::proto::{
-    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PbKeyValue,
-    PutRequest, RangeRequest as PbRange, RangeResponse as PbRanged, RequestOp, TxnRequest, TxnResponse,
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, PbKeyValue, PutRequest, RangeRequest as PbRange, RangeResponse as PbRanged,
+    RequestOp, TxnRequest, TxnResponse,
 };
 use self::verdict::Verdict;
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, Storage,
-    WatchStream, WriteOutcome,
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    Storage, WatchStream, WriteOutcome,
 };
 
 /// Keys of the first page of a range.
@@ -510,6 +511,27 @@ impl Storage for Etcd {
             .map_err(|verdict| About { lease: Some(lease), ..shared.about() }.error(verdict))?;
         shared.client.note(answer.header.as_ref())?;
         Ok(())
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        let shared = &self.shared;
+        shared.client.usable()?;
+        let id = i64::try_from(lease.0).unwrap_or(i64::MAX);
+        let ask = LeaseTimeToLiveRequest { id, keys: false };
+        let answer = shared
+            .client
+            .call(Repeat::Freely, ask, |channel, request| async move {
+                LeaseClient::new(channel).lease_time_to_live(request).await
+            })
+            .await
+            .map_err(|verdict| About { lease: Some(lease), ..shared.about() }.error(verdict))?;
+        shared.client.note(answer.header.as_ref())?;
+        let seconds = |number| u64::try_from(number).map(Duration::from_secs);
+        match (seconds(answer.granted_ttl), seconds(answer.ttl)) {
+            (Ok(ttl), Ok(left)) if !ttl.is_zero() => Ok(LeaseInfo { id: lease, ttl, left }),
+            // etcd answers with a time of -1.
+            _ => Err(Error::LeaseNotFound(lease)),
+        }
     }
 
     async fn compact(&self, at: Revision) -> Result<(), Error> {

@@ -3,7 +3,11 @@
 mod crash;
 mod directory;
 mod etcd;
+mod fuzzed;
+mod image;
+mod kill;
 mod model;
+mod readonly;
 
 use std::sync::Arc;
 
