@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, ServiceAccounts, TlsFiles};
+use apiserver::{ApiServer, Config, ServiceAccounts, TlsFiles};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use jiff::Timestamp;
@@ -29,26 +29,18 @@ impl Live {
         pki.ensure(&spec, Timestamp::now()).unwrap();
         let storage = Embedded::open(data.path().join("db"), Options::default()).unwrap();
         let serving = pki.api_server();
+        let accounts = ServiceAccounts {
+            signing_key: pki.service_account_key(),
+            keys: vec![pki.service_account_public_key()],
+            issuer: "https://kubernetes.default.svc".into(),
+            audiences: Vec::new(),
+        };
+        let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
-            storage: Arc::new(storage),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             // Only written down, as the address of the `kubernetes` Service; loopback may not be one.
             advertise: [192, 0, 2, 1].into(),
-            tls: TlsFiles { certificate: serving.certificate, key: serving.key },
-            client_ca: pki.authority().certificate,
-            token_file: None,
-            anonymous: false,
-            authorization: vec![AuthorizationMode::AlwaysAllow],
-            service_accounts: ServiceAccounts {
-                signing_key: pki.service_account_key(),
-                keys: vec![pki.service_account_public_key()],
-                issuer: "https://kubernetes.default.svc".into(),
-                audiences: Vec::new(),
-            },
-            kubelet: None,
-            service_cidr: "10.96.0.0/12".parse().unwrap(),
-            node_ports: 30000..=32767,
-            components: Vec::new(),
+            ..Config::new(Arc::new(storage), tls, pki.authority().certificate, accounts)
         };
         let stop = CancellationToken::new();
         let server = ApiServer::start(config, stop.clone()).await.unwrap();

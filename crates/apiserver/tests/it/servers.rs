@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Body, Config, ServiceAccounts, TlsFiles};
+use apiserver::{ApiServer, Body, Config, ServiceAccounts, TlsFiles};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
@@ -45,26 +45,20 @@ impl Server {
     pub async fn start(storage: Arc<dyn Storage>, pki: &ClusterPki, number: u8, shared: bool) -> Self {
         let serving = pki.api_server();
         let stop = CancellationToken::new();
+        let accounts = ServiceAccounts {
+            signing_key: pki.service_account_key(),
+            keys: vec![pki.service_account_public_key()],
+            issuer: "https://kubernetes.default.svc".into(),
+            audiences: Vec::new(),
+        };
+        let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
-            storage,
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: [192, 0, 2, number].into(),
-            tls: TlsFiles { certificate: serving.certificate, key: serving.key },
-            client_ca: pki.authority().certificate,
-            token_file: None,
-            anonymous: false,
-            authorization: vec![AuthorizationMode::AlwaysAllow],
-            service_accounts: ServiceAccounts {
-                signing_key: pki.service_account_key(),
-                keys: vec![pki.service_account_public_key()],
-                issuer: "https://kubernetes.default.svc".into(),
-                audiences: Vec::new(),
-            },
-            kubelet: None,
             service_cidr: SERVICES.parse().expect("a network"),
             node_ports: 30000..=30099,
             shared,
-            components: Vec::new(),
+            ..Config::new(storage, tls, pki.authority().certificate, accounts)
         };
         let server = ApiServer::start(config, stop.clone()).await.expect("the server starts");
         let user = Arc::new(UserInfo::new("admin", &["system:masters", "system:authenticated"]));

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{
+    ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles,
+};
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Etcd, Options, Storage};
@@ -94,6 +96,56 @@ pub struct Flags {
     /// Ports of NodePort Services.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: RangeInclusive<u16>,
+    /// Load and time.
+    #[command(flatten)]
+    serving: ServingFlags,
+}
+
+/// How much is served at a time, and how long anything may take.
+#[derive(Args, Debug)]
+struct ServingFlags {
+    /// Reading requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// Writing requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// How long a request may take that is neither a watch nor a stream.
+    #[arg(long, default_value = "60s", value_parser = go_duration)]
+    request_timeout: Duration,
+    /// How many seconds a watch without a timeout of its own lasts at least.
+    #[arg(long, default_value_t = 1800)]
+    min_request_timeout: u64,
+    /// How long a server that is asked to stop goes on while it says that it is not ready.
+    #[arg(long, default_value = "0s", value_parser = go_duration)]
+    shutdown_delay_duration: Duration,
+    /// Chance that an HTTP/2 client is asked to connect anew, at most 0.02.
+    #[arg(long, default_value_t = 0.0, value_parser = chance)]
+    goaway_chance: f64,
+}
+
+impl From<ServingFlags> for Serving {
+    fn from(flags: ServingFlags) -> Self {
+        Self {
+            max_requests_inflight: flags.max_requests_inflight,
+            max_mutating_requests_inflight: flags.max_mutating_requests_inflight,
+            request_timeout: flags.request_timeout,
+            min_request_timeout: Duration::from_secs(flags.min_request_timeout),
+            shutdown_delay: flags.shutdown_delay_duration,
+            goaway_chance: flags.goaway_chance,
+        }
+    }
+}
+
+fn go_duration(text: &str) -> Result<Duration, String> {
+    apiserver::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=0.02).contains(&chance) => Ok(chance),
+        _ => Err("--goaway-chance can not be less than 0 or greater than 0.02".into()),
+    }
 }
 
 /// Flags about etcd, with upstream's names.
@@ -115,7 +167,7 @@ struct EtcdFlags {
     #[arg(long, default_value = "/registry")]
     etcd_prefix: String,
     /// How often etcd's history is forgotten; 0: never by this server.
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "5m", value_parser = go_duration)]
     etcd_compaction_interval: Duration,
     /// Form of the storage.
     #[arg(long, default_value = "etcd3", value_parser = ["etcd3"])]
@@ -132,26 +184,6 @@ fn no_overrides(text: &str) -> Result<String, String> {
     Err("all resources are kept in one etcd: leave it out, and move what the other etcd holds into the one that \
          --etcd-servers names"
         .into())
-}
-
-/// A duration as Go prints it: `5m`, `1m30s`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("time: invalid duration {text:?}");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..end].parse().map_err(|_| bad())?;
-        rest = &rest[end..];
-        let units = [("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-        let (unit, seconds) = units.into_iter().find(|(unit, _)| rest.starts_with(unit)).ok_or_else(bad)?;
-        rest = &rest[unit.len()..];
-        total += number * seconds;
-    }
-    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(total).map_err(|_| bad()) }
 }
 
 impl EtcdFlags {
@@ -215,7 +247,6 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// Runs the API server until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let opened = open(flags.data_dir, flags.etcd).await?;
     let advertise = match flags.advertise_address {
         Some(address) => address,
         None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
@@ -223,6 +254,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
+    let opened = open(flags.data_dir, flags.etcd).await?;
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -261,6 +293,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
         shared: opened.shared,
+        serving: flags.serving.into(),
         components: opened.components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
@@ -309,12 +342,9 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_gos() {
-        for (text, seconds) in [("5m", 300.0), ("1m30s", 90.0), ("0", 0.0), ("1.5h", 5400.0), ("200ms", 0.2)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
-        }
-        assert!(["", "5", "m", "-1s", "1x"].iter().all(|text| duration(text).is_err()));
+    fn chances_are_checked() {
+        assert_eq!(chance("0.02"), Ok(0.02));
+        assert!(chance("0.03").is_err() && chance("-1").is_err() && chance("x").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod bad_input;
 mod basics;
 mod configuration;
 mod health;
+mod kube_rs;
 mod lifecycle;
 mod multi_tier;
 mod restart;
@@ -32,6 +33,7 @@ const SCENARIOS: &[Scenario] = &[
     ("deployment rolls, scales and undoes", rollout::rollout),
     ("services by IP and by name", rollout::services),
     ("logs, exec, cp, attach, port-forward, run", streams::streams),
+    ("kube-rs: exec, port-forward, logs", kube_rs::kube_rs),
     ("config maps, secrets, volumes, tokens", configuration::configuration),
     ("a pod calls the API and is held to its role", configuration::api_from_a_pod),
     ("probes, restarts, init containers, hooks", health::health),
