@@ -50,6 +50,7 @@ impl<'a> Bootstrap<'a> {
             name: object.name(),
             subresource: "",
             user: &self.user,
+            manager: "kube-apiserver".to_owned(),
             dry_run: false,
             warnings,
         }

@@ -31,8 +31,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
-use crate::masters::Masters;
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
+use crate::masters::Masters;
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
 use crate::{endpoints, feed, service_repair};

@@ -76,6 +76,11 @@ impl Server {
         let mut endpoints = etcd.endpoints();
         let first = usize::from(number) % endpoints.len();
         endpoints.rotate_left(first);
+        Self::by(endpoints, pki, number).await
+    }
+
+    /// Starts server `number` over the etcd behind these endpoints.
+    pub async fn by(endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
         let options = storage::etcd::Options { endpoints, ..storage::etcd::Options::default() };
         let store = Etcd::open(options).await.expect("etcd answers");
         Self::start(Arc::new(store), pki, number, true).await

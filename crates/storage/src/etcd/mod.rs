@@ -20,8 +20,8 @@ mod proto;
 mod verdict;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,14 +43,14 @@ use self::proto::lease_client::LeaseClient;
 use self::proto::request_op::Request as Op;
 use self::proto::response_op::Response as Answer;
 use self::proto::{
-    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    PbKeyValue, PutRequest,
-    RangeRequest as PbRange, RangeResponse as PbRanged, RequestOp, TxnRequest, TxnResponse,
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, PbKeyValue, PutRequest, RangeRequest as PbRange, RangeResponse as PbRanged,
+    RequestOp, TxnRequest, TxnResponse,
 };
 use self::verdict::Verdict;
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision, Storage, WatchStream,
-    WriteOutcome,
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    Storage, WatchStream, WriteOutcome,
 };
 
 /// Keys of the first page of a range.
@@ -444,7 +444,8 @@ impl Storage for Etcd {
         let outer = shared.names.outer(key).into_bytes();
         let mut compare = guard(&outer, expect);
         compare.push(exists(&outer));
-        let remove = DeleteRangeRequest { key: outer.clone(), prev_kv: true, ..DeleteRangeRequest::default() };
+        let remove =
+            DeleteRangeRequest { key: outer.clone(), prev_kv: true, ..DeleteRangeRequest::default() };
         let read = PbRange { key: outer, ..PbRange::default() };
         let ask = TxnRequest {
             compare,
