@@ -43,3 +43,4 @@ e2e: ## A whole cluster, driven by kubectl.
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli
 	@scripts/bench $(CARGO_TARGET_DIR)/release/cox
+	@scripts/bench storage --dir /var/tmp

@@ -5,14 +5,19 @@
 mod body;
 mod context;
 mod cork;
+mod deliver;
 mod discovery;
 pub mod endpoints;
+mod field_manager;
 mod filters;
+mod gzip;
 mod health;
 
 mod inline;
 mod kinds;
+mod limits;
 mod listener;
+pub mod metrics;
 mod negotiate;
 mod openapi;
 mod query;
@@ -21,13 +26,14 @@ mod request_info;
 mod respond;
 mod server;
 mod watch;
+mod watch_socket;
 mod write;
 
 pub use body::{Body, BoxError, full};
 pub use context::{Context, Endpoint};
-pub use filters::Limits;
-pub use health::{Check, Health};
+pub use health::{Check, Health, Probe};
 pub use kinds::Kinds;
+pub use limits::{Limits, Serving, go_duration};
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::OpenApi;
 pub use query::Query;

@@ -1,6 +1,7 @@
 //! Get and list.
 use std::sync::Arc;
 
+use api::kinds::Kind;
 use apiserver_registry::list::{ListOptions, Match, Page, Selection};
 use apiserver_registry::{Store, encode};
 use apiserver_watch_cache::CachedObject;
@@ -13,12 +14,13 @@ use http_body_util::{BodyExt as _, StreamBody};
 use jiff::Timestamp;
 use machinery::field_selector::FieldSelector;
 use machinery::label_selector::LabelSelector;
-use machinery::{Object, StatusError, StatusResult};
+use machinery::{FieldError, FieldPath, Object, StatusError, StatusResult};
 use serde_json::{Map, Value, json};
 use storage::Revision;
 
 use crate::body::Body;
 use crate::context::Context;
+use crate::gzip::Size;
 use crate::negotiate::{Agreed, Form, Media};
 use crate::query::Query;
 use crate::respond;
@@ -155,6 +157,7 @@ fn stitched(context: &Context, page: Page) -> Response<Body> {
         Value::from(context.kind.api_version()),
         list_metadata(&page)
     );
+    let size = page.items.iter().map(|o| o.json_len() as u64).sum();
     let pieces = Pieces { head: Some(head), items: page.items.into_iter(), first: true, done: false };
     let body = if pieces.items.len() <= 16 {
         crate::body::full(pieces.fold(Vec::new(), |mut all, piece| {
@@ -165,6 +168,7 @@ fn stitched(context: &Context, page: Page) -> Response<Body> {
         StreamBody::new(stream::iter(pieces.map(|p| Ok(Frame::data(p))))).boxed_unsync()
     };
     let mut response = Response::new(body);
+    response.extensions_mut().insert(Size(size));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -223,29 +227,13 @@ fn write_item(item: &CachedObject, out: &mut Vec<u8>) {
 /// Reads the parameters of a list or watch.
 pub fn list_options(context: &Context) -> StatusResult<ListOptions> {
     let query = context.query();
+    check(&query)?;
     let resource_version = revision(&query, "resourceVersion")?;
     let version_match = match query.get("resourceVersionMatch") {
-        "" => None,
         "NotOlderThan" => Some(Match::NotOlderThan),
         "Exact" => Some(Match::Exact),
-        other => {
-            let errors = [machinery::FieldError::not_supported(
-                &machinery::FieldPath::new("resourceVersionMatch"),
-                other,
-                &["Exact", "NotOlderThan", ""],
-            )];
-            return Err(invalid_list_options(&errors));
-        }
+        _ => None,
     };
-    let path = machinery::FieldPath::new("resourceVersionMatch");
-    if version_match.is_some() && resource_version.is_none() && !query.flag("sendInitialEvents") {
-        let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
-        return Err(invalid_list_options(&[machinery::FieldError::forbidden(&path, why)]));
-    }
-    if version_match == Some(Match::Exact) && resource_version == Some(Revision::ZERO) {
-        let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
-        return Err(invalid_list_options(&[machinery::FieldError::forbidden(&path, why)]));
-    }
     let limit = query.integer("limit")?.and_then(|l| usize::try_from(l).ok()).unwrap_or(0);
     Ok(ListOptions {
         selection: selection(context, &query)?,
@@ -256,8 +244,37 @@ pub fn list_options(context: &Context) -> StatusResult<ListOptions> {
     })
 }
 
+/// Upstream: apimachinery/pkg/apis/meta/internalversion/validation, `ValidateListOptions`.
+fn check(query: &Query<'_>) -> StatusResult<()> {
+    let path = FieldPath::new("resourceVersionMatch");
+    let (version, version_match) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+    let mut errors = Vec::new();
+    if !version_match.is_empty() {
+        if version.is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+        if !query.get("continue").is_empty() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+        if !matches!(version_match, "Exact" | "NotOlderThan") {
+            errors.push(FieldError::not_supported(&path, version_match, &["Exact", "NotOlderThan", ""]));
+        }
+        if version_match == "Exact" && version == "0" {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+    }
+    if query.has("sendInitialEvents") {
+        let why = "sendInitialEvents is forbidden for list";
+        errors.push(FieldError::forbidden(&FieldPath::new("sendInitialEvents"), why));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(invalid_list_options(&errors)) }
+}
+
 /// 422 about `ListOptions`.
-pub fn invalid_list_options(errors: &[machinery::FieldError]) -> StatusError {
+pub fn invalid_list_options(errors: &[FieldError]) -> StatusError {
     let gvk = machinery::gvk::GroupVersionKind::new("meta.k8s.io", "v1", "ListOptions");
     StatusError::invalid(&gvk, "", errors)
 }
@@ -267,22 +284,39 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
     let labels = LabelSelector::parse(query.get("labelSelector"))
         .map_err(|e| StatusError::bad_request(format!("unable to parse requirement: {e}")))?;
     let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(StatusError::bad_request)?;
-    let strategy = apiserver_resources::strategy_for(&context.kind.group, &context.kind.plural, "");
-    let of_kind = strategy.selectable_fields(&Object::default());
-    let mut supported: Vec<&str> = of_kind.iter().map(|(name, _)| *name).collect();
-    supported.push("metadata.name");
-    if context.kind.namespaced {
-        supported.push("metadata.namespace");
-    }
     for requirement in fields.requirements() {
-        if !supported.contains(&requirement.field.as_str()) {
-            return Err(StatusError::bad_request(format!(
-                "field label not supported: {}",
-                requirement.field
-            )));
+        if !is_selectable(&context.kind, &requirement.field) {
+            return Err(StatusError::bad_request(unselectable(&context.kind, &requirement.field)));
         }
     }
+    let (group, plural) = (&context.kind.group, &context.kind.plural);
+    let fields = fields.renamed(|field| apiserver_resources::stored_field(group, plural, field));
     Ok(Selection { labels, fields })
+}
+
+fn is_selectable(kind: &Kind, field: &str) -> bool {
+    if matches!(field, "metadata.name" | "metadata.namespace") {
+        return true;
+    }
+    let strategy = apiserver_resources::strategy_for(&kind.group, &kind.plural, "");
+    strategy.selectable_fields(&Object::default()).iter().any(|(name, _)| *name == field)
+}
+
+/// What upstream says of a field that one cannot select by: each group has its own words
+/// (pkg/apis/*/v1/conversion.go; apimachinery/pkg/runtime/conversion.go for the rest).
+fn unselectable(kind: &Kind, field: &str) -> String {
+    match (&*kind.group, &*kind.kind) {
+        ("", "Pod" | "Node" | "ReplicationController" | "Event" | "Namespace" | "Secret" | "Service")
+        | ("certificates.k8s.io", "CertificateSigningRequest")
+        | ("events.k8s.io", "Event") => format!("field label not supported: {field}"),
+        ("apps", name @ ("DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet")) => {
+            format!("field label {field:?} not supported for appsv1.{name}")
+        }
+        ("batch", "Job") => format!("field label {field:?} not supported for batchv1.Job"),
+        _ => format!(
+            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        ),
+    }
 }
 
 /// Reads a resource version; `None` where it is absent.
@@ -290,12 +324,9 @@ pub fn revision(query: &Query<'_>, name: &str) -> StatusResult<Option<Revision>>
     match query.get(name) {
         "" => Ok(None),
         text => text.parse().map(|r| Some(Revision(r))).map_err(|_| {
-            let path = machinery::FieldPath::new(name);
-            invalid_list_options(&[machinery::FieldError::invalid(
-                &path,
-                text,
-                "must be an unsigned integer",
-            )])
+            let path = FieldPath::new(name);
+            let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+            invalid_list_options(&[FieldError::invalid(&path, text, why)])
         }),
     }
 }

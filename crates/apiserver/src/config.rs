@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use apiserver_http::TlsFiles;
+use apiserver_http::{Serving, TlsFiles};
 use apiserver_http::endpoints::Component;
 use ipnet::Ipv4Net;
 use storage::Storage;
@@ -72,6 +72,40 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// `--service-node-port-range`.
     pub node_ports: RangeInclusive<u16>,
+    /// Whether other servers share the store: each says that it is there, and the `kubernetes` Service leads to all
+    /// (`--endpoint-reconciler-type=lease`).
+    pub shared: bool,
+    /// Load and time.
+    pub serving: Serving,
     /// What `componentstatuses` shows.
     pub components: Vec<Arc<dyn Component>>,
+}
+
+impl Config {
+    /// What upstream's server does when it is told nothing more: it listens on port 6443 of every address and allows
+    /// everything.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        tls: TlsFiles,
+        client_ca: PathBuf,
+        service_accounts: ServiceAccounts,
+    ) -> Self {
+        Self {
+            storage,
+            listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
+            advertise: IpAddr::from([0, 0, 0, 0]),
+            tls,
+            client_ca,
+            token_file: None,
+            anonymous: true,
+            authorization: vec![AuthorizationMode::AlwaysAllow],
+            service_accounts,
+            kubelet: None,
+            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12),
+            node_ports: 30000..=32767,
+            shared: false,
+            serving: Serving::default(),
+            components: Vec::new(),
+        }
+    }
 }

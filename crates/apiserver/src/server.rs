@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
 use apiserver_authn::service_account::{
@@ -17,23 +18,29 @@ use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
 use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
-use apiserver_http::{Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Server};
-use apiserver_registry::{Hook, RegistryBuilder};
+use apiserver_http::metrics::{Metrics, Source, Text, Type};
+use apiserver_http::{
+    Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Probe, Server,
+};
+use apiserver_registry::{Hook, Registry, RegistryBuilder};
 use http::{Request, Response};
 use machinery::StatusError;
 use machinery::request::UserInfo;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
+use crate::masters::Masters;
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
+use crate::metered::{Metered, StoreTimes};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{endpoints, feed};
+use crate::{endpoints, feed, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,15 +78,12 @@ fn kept() -> impl Iterator<Item = Arc<Kind>> {
 
 /// A version of a resource whose objects are kept in another one.
 fn is_second_version(kind: &Kind) -> bool {
-    kind.group == "events.k8s.io"
+    kind.group == "events.k8s.io" || (kind.group == "autoscaling" && kind.version == "v1")
 }
 
-/// Kinds that are served. `autoscaling/v1` has other fields than the stored `autoscaling/v2` and is left out.
+/// Kinds that are served.
 fn served() -> impl Iterator<Item = Arc<Kind>> {
-    KINDS
-        .iter()
-        .filter(|k| k.served_by_default() && !(k.group == "autoscaling" && k.version == "v1"))
-        .map(|k| Arc::new(k.clone()))
+    KINDS.iter().filter(|k| k.served_by_default()).map(|k| Arc::new(k.clone()))
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
@@ -207,10 +211,12 @@ fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
 
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
-    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
         let listener = Listener::bind(config.listen, &config.tls).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
 
+        let times = Arc::new(StoreTimes::new(kept()));
+        config.storage = Arc::new(Metered { inner: config.storage, times: times.clone() });
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
         builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
@@ -240,8 +246,9 @@ impl ApiServer {
         let allocator =
             ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
                 .map_err(StartError::Bootstrap)?;
+        let allocator = Arc::new(allocator);
         let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
-        hooks.insert(("", "services"), Arc::new(allocator));
+        hooks.insert(("", "services"), allocator.clone());
         let registry = Arc::new(builder.finish(admission.clone(), &hooks));
 
         let identity = identity(&config, view)?;
@@ -252,6 +259,14 @@ impl ApiServer {
         ]);
         let access = config.kubelet.as_ref().map(kubelet_access).transpose()?;
         let ready = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let drain = CancellationToken::new();
+        let counted = registry.clone();
+        let sources: Vec<Source> = vec![
+            Box::new(build_info),
+            Box::new(move |text| object_counts(&counted, text)),
+            Box::new(move |text| times.write(text)),
+        ];
         let server = Arc::new(Server {
             kinds: Kinds::new(served()),
             registry: registry.clone(),
@@ -265,31 +280,55 @@ impl ApiServer {
                 config.components.clone(),
             ),
             documents,
-            health: health(&ready),
+            health: health(&ready, &stopping, &registry, config.storage.clone()),
             openapi: OpenApi::default(),
-            limits: Limits::default(),
+            limits: Limits::new(config.serving.clone()),
+            metrics: Metrics::new(sources),
+            drain: drain.clone(),
         });
         let tasks = TaskTracker::new();
-        feed::start(&registry, &rbac, &node, &stop).await;
+        // What serves requests goes on until no more are taken.
+        let closing = CancellationToken::new();
+        feed::start(&registry, &rbac, &node, &closing).await;
         let advertised = Advertised {
             service_ip: first_address(&config),
-            service_cidr: config.service_cidr.to_string(),
+            service_cidr: config.service_cidr.trunc().to_string(),
             address: config.advertise,
             port: address.port(),
         };
         let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        service_repair::start(allocator, &registry, stop.clone()).await;
+        let masters = Masters::new(config.storage.clone(), registry.clone(), advertised.clone());
         let bootstrap = Bootstrap::new(&registry);
-        let work = async {
+        let work = || async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
+            bootstrap.flow_control().await?;
             bootstrap.kubernetes_service(&advertised).await?;
+            if config.shared {
+                masters.renew().await?;
+            } else {
+                bootstrap.endpoints(&advertised, &[advertised.address]).await?;
+            }
             bootstrap.authentication_config(&client_ca).await?;
             bootstrap.storage_answers().await
         };
-        work.await.map_err(StartError::Bootstrap)?;
-        guards::aggregate_roles(registry, stop.clone());
+        repeated(work).await.map_err(StartError::Bootstrap)?;
+        guards::aggregate_roles(registry.clone(), closing.clone());
         ready.store(true, Ordering::Release);
-        tasks.spawn(listener.serve(server.clone(), stop));
+        if config.shared {
+            tasks.spawn(masters.run(stop.clone()));
+        }
+        tasks.spawn(listener.serve(server.clone(), closing.clone()));
+        let delay = config.serving.shutdown_delay;
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            // Load balancers learn it from `/readyz`, and have the delay to send their clients elsewhere.
+            stopping.store(true, Ordering::Release);
+            tokio::time::sleep(delay).await;
+            drain.cancel();
+            closing.cancel();
+        });
         tasks.close();
         Ok(Self { server, address, tasks })
     }
@@ -311,28 +350,114 @@ impl ApiServer {
     }
 }
 
+/// Repeats work that can be repeated, while it fails only since other servers do the same at the same time.
+async fn repeated<F>(work: impl Fn() -> F) -> Result<(), StatusError>
+where
+    F: Future<Output = Result<(), StatusError>>,
+{
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match work().await {
+            // 422: the other one has taken the service IP and not written the Service yet.
+            Err(e) if attempts < 20 && matches!(e.code(), 409 | 422 | 503) => {
+                tracing::debug!(error = %e, "another server writes the first objects too");
+                tokio::time::sleep(Duration::from_millis(20 * attempts)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 fn first_address(config: &Config) -> String {
     let network = u32::from(config.service_cidr.network());
     std::net::Ipv4Addr::from(network + 1).to_string()
 }
 
-fn health(ready: &Arc<AtomicBool>) -> Health {
-    let bootstrapped = |ready: Arc<AtomicBool>| {
-        move || {
+/// `kubernetes_build_info`.
+fn build_info(text: &mut Text) {
+    let version = version();
+    let field = |name: &str| version[name].as_str().unwrap_or("").to_owned();
+    text.family(
+        "kubernetes_build_info",
+        Type::Gauge,
+        "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build \
+         date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+    );
+    let values: Vec<(&str, String)> = [
+        ("build_date", "buildDate"),
+        ("compiler", "compiler"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("git_version", "gitVersion"),
+        ("go_version", "goVersion"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("platform", "platform"),
+    ]
+    .map(|(label, name)| (label, field(name)))
+    .to_vec();
+    let labels: Vec<(&str, &str)> = values.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    text.sample("kubernetes_build_info", &labels, 1.0);
+}
+
+/// How many objects of each resource there are.
+fn object_counts(registry: &Registry, text: &mut Text) {
+    let counts: Vec<(String, String, f64)> = registry
+        .stores()
+        .map(|store| {
+            let resource = store.group_resource();
+            let count = store.cache.snapshot().objects.len() as f64;
+            (resource.group.clone(), resource.resource.clone(), count)
+        })
+        .collect();
+    let name = "apiserver_resource_objects";
+    text.family(name, Type::Gauge, "Number of stored objects at the time of last check split by kind.");
+    for (group, resource, count) in &counts {
+        text.sample(name, &[("group", group), ("resource", resource)], *count);
+    }
+    // The name it had before.
+    let name = "apiserver_storage_objects";
+    text.family(name, Type::Gauge, "Number of stored objects at the time of last check split by kind.");
+    for (group, resource, count) in &counts {
+        let joined = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+        text.sample(name, &[("resource", &joined)], *count);
+    }
+}
+
+fn health(
+    ready: &Arc<AtomicBool>,
+    stopping: &Arc<AtomicBool>,
+    registry: &Arc<Registry>,
+    storage: Arc<dyn Storage>,
+) -> Health {
+    let bootstrapped = |name: &'static str| {
+        let ready = ready.clone();
+        Check::quick(name, true, move || {
             if ready.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) }
-        }
+        })
     };
+    let answers = |name: &'static str, live: bool| {
+        let storage = storage.clone();
+        let probe: Probe = Box::new(move || {
+            let storage = storage.clone();
+            Box::pin(async move { storage.now().await.map(drop).map_err(|e| e.to_string()) })
+        });
+        Check { name, live, probe }
+    };
+    let (filled, stopping) = (registry.clone(), stopping.clone());
     Health(vec![
-        Check { name: "log", live: true, probe: Box::new(|| Ok(())) },
-        Check {
-            name: "poststarthook/rbac/bootstrap-roles",
-            live: true,
-            probe: Box::new(bootstrapped(ready.clone())),
-        },
-        Check {
-            name: "poststarthook/start-system-namespaces-controller",
-            live: true,
-            probe: Box::new(bootstrapped(ready.clone())),
-        },
+        Check::quick("log", true, || Ok(())),
+        answers("etcd", true),
+        answers("etcd-readiness", false),
+        Check::quick("informer-sync", false, move || match filled.stores().find(|s| !s.cache.is_ready()) {
+            Some(store) => Err(format!("{} not started yet", store.group_resource())),
+            None => Ok(()),
+        }),
+        bootstrapped("poststarthook/rbac/bootstrap-roles"),
+        bootstrapped("poststarthook/start-system-namespaces-controller"),
+        Check::quick("shutdown", false, move || {
+            if stopping.load(Ordering::Acquire) { Err("process is shutting down".to_owned()) } else { Ok(()) }
+        }),
     ])
 }

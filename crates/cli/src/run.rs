@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles,
+    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, Serving, TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -115,6 +115,8 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
         }),
         service_cidr: cluster.settings.service_cidr,
         node_ports: 30000..=32767,
+        shared: false,
+        serving: Serving::default(),
         components,
     }
 }

@@ -4,10 +4,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles};
+use async_trait::async_trait;
 use clap::{Args, ValueEnum};
-use storage::{Embedded, Options};
+use storage::{Embedded, Etcd, Options, Storage};
 
 use crate::output::Failure;
 
@@ -31,9 +33,12 @@ pub enum Mode {
 /// Flags of the API server, with upstream's names.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Directory of the embedded store.
-    #[arg(long)]
-    data_dir: PathBuf,
+    /// Directory of the embedded store; without it, objects are kept in etcd.
+    #[arg(long, conflicts_with = "etcd_servers", required_unless_present = "etcd_servers")]
+    data_dir: Option<PathBuf>,
+    /// Where objects are kept.
+    #[command(flatten)]
+    etcd: EtcdFlags,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -89,6 +94,145 @@ pub struct Flags {
     /// Ports of NodePort Services.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: RangeInclusive<u16>,
+    /// Load and time.
+    #[command(flatten)]
+    serving: ServingFlags,
+}
+
+/// How much is served at a time, and how long anything may take.
+#[derive(Args, Debug)]
+struct ServingFlags {
+    /// Reading requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// Writing requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// How long a request may take that is neither a watch nor a stream.
+    #[arg(long, default_value = "60s", value_parser = go_duration)]
+    request_timeout: Duration,
+    /// How many seconds a watch without a timeout of its own lasts at least.
+    #[arg(long, default_value_t = 1800)]
+    min_request_timeout: u64,
+    /// How long a server that is asked to stop goes on while it says that it is not ready.
+    #[arg(long, default_value = "0s", value_parser = go_duration)]
+    shutdown_delay_duration: Duration,
+    /// Chance that an HTTP/2 client is asked to connect anew, at most 0.02.
+    #[arg(long, default_value_t = 0.0, value_parser = chance)]
+    goaway_chance: f64,
+}
+
+impl From<ServingFlags> for Serving {
+    fn from(flags: ServingFlags) -> Self {
+        Self {
+            max_requests_inflight: flags.max_requests_inflight,
+            max_mutating_requests_inflight: flags.max_mutating_requests_inflight,
+            request_timeout: flags.request_timeout,
+            min_request_timeout: Duration::from_secs(flags.min_request_timeout),
+            shutdown_delay: flags.shutdown_delay_duration,
+            goaway_chance: flags.goaway_chance,
+        }
+    }
+}
+
+fn go_duration(text: &str) -> Result<Duration, String> {
+    apiserver::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=0.02).contains(&chance) => Ok(chance),
+        _ => Err("--goaway-chance can not be less than 0 or greater than 0.02".into()),
+    }
+}
+
+/// Flags about etcd, with upstream's names.
+#[derive(Args, Debug)]
+struct EtcdFlags {
+    /// URLs of the etcd members, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// CA of etcd's serving certificates.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
+    /// Prefix of all keys in etcd.
+    #[arg(long, default_value = "/registry")]
+    etcd_prefix: String,
+    /// How often etcd's history is forgotten; 0: never by this server.
+    #[arg(long, default_value = "5m", value_parser = go_duration)]
+    etcd_compaction_interval: Duration,
+    /// Form of the storage.
+    #[arg(long, default_value = "etcd3", value_parser = ["etcd3"])]
+    storage_backend: String,
+    /// Other etcds for some resources.
+    #[arg(long, value_parser = no_overrides)]
+    etcd_servers_overrides: Option<String>,
+}
+
+fn no_overrides(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    Err("all resources are kept in one etcd: leave it out, and move what the other etcd holds into the one that \
+         --etcd-servers names"
+        .into())
+}
+
+impl EtcdFlags {
+    async fn open(self) -> Result<Etcd, storage::etcd::OpenError> {
+        let client = self.etcd_certfile.zip(self.etcd_keyfile);
+        let tls = self.etcd_cafile.map(|authority| storage::etcd::TlsFiles { authority, client });
+        let options = storage::etcd::Options {
+            endpoints: self.etcd_servers,
+            tls,
+            prefix: self.etcd_prefix,
+            compaction: Some(self.etcd_compaction_interval),
+            ..storage::etcd::Options::default()
+        };
+        Etcd::open(options).await
+    }
+}
+
+/// etcd, as `componentstatuses` asks it.
+struct EtcdHealth(Arc<Etcd>);
+
+#[async_trait]
+impl Component for EtcdHealth {
+    fn name(&self) -> &str {
+        "etcd-0"
+    }
+
+    async fn probe(&self) -> Result<String, String> {
+        self.0.healthy().map(|()| "ok".into()).map_err(|e| e.to_string())
+    }
+}
+
+/// A store, and what it means for the server.
+struct Opened {
+    storage: Arc<dyn Storage>,
+    /// Whether other servers may use it.
+    shared: bool,
+    components: Vec<Arc<dyn Component>>,
+}
+
+/// Opens the store that the flags name.
+async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
+    let Some(dir) = data_dir else {
+        let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
+        let components: Vec<Arc<dyn Component>> = vec![Arc::new(EtcdHealth(etcd.clone()))];
+        return Ok(Opened { storage: etcd, shared: true, components });
+    };
+    let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
+        .await
+        .map_err(|e| Failure::of(&e))?
+        .map_err(|e| Failure::of(&e))?;
+    Ok(Opened { storage: Arc::new(embedded), shared: false, components: Vec::new() })
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -108,11 +252,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
-    let dir = flags.data_dir.clone();
-    let storage = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
-        .await
-        .map_err(|e| Failure::of(&e))?
-        .map_err(|e| Failure::of(&e))?;
+    let opened = open(flags.data_dir, flags.etcd).await?;
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -124,7 +264,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         _ => None,
     };
     let config = Config {
-        storage: Arc::new(storage),
+        storage: opened.storage,
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
@@ -150,7 +290,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         kubelet,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
-        components: Vec::new(),
+        shared: opened.shared,
+        serving: flags.serving.into(),
+        components: opened.components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");
@@ -162,6 +304,42 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parse(extra: &[&str]) -> Result<Flags, String> {
+        use clap::Parser as _;
+        let files = ["tls-cert-file", "tls-private-key-file", "client-ca-file"];
+        let accounts = ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
+        let needed = files.iter().chain(&accounts).map(|flag| format!("--{flag}=x"));
+        let line = std::iter::once("kube-apiserver".to_owned()).chain(needed);
+        Line::try_parse_from(line.chain(extra.iter().map(|s| (*s).to_owned())))
+            .map(|line| line.flags)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn etcd_or_a_directory_is_named() {
+        assert!(parse(&["--data-dir=/x"]).is_ok());
+        let flags = parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
+        assert_eq!(flags.etcd.etcd_servers, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(flags.etcd.etcd_compaction_interval, Duration::from_secs(300));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--data-dir=/x", "--etcd-servers=https://a:2379"]).is_err());
+        assert!(parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
+            .is_err_and(|e| e.contains("one etcd")));
+        assert!(parse(&["--etcd-servers=https://a:2379", "--etcd-certfile=x"]).is_err());
+    }
+
+    #[test]
+    fn chances_are_checked() {
+        assert_eq!(chance("0.02"), Ok(0.02));
+        assert!(chance("0.03").is_err() && chance("-1").is_err() && chance("x").is_err());
+    }
 
     #[test]
     fn port_ranges_are_checked() {

@@ -1,10 +1,12 @@
 //! One cluster, and everything that its users do with it, in order. Each scenario has a namespace of its own.
 //!
 //! `cargo test -p e2e -- NAME` runs the scenarios whose name contains NAME.
+mod apply;
 mod bad_input;
 mod basics;
 mod configuration;
 mod health;
+mod kube_rs;
 mod lifecycle;
 mod multi_tier;
 mod restart;
@@ -26,9 +28,12 @@ type Scenario = (&'static str, fn(&Cluster) -> Result<()>);
 const SCENARIOS: &[Scenario] = &[
     ("basics", basics::basics),
     ("table of an empty namespace", basics::empty),
+    ("server-side apply and owners of fields", apply::apply_and_owners),
+    ("apply moves from client to server", apply::migration),
     ("deployment rolls, scales and undoes", rollout::rollout),
     ("services by IP and by name", rollout::services),
     ("logs, exec, cp, attach, port-forward, run", streams::streams),
+    ("kube-rs: exec, port-forward, logs", kube_rs::kube_rs),
     ("config maps, secrets, volumes, tokens", configuration::configuration),
     ("a pod calls the API and is held to its role", configuration::api_from_a_pod),
     ("probes, restarts, init containers, hooks", health::health),
