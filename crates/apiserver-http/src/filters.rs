@@ -104,7 +104,7 @@ impl Server {
                 }
             }
         };
-        let user = self.authenticate(peer, request.headers()).await?;
+        let user = self.authenticate(peer, request.headers(), request.uri().path()).await?;
         let user = self.impersonate(user, request.headers()).await?;
         self.authorize(&user, &info).await?;
         let work = async {
@@ -122,11 +122,16 @@ impl Server {
         }
     }
 
-    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> StatusResult<Arc<UserInfo>> {
+    async fn authenticate(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        path: &str,
+    ) -> StatusResult<Arc<UserInfo>> {
         if let Some(user) = &peer.local {
             return Ok(user.clone());
         }
-        let asked = AuthRequest { client_certs: &peer.certificates, headers };
+        let asked = AuthRequest { client_certs: &peer.certificates, headers, path };
         match self.authenticator.authenticate(&asked).await {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(StatusError::unauthorized()),

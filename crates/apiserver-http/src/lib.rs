@@ -20,6 +20,7 @@ mod read;
 mod request_info;
 mod respond;
 mod server;
+mod tls;
 mod watch;
 mod write;
 
@@ -29,6 +30,7 @@ pub use filters::Limits;
 pub use health::{Check, Health};
 pub use kinds::Kinds;
 pub use listener::{Listener, ListenerError, TlsFiles};
+pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};
 pub use openapi::OpenApi;
 pub use query::Query;
 pub use server::{Peer, Server};

@@ -6,13 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::kinds::{KINDS, Kind};
-use apiserver_authn::service_account::{
-    ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
-};
-use apiserver_authn::{
-    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache,
-    TokenFile, TokenUnion, Union, system_time,
-};
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
@@ -28,6 +21,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
@@ -144,71 +138,10 @@ fn go_arch() -> &'static str {
     }
 }
 
-/// Everything about who one is.
-struct Identity {
-    requests: Box<dyn Authenticator>,
-    tokens: Arc<dyn TokenAuthenticator>,
-    issuer: TokenIssuer,
-    discovery: Value,
-    jwks: Value,
-}
-
-fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
-    let accounts = &config.service_accounts;
-    let text = |path: &PathBuf| {
-        read(path).and_then(|b| String::from_utf8(b).map_err(|_| unusable(path)(&"it is not text")))
-    };
-    let mut keys = VerifyKeys::default();
-    for path in &accounts.keys {
-        keys.add_pem(&text(path)?).map_err(|e| unusable(path)(&e))?;
-    }
-    let keys = Arc::new(keys);
-    let signing = SigningKey::from_pem(&text(&accounts.signing_key)?)
-        .map_err(|e| unusable(&accounts.signing_key)(&e))?;
-    let audiences = if accounts.audiences.is_empty() {
-        vec![accounts.issuer.clone()]
-    } else {
-        accounts.audiences.clone()
-    };
-    let now = system_time();
-    let mut methods: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
-    if let Some(path) = &config.token_file {
-        methods.push(Box::new(TokenFile::parse(&text(path)?).map_err(|e| unusable(path)(&e))?));
-    }
-    methods.push(Box::new(ServiceAccountTokens {
-        issuers: vec![accounts.issuer.clone()],
-        api_audiences: audiences.clone(),
-        keys: keys.clone(),
-        cluster: view.clone(),
-        now: now.clone(),
-    }));
-    methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
-    let tokens: Arc<dyn TokenAuthenticator> =
-        Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
-    let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
-        .map_err(|e| unusable(&config.client_ca)(&e))?;
-    let requests =
-        Union::new(vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))], config.anonymous);
-    let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
-    Ok(Identity {
-        requests: Box::new(requests),
-        tokens,
-        discovery: openid_configuration(&accounts.issuer, &jwks_uri, &keys),
-        jwks: keys.jwks(),
-        issuer: TokenIssuer {
-            issuer: accounts.issuer.clone(),
-            api_audiences: audiences,
-            max_expiration: None,
-            extend_expiration: true,
-            key: Arc::new(signing),
-        },
-    })
-}
-
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, StartError> {
-        let listener = Listener::bind(config.listen, &config.tls).await?;
+        let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
 
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
@@ -278,12 +211,19 @@ impl ApiServer {
             port: address.port(),
         };
         let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        let front_proxy = match &config.authentication.front_proxy {
+            Some(proxy) => {
+                let ca = String::from_utf8_lossy(&read(&proxy.client_ca)?).into_owned();
+                Some((proxy.clone(), ca))
+            }
+            None => None,
+        };
         let bootstrap = Bootstrap::new(&registry);
         let work = async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
             bootstrap.kubernetes_service(&advertised).await?;
-            bootstrap.authentication_config(&client_ca).await?;
+            bootstrap.authentication_config(&client_ca, front_proxy.as_ref()).await?;
             bootstrap.storage_answers().await
         };
         work.await.map_err(StartError::Bootstrap)?;

@@ -4,11 +4,13 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Options};
 
+use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use crate::output::Failure;
 
 /// One of `--authorization-mode`.
@@ -55,9 +57,12 @@ pub struct Flags {
     /// Static tokens, CSV.
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
-    /// Whether requests without credentials are anonymous rather than refused.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    anonymous_auth: bool,
+    /// Who one is.
+    #[command(flatten)]
+    authentication: AuthenticationFlags,
+    /// Versions, cipher suites, certificates for other names.
+    #[command(flatten)]
+    tls: TlsFlags,
     /// Who decides what one may, in order.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<Mode>,
@@ -67,9 +72,15 @@ pub struct Flags {
     /// Checks service-account tokens; may be given more than once.
     #[arg(long, required = true)]
     service_account_key_file: Vec<PathBuf>,
-    /// Issuer of service-account tokens.
-    #[arg(long)]
-    service_account_issuer: String,
+    /// Issuer of service-account tokens; of several, the first issues and all are believed.
+    #[arg(long, required = true)]
+    service_account_issuer: Vec<String>,
+    /// The longest that service-account tokens last.
+    #[arg(long, value_parser = super::go_duration)]
+    service_account_max_token_expiration: Option<Duration>,
+    /// Whether tokens of pods last a year, so that old clients which never read them again go on.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    service_account_extend_token_expiration: bool,
     /// Audiences of the API; the issuer if absent.
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
@@ -115,6 +126,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         _ => None,
     };
+    let (authentication, anonymous) = flags.authentication.settled()?;
+    let mut issuers = flags.service_account_issuer.into_iter();
+    let issuer = issuers.next().unwrap_or_default();
     let config = Config {
         storage: Arc::new(storage),
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
@@ -122,7 +136,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
         client_ca: flags.client_ca_file,
         token_file: flags.token_auth_file,
-        anonymous: flags.anonymous_auth,
+        anonymous,
+        authentication,
+        tls_options: flags.tls.settled(),
         authorization: flags
             .authorization_mode
             .iter()
@@ -136,7 +152,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,
-            issuer: flags.service_account_issuer,
+            issuer,
+            former_issuers: issuers.collect(),
+            max_token_expiration: flags.service_account_max_token_expiration,
+            extend_token_expiration: flags.service_account_extend_token_expiration,
             audiences: flags.api_audiences,
         },
         kubelet,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::signing::SigningFlags;
 use crate::output::Failure;
 
 /// Flags of the controller manager, with upstream's names.
@@ -27,6 +28,9 @@ pub struct Flags {
     /// Which controllers run: `*`, names, and -name for those not to run.
     #[arg(long, value_delimiter = ',', default_value = "*")]
     controllers: Vec<String>,
+    /// Signing of certificates and tokens.
+    #[command(flatten)]
+    signing: SigningFlags,
 }
 
 /// Runs the controllers until they are asked to stop.
@@ -39,7 +43,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         })?,
         None => String::new(),
     };
-    let config = controllers::Config {
+    let mut config = controllers::Config {
         identity: super::identity(),
         leader_elect: flags.leader_elect,
         cluster_cidrs: flags.cluster_cidr,
@@ -48,6 +52,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         controllers: flags.controllers,
         ..controllers::Config::default()
     };
+    flags.signing.apply(&mut config)?;
     let shared = client.clone();
     let clients: controllers::ClientFor = std::sync::Arc::new(move |_| shared.clone());
     super::ended(controllers::run(config, client, clients, stop).await)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::kubelet_identity::IdentityFlags;
 use crate::output::Failure;
 
 /// Flags of the kubelet, with upstream's names.
@@ -13,6 +14,9 @@ pub struct Flags {
     /// How to reach the API server.
     #[arg(long)]
     kubeconfig: PathBuf,
+    /// The kubelet's own certificates.
+    #[command(flatten)]
+    identity: IdentityFlags,
     /// Name of this node; the host's name if absent.
     #[arg(long)]
     hostname_override: Option<String>,
@@ -41,11 +45,11 @@ pub struct Flags {
     #[arg(long, default_value_t = 10250)]
     port: u16,
     /// Serving certificate.
-    #[arg(long)]
-    tls_cert_file: PathBuf,
+    #[arg(long, required_unless_present = "rotate_server_certificates")]
+    tls_cert_file: Option<PathBuf>,
     /// Its key.
-    #[arg(long)]
-    tls_private_key_file: PathBuf,
+    #[arg(long, required_unless_present = "rotate_server_certificates")]
+    tls_private_key_file: Option<PathBuf>,
     /// CA of client certificates.
     #[arg(long)]
     client_ca_file: Option<PathBuf>,
@@ -66,8 +70,9 @@ pub struct Flags {
 /// Runs the kubelet until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
     let node = flags.hostname_override.unwrap_or_else(super::host_name);
+    let serving_cert_dir = flags.identity.serving_cert_dir(None);
+    let client = flags.identity.client(&flags.kubeconfig, &node, None, &stop).await?;
     let config = kubelet::Config {
         node_ip: flags.node_ip,
         register_node: flags.register_node,
@@ -81,13 +86,14 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         server: Some(kubelet::ServerConfig {
             address: flags.address,
             port: flags.port,
-            cert_file: flags.tls_cert_file,
-            key_file: flags.tls_private_key_file,
+            cert_file: flags.tls_cert_file.unwrap_or_default(),
+            key_file: flags.tls_private_key_file.unwrap_or_default(),
             client_ca_file: flags.client_ca_file,
             token_webhook: true,
             access_webhook: true,
             anonymous: flags.anonymous_auth,
         }),
+        serving_cert_dir,
         ..kubelet::Config::new(node)
     };
     super::ended(kubelet::run(config, client, stop).await)

@@ -1,10 +1,13 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
+mod api_server_identity;
 pub mod controller_manager;
 pub mod dns;
 pub mod kubelet;
+mod kubelet_identity;
 pub mod proxy;
 pub mod scheduler;
+mod signing;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,6 +38,28 @@ async fn client_of(kubeconfig: &Path) -> Result<kube::Client, Failure> {
 /// Ends a part that ran until it was asked to stop.
 fn ended<E: std::error::Error + 'static>(result: Result<(), E>) -> Result<ExitCode, Failure> {
     result.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::of(&e))
+}
+
+/// Reads a flag that is a duration, as Go writes them.
+fn go_duration(text: &str) -> Result<std::time::Duration, String> {
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().map_err(|_| "it is no duration; one is 1m30s".to_owned())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += number
+            * match &rest[..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                _ => return Err("it is no duration; one is 1m30s".to_owned()),
+            };
+        rest = &rest[unit..];
+    }
+    std::time::Duration::try_from_secs_f64(total).map_err(|e| e.to_string())
 }
 
 /// The host's name as a node's.
