@@ -52,9 +52,10 @@ impl FromStr for MinVersion {
 
 impl MinVersion {
     pub(crate) fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
         match self {
-            Self::Tls12 => &[&version::TLS13, &version::TLS12],
-            Self::Tls13 => &[&version::TLS13],
+            Self::Tls12 => BOTH,
+            Self::Tls13 => &BOTH[..1],
         }
     }
 }

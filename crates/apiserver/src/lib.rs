@@ -20,5 +20,5 @@ pub use apiserver_http::{Body, CipherSuiteName, MinVersion, SniCertificate, TlsF
 pub use authentication::{Authentication, FrontProxy, TokenWebhookConfig};
 pub use config::{AuthorizationMode, Config, KubeletClient, ServiceAccounts};
 pub use outbound::{Outbound, OutboundTrust};
-pub use server::{ApiServer, StartError};
+pub use server::{ApiServer, Route, StartError};
 pub use webhook_config::WebhookConfig;

@@ -1,5 +1,5 @@
 //! Starting and stopping an API server.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,21 @@ pub enum StartError {
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
+}
+
+/// Where a resource or subresource is served.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Group; empty for core.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// Resource.
+    pub plural: String,
+    /// Subresource; empty: the resource itself.
+    pub subresource: String,
+    /// Whether it is in a namespace.
+    pub namespaced: bool,
 }
 
 /// A running API server.
@@ -237,6 +252,48 @@ impl ApiServer {
     /// The address of the HTTPS listener.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Every resource and subresource that there is a route for: what is listed in discovery, and what is served besides.
+    pub fn routes(&self) -> Vec<Route> {
+        let mut all = Vec::new();
+        for kind in self.server.kinds.all() {
+            let mut subresources: BTreeSet<String> =
+                kind.subresources.iter().map(|s| s.name.to_string()).collect();
+            let served = self.server.endpoints.keys();
+            let served = served.filter(|(group, plural, _)| *group == kind.group && *plural == kind.plural);
+            subresources.extend(served.map(|(_, _, subresource)| subresource.clone()));
+            subresources.insert(String::new());
+            all.extend(subresources.into_iter().map(|subresource| Route {
+                group: kind.group.to_string(),
+                version: kind.version.to_string(),
+                plural: kind.plural.to_string(),
+                subresource,
+                namespaced: kind.namespaced,
+            }));
+        }
+        all
+    }
+
+    /// Every path outside of resources that is served.
+    pub fn paths(&self) -> Vec<String> {
+        let fixed =
+            ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+        let versions = self.server.kinds.group_versions().into_iter().flat_map(|(group, version)| {
+            if group.is_empty() {
+                vec![format!("/api/{version}"), format!("/openapi/v3/api/{version}")]
+            } else {
+                vec![
+                    format!("/apis/{group}"),
+                    format!("/apis/{group}/{version}"),
+                    format!("/openapi/v3/apis/{group}/{version}"),
+                ]
+            }
+        });
+        let documents = self.server.documents.keys().cloned();
+        let all: BTreeSet<String> =
+            fixed.into_iter().map(str::to_owned).chain(versions).chain(documents).collect();
+        all.into_iter().collect()
     }
 
     /// Answers a request of a part in this process, which acts as `user`.

@@ -5,6 +5,6 @@ mod cluster;
 mod kubectl;
 mod leftovers;
 
-pub use cluster::Cluster;
-pub use kubectl::{Answer, Kubectl, eventually};
+pub use cluster::{Cluster, free_port};
+pub use kubectl::{Answer, Kubectl, eventually, run};
 pub use leftovers::Leftovers;

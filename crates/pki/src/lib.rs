@@ -27,7 +27,7 @@ mod signing;
 
 pub use authority::{Authority, Issued};
 pub use cluster::{CertificatePaths, ClusterPki, EnsureError, Inspected};
-pub use facts::{CertificateFacts, Expiry};
+pub use facts::{CertificateFacts, Expiry, check_certificates};
 pub use files::{FileError, read, write_private, write_public};
 pub use fresh::{Fresh, FreshError};
 pub use issue::{AlternativeName, CertificateSpec, Subject, Usage};

@@ -13,6 +13,31 @@ pub(crate) struct SigningRequest;
 
 const DECISIONS: [&str; 2] = ["Approved", "Denied"];
 const MIN_SECONDS: i64 = 600;
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
 
 impl Rules for SigningRequest {
     const FACTS: Facts = Facts::STATUS;
@@ -26,17 +51,20 @@ impl Rules for SigningRequest {
         let spec = object.field("spec");
         let (request, usages) = (spec.field("request"), spec.field("usages"));
         let bytes = base64::engine::general_purpose::STANDARD.decode(request.text()).unwrap_or_default();
-        let pem = String::from_utf8_lossy(&bytes);
-        if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----")
-            && !pem.contains("-----BEGIN NEW CERTIFICATE REQUEST-----")
-        {
-            errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
+        match pki::CertificateRequest::from_pem(&String::from_utf8_lossy(&bytes)) {
+            Ok(_) => {}
+            Err(pki::Error::NotPem { .. }) => {
+                errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
+            }
+            Err(error) => errors.push(request.invalid(&error.to_string())),
         }
         if usages.is_empty() {
             errors.push(usages.required("usages must be provided"));
         }
         for (i, usage) in usages.items().enumerate() {
-            if usages.items().take(i).any(|u| u.text() == usage.text()) {
+            if !USAGES.contains(&usage.text()) {
+                checks::one_of(&usage, USAGES, errors);
+            } else if usages.items().take(i).any(|u| u.text() == usage.text()) {
                 errors.push(usage.duplicate());
             }
         }
@@ -81,6 +109,12 @@ impl Rules for SigningRequest {
             (new.fields(&["status", "certificate"]), old.fields(&["status", "certificate"]));
         if !before.is_empty() && !same(certificate.get(), before.get()) {
             errors.push(certificate.forbidden("updates may not change existing certificate content"));
+        }
+        if before.is_empty() && !certificate.is_empty() {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(certificate.text()).unwrap_or_default();
+            if let Err(why) = pki::check_certificates(&String::from_utf8_lossy(&bytes)) {
+                errors.push(FieldError::invalid(&certificate.path(), "<certificate data>", &why));
+            }
         }
         validate_conditions(new, errors);
     }

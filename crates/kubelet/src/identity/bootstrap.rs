@@ -127,6 +127,7 @@ fn write_kubeconfig(source: &Kubeconfig, store: &CertificateStore, to: &Path) ->
         clusters: vec![NamedCluster {
             name: "default-cluster".into(),
             cluster: cluster.and_then(|c| c.cluster.clone()),
+            ..NamedCluster::default()
         }],
         auth_infos: vec![NamedAuthInfo {
             name: "default-auth".into(),
@@ -135,6 +136,7 @@ fn write_kubeconfig(source: &Kubeconfig, store: &CertificateStore, to: &Path) ->
                 client_key: current,
                 ..AuthInfo::default()
             }),
+            ..NamedAuthInfo::default()
         }],
         contexts: vec![NamedContext {
             name: "default-context".into(),
@@ -144,6 +146,7 @@ fn write_kubeconfig(source: &Kubeconfig, store: &CertificateStore, to: &Path) ->
                 namespace: Some("default".into()),
                 ..Context::default()
             }),
+            ..NamedContext::default()
         }],
         current_context: Some("default-context".into()),
         ..Kubeconfig::default()

@@ -58,7 +58,9 @@ impl RotatingClient {
             purpose: "client auth",
             subject: subject(&self.node_name),
             names: Vec::new,
-            renewed: move |_: &super::store::Held| drop(sender.send(())),
+            renewed: move |_: &super::store::Held| {
+                let _ = sender.send(());
+            },
         };
         let swap = async {
             while renewed.changed().await.is_ok() {

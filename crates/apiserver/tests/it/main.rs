@@ -1,0 +1,2 @@
+//! The server as a whole, without a socket.
+mod matrix;
