@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{Anonymous, ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Options};
 
@@ -126,7 +126,11 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         _ => None,
     };
-    let (authentication, anonymous) = flags.authentication.settled()?;
+    let (authentication, mut anonymous) = flags.authentication.settled()?;
+    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow)) && anonymous != Anonymous::Refused {
+        tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
+        anonymous = Anonymous::Refused;
+    }
     let mut issuers = flags.service_account_issuer.into_iter();
     let issuer = issuers.next().unwrap_or_default();
     let config = Config {
