@@ -78,7 +78,7 @@ impl NodeAuthorizer {
                     });
                 }
                 ("resource.k8s.io", "resourceslices") => return self.slice(node, request),
-                ("", "serviceaccounts") if request.subresource.is_empty() => {
+                ("", "serviceaccounts") if request.verb == "get" && request.subresource.is_empty() => {
                     return self.get(node, Kind::ServiceAccount, request);
                 }
                 ("", "serviceaccounts") => return self.token(node, request),

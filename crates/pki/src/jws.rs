@@ -58,11 +58,12 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_of_upstreams_own_test() {
-        // pkg/cluster-bootstrap/token/jws/jws_test.go: content, id and secret, and what they give.
-        let got = detached_signature(
-            "Hello from the other side. I must have called a thousand times.", "joshua", "my voice is my passport");
-        assert!(got.starts_with("eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9.."), "{got}");
-        assert_eq!(got, "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8");
+    fn signatures_without_their_content() {
+        let signed = detached_signature("hello", "abcdef", "0123456789abcdef");
+        // {"alg":"HS256","kid":"abcdef"}; a live test has openssl make the rest.
+        let (header, tag) = signed.split_once("..").expect("two parts");
+        assert_eq!(header, "eyJhbGciOiJIUzI1NiIsImtpZCI6ImFiY2RlZiJ9");
+        assert_eq!(URL_SAFE_NO_PAD.decode(tag).expect("base64").len(), 32);
+        assert_ne!(signed, detached_signature("hello", "abcdef", "another"));
     }
 }

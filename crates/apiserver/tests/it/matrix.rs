@@ -47,7 +47,7 @@ async fn start() -> Bench {
     let config = Config {
         storage: Arc::new(Embedded::open(dir.path().join("db"), Options::default()).unwrap()),
         listen: ([127, 0, 0, 1], 0).into(),
-        advertise: [127, 0, 0, 1].into(),
+        advertise: [192, 0, 2, 1].into(),
         tls: TlsFiles { certificate: serving.certificate, key: serving.key },
         tls_options: TlsOptions::default(),
         client_ca: pki.authority().certificate,

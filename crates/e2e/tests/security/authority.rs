@@ -61,10 +61,6 @@ impl Authority {
         self.directory.join("ca.pem")
     }
 
-    pub fn key(&self) -> PathBuf {
-        self.directory.join("ca.key")
-    }
-
     /// A certificate for a client, good from now.
     pub fn client(&self, file: &str, subject: &str) -> Result<Pair> {
         self.issue(file, subject, "client", None, "")

@@ -20,8 +20,9 @@ impl Process {
         Ok(Self(command.spawn().with_context(|| format!("cannot start {command:?}"))?))
     }
 
-    pub fn id(&self) -> u32 {
-        self.0.id()
+    /// How it ended, if it did.
+    fn ended(&mut self) -> Option<String> {
+        self.0.try_wait().ok().flatten().map(|status| status.to_string())
     }
 }
 
@@ -82,7 +83,7 @@ impl ControlPlane {
         let path = |file: &str| self.path(file).display().to_string();
         let port = self.port.to_string();
         let mut command = Command::new(binary());
-        command.args(["kube-apiserver", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"]);
+        command.args(["kube-apiserver", "--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
         command.args(["--secure-port", &port, "--authorization-mode=Node,RBAC", "--data-dir", &path("db")]);
         command.args(["--tls-cert-file", &path("pki/server.pem")]);
         command.args(["--tls-private-key-file", &path("pki/server.key")]);
@@ -92,15 +93,23 @@ impl ControlPlane {
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.args(more);
         let log = self.path("apiserver.log");
-        self.processes.push(Process::start(command, &log)?);
+        let mut process = Process::start(command, &log)?;
         let ready = || {
+            if let Some(how) = process.ended() {
+                return Ok(Some(how));
+            }
             let (code, text) = self.curl(&self.pair("admin"), "/readyz")?;
             ensure!(code == 200, "{code} {text}");
-            Ok(())
+            Ok(None)
         };
-        if let Err(e) = eventually("the API server is ready", Duration::from_secs(60), ready) {
-            bail!("{e:#}\n{}", std::fs::read_to_string(log).unwrap_or_default());
+        let ready = eventually("the API server is ready", Duration::from_secs(60), ready);
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        match ready {
+            Ok(None) => {}
+            Ok(Some(how)) => bail!("the API server ended: {how}\n{}", said()),
+            Err(e) => bail!("{e:#}\n{}", said()),
         }
+        self.processes.push(process);
         Ok(())
     }
 
@@ -155,11 +164,6 @@ impl ControlPlane {
     /// A request with a client certificate.
     pub fn curl(&self, pair: &Pair, target: &str) -> Result<Answer> {
         self.curl_with(&["--cert", pair.certificate(), "--key", pair.key()], target)
-    }
-
-    /// A request with a bearer token.
-    pub fn bearer(&self, token: &str, target: &str) -> Result<Answer> {
-        self.curl_with(&["-H", &format!("Authorization: Bearer {}", token.trim())], target)
     }
 
     /// A request with these arguments of `curl`.

@@ -143,9 +143,10 @@ pub fn bootstrap() -> Result<()> {
     if runtime.is_some() {
         // A serving certificate is for a person to approve.
         eventually("the kubelet asks for a serving certificate", Duration::from_secs(60), || {
-            let all = kubectl.run(
-                "get csr -o jsonpath={range.items[?(@.spec.signerName==\"kubernetes.io/kubelet-serving\")]}{.metadata.name}{\"\\n\"}{end}",
-            )?;
+            let serving = "kubernetes.io/kubelet-serving";
+            let expression =
+                format!("jsonpath={{range .items[?(@.spec.signerName==\"{serving}\")]}}{{.metadata.name}}{{\"\\n\"}}{{end}}");
+            let all = kubectl.args(&["get", "csr", "-o", &expression])?;
             let name = all.lines().next().unwrap_or_default();
             ensure!(!name.is_empty(), "not yet\n{}", logs());
             kubectl.run(&format!("certificate approve {name}"))
@@ -160,9 +161,22 @@ pub fn bootstrap() -> Result<()> {
             ensure!(shown.contains(&format!("system:node:{NODE}")), "{shown}");
             Ok(())
         })?;
-        // Long after its first certificate has ended, the node still reports.
-        eventually("the node reports with its newer certificates", Duration::from_secs(60), || {
-            kubectl.run(&format!("get node {NODE}"))
+        // When its first certificates have ended, the node still reports.
+        let first_end = openssl(plane.dir.path(), &["x509", "-in", &before.display().to_string(), "-checkend", "0"]);
+        let lease = kubectl.within("kube-node-lease");
+        let renewed = || lease.field(&format!("lease {NODE}"), ".spec.renewTime");
+        let mut last = renewed()?;
+        if first_end.is_ok() {
+            eventually("the first certificate ends", Duration::from_secs(60), || {
+                let ended = openssl(plane.dir.path(), &["x509", "-in", &before.display().to_string(), "-checkend", "0"]);
+                ensure!(ended.is_err(), "not yet");
+                Ok(())
+            })?;
+            last = renewed()?;
+        }
+        eventually("the node reports with its newer certificates", Duration::from_secs(40), || {
+            ensure!(renewed()? > last, "no report since {last}\n{}", logs());
+            Ok(())
         })?;
     }
     drop(second);

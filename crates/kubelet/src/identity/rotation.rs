@@ -23,6 +23,13 @@ pub(super) fn deadline(facts: &CertificateFacts, jitter: f64) -> Timestamp {
     Timestamp::from_second(facts.not_before.as_second() + (life * share) as i64).unwrap_or(facts.not_after)
 }
 
+/// Certificates start a little before they are issued; one that lasts only minutes would else be due at once, again and
+/// again.
+fn half_of_what_is_left(facts: &CertificateFacts, now: Timestamp) -> Timestamp {
+    let left = (facts.not_after.as_second() - now.as_second()).max(0);
+    Timestamp::from_second(now.as_second() + left / 2).unwrap_or(now)
+}
+
 /// One certificate that is kept fresh.
 pub(super) struct Rotation<F, G> {
     pub store: CertificateStore,
@@ -45,9 +52,11 @@ where
     /// Keeps the certificate fresh until stopped. `held` is what is in use.
     pub async fn run(mut self, mut held: Option<CertificateFacts>, stop: CancellationToken) {
         let mut failures = 0u32;
+        let mut soonest = Timestamp::MIN;
         loop {
             let due = held.as_ref().filter(|f| self.covers(f)).map(|f| deadline(f, rand::random()));
             if let Some(due) = due {
+                let due = due.max(soonest);
                 tracing::debug!(signer = self.signer, at = %due, "certificate is replaced");
                 if !sleep_until(due, &stop).await {
                     return;
@@ -62,6 +71,7 @@ where
                     failures = 0;
                     tracing::info!(signer = self.signer, until = %new.facts.not_after, "new certificate in use");
                     (self.renewed)(&new);
+                    soonest = half_of_what_is_left(&new.facts, Timestamp::now());
                     held = Some(new.facts);
                 }
                 Err(error) => {
@@ -130,5 +140,10 @@ mod tests {
         let facts = CertificateFacts::from_pem(&pem).unwrap();
         assert_eq!(deadline(&facts, 0.0).to_string(), "2026-01-03T21:55:00Z");
         assert_eq!(deadline(&facts, 1.0).to_string(), "2026-01-04T17:55:00Z");
+
+        let short = ca.sign_request(&csr, &["client auth"], Duration::from_secs(40), now).unwrap();
+        let short = CertificateFacts::from_pem(&short).unwrap();
+        assert!(deadline(&short, 0.0) < now, "due as soon as it is there");
+        assert_eq!(half_of_what_is_left(&short, now).to_string(), "2026-01-01T00:00:20Z");
     }
 }
