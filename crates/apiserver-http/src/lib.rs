@@ -21,6 +21,7 @@ mod request_info;
 mod respond;
 mod server;
 mod tls;
+mod unread;
 mod watch;
 mod write;
 

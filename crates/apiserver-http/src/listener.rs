@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -24,6 +25,7 @@ use crate::cork::cork;
 use crate::inline::Inline;
 use crate::server::{Peer, Server};
 use crate::tls::{self, Certificates, TlsOptions};
+use crate::unread::Shared;
 
 /// A client has this long for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -141,8 +143,16 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {
-            let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
-            Ok::<_, std::convert::Infallible>(server.handle(peer, request).await)
+            if request.version() != Version::HTTP_2 || request.body().is_end_stream() {
+                let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
+                return Ok::<_, std::convert::Infallible>(server.handle(peer, request).await);
+            }
+            let (head, body) = request.into_parts();
+            let body = Shared::new(body);
+            let request = Request::from_parts(head, body.clone().map_err(BoxError::from).boxed_unsync());
+            let response = server.handle(peer, request).await;
+            body.drain().await;
+            Ok(response)
         }
     });
     let mut builder = Builder::new(Inline);

@@ -59,7 +59,7 @@ pub fn bootstrap() -> Result<()> {
     let secret = "apiVersion: v1\nkind: Secret\ntype: bootstrap.kubernetes.io/token\nmetadata: {name: \
                   bootstrap-token-abcdef, namespace: kube-system}\nstringData: {token-id: abcdef, token-secret: \
                   0123456789abcdef, usage-bootstrap-authentication: 'true'}\n";
-    kubectl.feed("create", secret)?;
+    kubectl.within("kube-system").feed("create", secret)?;
     plane.kubeconfig_with_token("bootstrap", "abcdef.0123456789abcdef")?;
     let system = "system:certificates.k8s.io:certificatesigningrequests";
     for line in [

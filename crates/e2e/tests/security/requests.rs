@@ -177,14 +177,14 @@ pub fn signers() -> Result<()> {
 pub fn cluster_info() -> Result<()> {
     let plane = ControlPlane::start(&[], &["--controllers=*,bootstrapsigner"])?;
     let kubectl = plane.kubectl();
-    kubectl.feed(
+    kubectl.within("kube-public").feed(
         "create",
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cluster-info, namespace: kube-public}\ndata: {kubeconfig: hello}\n",
     )?;
     let secret = "apiVersion: v1\nkind: Secret\ntype: bootstrap.kubernetes.io/token\nmetadata: {name: \
                   bootstrap-token-abcdef, namespace: kube-system}\nstringData: {token-id: abcdef, token-secret: \
                   0123456789abcdef, usage-bootstrap-signing: 'true', usage-bootstrap-authentication: 'true'}\n";
-    kubectl.feed("create", secret)?;
+    kubectl.within("kube-system").feed("create", secret)?;
     let within = kubectl.within("kube-public");
     let signature = eventually("the signature", Duration::from_secs(20), || {
         let text = within.field("configmap cluster-info", ".data.jws-kubeconfig-abcdef")?;
