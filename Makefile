@@ -33,12 +33,14 @@ lint: ## Formatting, clippy, licences.
 	else cargo run --quiet --locked --package xtask -- licences; fi
 
 unit: ## Tests of the crates.
-	@scripts/run-tests --workspace --exclude e2e
+	@scripts/run-tests
 
+# The whole workspace is selected, so that features are those of `unit` and nothing is built twice.
 e2e: ## A whole cluster, driven by kubectl.
-	cargo build --locked --package cli
-	cargo test --locked --package e2e
+	cargo build --locked --workspace --bin cox --test cluster
+	cargo test --locked --workspace --test cluster
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli
 	@scripts/bench $(CARGO_TARGET_DIR)/release/cox
+	@scripts/bench storage --dir /var/tmp

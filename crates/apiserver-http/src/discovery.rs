@@ -67,10 +67,15 @@ fn texts(values: &[Text]) -> Vec<&str> {
     values.iter().map(|v| &**v).collect()
 }
 
-/// `storageVersionHash` of upstream: first bytes of the hash of group/version/kind, in base64.
+/// `storageVersionHash` of upstream: first bytes of the hash of group/version/kind as it is stored, in base64.
 fn storage_version_hash(kind: &Kind) -> String {
     use base64::Engine as _;
-    let hash = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    let (group, version) = match (&*kind.group, &*kind.version) {
+        ("events.k8s.io", _) => ("", "v1"),
+        ("autoscaling", "v1") => ("autoscaling", "v2"),
+        own => own,
+    };
+    let hash = Sha256::digest(format!("{group}/{version}/{}", kind.kind));
     base64::engine::general_purpose::STANDARD.encode(&hash[..8])
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod cork;
 mod discovery;
 pub mod endpoints;
+mod field_manager;
 mod filters;
 mod health;
 

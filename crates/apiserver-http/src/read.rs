@@ -282,6 +282,8 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
             )));
         }
     }
+    let (group, plural) = (&context.kind.group, &context.kind.plural);
+    let fields = fields.renamed(|field| apiserver_resources::stored_field(group, plural, field));
     Ok(Selection { labels, fields })
 }
 

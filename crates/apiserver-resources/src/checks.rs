@@ -1,8 +1,11 @@
 //! Checks that many kinds share, in upstream's words.
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use machinery::{FieldError, FieldErrors, FieldPath, names};
 use serde_json::Value;
 
-use crate::tree::{At, same};
+use crate::tree::{At, Tree, same};
 
 /// `must be greater than or equal to 0`, where there is a number.
 pub(crate) fn non_negative(at: &At, errors: &mut FieldErrors) {
@@ -42,6 +45,126 @@ pub(crate) fn required(at: &At, errors: &mut FieldErrors) {
 /// One `Invalid value` for each problem that a rule finds in the text.
 pub(crate) fn text_rule(at: &At, rule: impl Fn(&str) -> Vec<String>, errors: &mut FieldErrors) {
     errors.extend(rule(at.text()).into_iter().map(|problem| at.invalid(problem)));
+}
+
+/// The text is there and follows the rule.
+pub(crate) fn required_text(at: &At, rule: impl Fn(&str) -> Vec<String>, errors: &mut FieldErrors) {
+    if at.text().is_empty() {
+        errors.push(at.required(""));
+    } else {
+        text_rule(at, rule, errors);
+    }
+}
+
+/// The text follows the rule, where there is one.
+pub(crate) fn optional_text(at: &At, rule: impl Fn(&str) -> Vec<String>, errors: &mut FieldErrors) {
+    if !at.text().is_empty() {
+        text_rule(at, rule, errors);
+    }
+}
+
+/// The text is there and one of these.
+pub(crate) fn required_one_of(at: &At, supported: &[&str], errors: &mut FieldErrors) {
+    if at.text().is_empty() {
+        errors.push(at.required(""));
+    } else {
+        one_of(at, supported, errors);
+    }
+}
+
+/// `must be greater than 0`; what is absent is zero.
+pub(crate) fn above_zero(at: &At, errors: &mut FieldErrors) {
+    if at.number() <= 0 {
+        errors.push(at.invalid_as(at.number(), "must be greater than 0"));
+    }
+}
+
+/// The name of a CSI driver.
+pub(crate) fn csi_driver_name(at: &At, errors: &mut FieldErrors) {
+    const MAX: usize = 63;
+    let name = at.text();
+    if name.is_empty() {
+        errors.push(at.required(""));
+    }
+    if name.len() > MAX {
+        errors.push(at.too_long(MAX));
+    }
+    if !name.is_empty() {
+        errors.extend(names::dns1123_subdomain(&name.to_lowercase()).into_iter().map(|p| at.invalid(p)));
+    }
+}
+
+/// `domain/path`, as the controller of an ingress class has it.
+pub(crate) fn domain_prefixed_path(at: &At, errors: &mut FieldErrors) {
+    let text = at.text();
+    if text.is_empty() {
+        errors.push(at.required(""));
+        return;
+    }
+    let Some((host, path)) = text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty())
+    else {
+        errors.push(at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"));
+        return;
+    };
+    errors.extend(names::dns1123_subdomain(host).into_iter().map(|p| at.invalid_as(host, p)));
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/._~%!$&'()*+,;=:-".contains(&b);
+    if !path.bytes().all(allowed) {
+        errors.push(
+            at.invalid_as(path, names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[])),
+        );
+    }
+}
+
+/// The conditions of a status in the form that all newer kinds share.
+pub(crate) fn conditions(at: &At, errors: &mut FieldErrors) {
+    const MAX_REASON: usize = 1024;
+    const MAX_MESSAGE: usize = 32 * 1024;
+    for (i, condition) in at.items().enumerate() {
+        let ty = condition.field("type");
+        if at.items().take(i).any(|before| before.field("type").text() == ty.text()) {
+            errors.push(ty.duplicate());
+        }
+        required_text_or_format(&ty, errors);
+        let status = condition.field("status");
+        if !matches!(status.text(), "True" | "False" | "Unknown") {
+            errors.push(status.not_supported(&["False", "True", "Unknown"]));
+        }
+        non_negative(&condition.field("observedGeneration"), errors);
+        if condition.field("lastTransitionTime").is_empty() {
+            errors.push(condition.field("lastTransitionTime").required("must be set"));
+        }
+        let (reason, message) = (condition.field("reason"), condition.field("message"));
+        if reason.text().is_empty() {
+            errors.push(reason.required(""));
+        } else if reason.text().len() > MAX_REASON {
+            errors.push(reason.too_long(MAX_REASON));
+        } else if !is_reason(reason.text()) {
+            errors.push(reason.invalid(names::regex_error(
+                "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+                "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+                &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+            )));
+        }
+        if message.text().len() > MAX_MESSAGE {
+            errors.push(message.too_long(MAX_MESSAGE));
+        }
+    }
+}
+
+fn required_text_or_format(at: &At, errors: &mut FieldErrors) {
+    if at.text().is_empty() {
+        errors.push(at.required("must be set"));
+    } else {
+        text_rule(at, names::qualified_name, errors);
+    }
+}
+
+fn is_reason(text: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || b"_,:".contains(&b);
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && edge(text.bytes().last())
+        && text.bytes().all(inside)
 }
 
 /// `field is immutable` where the two differ.
@@ -116,9 +239,17 @@ pub(crate) fn selects_everything(selector: &At) -> bool {
     selector.field("matchLabels").is_empty() && selector.field("matchExpressions").is_empty()
 }
 
-/// Whether a label selector as an object matches these labels.
+/// Whether a label selector as an object matches the labels at a place.
 pub(crate) fn selector_matches(selector: &At, labels: &At) -> bool {
-    let label = |key: &str| labels.tree().and_then(|l| l.get(key)).and_then(Value::as_str);
+    match labels.tree() {
+        Some(labels) => selector_matches_map(selector, labels),
+        None => selector_matches_map(selector, &Tree::new()),
+    }
+}
+
+/// Whether a label selector as an object matches these labels.
+pub(crate) fn selector_matches_map(selector: &At, labels: &Tree) -> bool {
+    let label = |key: &str| labels.get(key).and_then(Value::as_str);
     let exact = selector.field("matchLabels").entries().all(|(key, value)| label(key) == Some(value.text()));
     exact
         && selector.field("matchExpressions").items().all(|requirement| {
@@ -161,33 +292,76 @@ pub(crate) fn not_above_100_percent(at: &At, errors: &mut FieldErrors) {
 
 /// Problems of an address.
 pub(crate) fn ip(text: &str) -> Vec<String> {
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        Vec::new()
-    } else {
-        vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()]
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".into()]
+        }
+        Ok(_) => Vec::new(),
+        Err(_) if without_leading_zeros(text).parse::<IpAddr>().is_ok() => {
+            vec!["must not have leading 0s".into()]
+        }
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
     }
+}
+
+/// Problems of an address, which has to be written in the shortest way too.
+pub(crate) fn canonical_ip(text: &str) -> Vec<String> {
+    let mut problems = ip(text);
+    if let Ok(parsed) = text.parse::<IpAddr>()
+        && problems.is_empty()
+        && parsed.to_string() != text
+    {
+        problems.push(format!("must be in canonical form (\"{parsed}\")"));
+    }
+    problems
+}
+
+fn without_leading_zeros(text: &str) -> String {
+    let part = |part: &str| match part.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
 /// Problems of a network.
 pub(crate) fn cidr(text: &str) -> Vec<String> {
-    if text.contains('/') && text.parse::<ipnet::IpNet>().is_ok() {
-        Vec::new()
-    } else {
-        vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()]
+    match text.parse::<IpNet>() {
+        Ok(net) if net.addr() != net.network() => {
+            vec!["must not have bits set beyond the prefix length".into()]
+        }
+        Ok(IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".into()]
+        }
+        Ok(_) => Vec::new(),
+        Err(_) => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()],
+    }
+}
+
+/// Problems of a network, which has to be written in the shortest way too.
+pub(crate) fn canonical_cidr(text: &str) -> Vec<String> {
+    match text.parse::<IpNet>() {
+        Ok(net) if net.addr() != net.network() => {
+            vec![format!("must be in canonical form (\"{}\")", net.trunc())]
+        }
+        Ok(net) if cidr(text).is_empty() && net.to_string() != text => {
+            vec![format!("must be in canonical form (\"{net}\")")]
+        }
+        _ => cidr(text),
     }
 }
 
 /// Problems of an address that may not mean the machine itself.
 pub(crate) fn non_special_ip(text: &str) -> Vec<String> {
-    let Ok(ip) = text.parse::<std::net::IpAddr>() else { return vec!["must be a valid IP address".into()] };
+    let Ok(ip) = text.parse::<IpAddr>() else { return vec!["must be a valid IP address".into()] };
     let mut problems = Vec::new();
     let link_local = match ip {
-        std::net::IpAddr::V4(v4) => v4.is_link_local(),
-        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     let link_local_multicast = match ip {
-        std::net::IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
-        std::net::IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
     };
     if ip.is_unspecified() {
         problems.push("may not be unspecified (0.0.0.0 or ::)".into());

@@ -2,6 +2,8 @@
 use api::kinds::Kind;
 use machinery::Object;
 
+use crate::autoscaling::v1;
+
 /// The fields of an event that have one name in core/v1 and another in events.k8s.io/v1
 /// (pkg/apis/events/v1/conversion.go).
 const EVENT_FIELDS: &[(&str, &str)] = &[
@@ -23,6 +25,13 @@ pub fn convert(mut object: Object, to: &Kind) -> Object {
             if let Some(value) = object.0.remove(from) {
                 object.0.insert(into.into(), value);
             }
+        }
+    }
+    if to.kind == "HorizontalPodAutoscaler" {
+        match (object.api_version(), &*to.version) {
+            ("autoscaling/v2", "v1") => v1::from_stored(&mut object),
+            ("autoscaling/v1", "v2") => v1::to_stored(&mut object),
+            _ => {}
         }
     }
     object.set_type(&to.api_version(), &to.kind);

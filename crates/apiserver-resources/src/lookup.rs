@@ -5,7 +5,7 @@ use crate::rules::{Main, OfStatus};
 use crate::strategy::{Generic, Strategy};
 use crate::{
     admissionregistration, apiextensions, apps, autoscaling, batch, certificates, coordination, core,
-    discovery, networking, node, policy, rbac, scheduling, storage,
+    discovery, flowcontrol, networking, node, policy, rbac, resource, scheduling, storage,
 };
 
 /// The rules of a resource, or of one of its subresources.
@@ -72,7 +72,11 @@ fn main(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("coordination.k8s.io", "leases") => &Main(coordination::lease::Lease),
         ("discovery.k8s.io", "endpointslices") => &Main(discovery::endpoint_slice::EndpointSlice),
         ("events.k8s.io", "events") => &Main(core::event::NewEvent),
-        ("networking.k8s.io", "ingressclasses") => &Main(networking::ingress::IngressClass),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &Main(flowcontrol::flow_schema::FlowSchema),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
+            &Main(flowcontrol::priority_level::PriorityLevel)
+        }
+        ("networking.k8s.io", "ingressclasses") => &Main(networking::ingress_class::IngressClass),
         ("networking.k8s.io", "ingresses") => &Main(networking::ingress::Ingress),
         ("networking.k8s.io", "ipaddresses") => &Main(networking::address::IpAddress),
         ("networking.k8s.io", "networkpolicies") => &Main(networking::network_policy::NetworkPolicy),
@@ -83,6 +87,10 @@ fn main(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("rbac.authorization.k8s.io", "clusterroles") => &Main(rbac::role::ClusterRole),
         ("rbac.authorization.k8s.io", "rolebindings") => &Main(rbac::binding::RoleBinding),
         ("rbac.authorization.k8s.io", "roles") => &Main(rbac::role::Role),
+        ("resource.k8s.io", "deviceclasses") => &Main(resource::device_class::DeviceClass),
+        ("resource.k8s.io", "resourceclaims") => &Main(resource::claim::ResourceClaim),
+        ("resource.k8s.io", "resourceclaimtemplates") => &Main(resource::claim::ResourceClaimTemplate),
+        ("resource.k8s.io", "resourceslices") => &Main(resource::slice::ResourceSlice),
         ("scheduling.k8s.io", "priorityclasses") => &Main(scheduling::priority_class::PriorityClass),
         ("storage.k8s.io", "csidrivers") => &Main(storage::csi::CsiDriver),
         ("storage.k8s.io", "csinodes") => &Main(storage::csi::CsiNode),
@@ -120,6 +128,11 @@ fn status(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("certificates.k8s.io", "certificatesigningrequests") => {
             &OfStatus(certificates::signing_request::SigningRequest)
         }
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &OfStatus(flowcontrol::flow_schema::FlowSchema),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
+            &OfStatus(flowcontrol::priority_level::PriorityLevel)
+        }
+        ("resource.k8s.io", "resourceclaims") => &OfStatus(resource::claim::ResourceClaim),
         ("networking.k8s.io", "ingresses") => &OfStatus(networking::ingress::Ingress),
         ("networking.k8s.io", "servicecidrs") => &OfStatus(networking::address::ServiceCidr),
         ("policy", "poddisruptionbudgets") => &OfStatus(policy::disruption_budget::PodDisruptionBudget),
@@ -150,6 +163,14 @@ pub fn supported_field(group: &str, plural: &str, field: &str) -> bool {
             .selectable_fields(&Object::default())
             .iter()
             .any(|(name, _)| *name == field)
+}
+
+/// What stored objects call a selectable field, where the served version has another name for it.
+pub fn stored_field(group: &str, plural: &str, field: &str) -> Option<&'static str> {
+    match (group, plural) {
+        ("events.k8s.io", "events") => core::event::core_field(field),
+        _ => None,
+    }
 }
 
 const fn rules(has_status: bool, has_generation: bool, is_status: bool) -> Generic {
@@ -230,7 +251,10 @@ mod tests {
     }
 
     fn stored() -> impl Iterator<Item = &'static Kind> {
-        KINDS.iter().filter(|k| k.has_verb("update"))
+        // Rules see objects as they are stored.
+        let elsewhere =
+            |k: &Kind| k.group == "events.k8s.io" || (k.group == "autoscaling" && k.version == "v1");
+        KINDS.iter().filter(move |k| k.has_verb("update") && k.served_by_default() && !elsewhere(k))
     }
 
     #[test]
@@ -321,7 +345,7 @@ mod tests {
             ("policy", "poddisruptionbudgets", Some(1)),
             ("flowcontrol.apiserver.k8s.io", "flowschemas", Some(1)),
             ("example.com", "foos", Some(1)),
-            ("resource.k8s.io", "deviceclasses", None),
+            ("resource.k8s.io", "deviceclasses", Some(1)),
         ] {
             let mut object = Object::default();
             object.set(&["metadata", "generation"], 9);

@@ -31,7 +31,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn fill_defaults(&self, object: &mut Object);
     /// Clears what a writer may not set (`status`), sets `generation`, then finds every problem.
     fn admit_create(&self, object: &mut Object) -> FieldErrors;
-    /// Keeps what this write may not change, raises `generation`, then finds every problem. Never reads a clock.
+    /// Keeps what this write may not change, raises `generation`, then finds every problem.
     fn admit_update(&self, new: &mut Object, old: &Object) -> FieldErrors;
     /// Warnings for the writer; `old` on update.
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {

@@ -158,6 +158,11 @@ impl<'v> At<'v> {
         self.value.and_then(Value::as_i64)
     }
 
+    /// The integer here; zero where there is none.
+    pub(crate) fn number(&self) -> i64 {
+        self.int().unwrap_or(0)
+    }
+
     /// The boolean here.
     pub(crate) fn bool(&self) -> Option<bool> {
         self.value.and_then(Value::as_bool)
@@ -185,6 +190,26 @@ impl<'v> At<'v> {
     /// `Invalid value` here.
     pub(crate) fn invalid(&self, detail: impl Into<String>) -> FieldError {
         FieldError::invalid(&self.path(), self.shown(), detail)
+    }
+
+    /// `Invalid value` here, showing another value than the one that is here.
+    pub(crate) fn invalid_as(&self, value: impl Into<Value>, detail: impl Into<String>) -> FieldError {
+        FieldError::invalid(&self.path(), value, detail)
+    }
+
+    /// `Too long` here.
+    pub(crate) fn too_long(&self, max: usize) -> FieldError {
+        FieldError::too_long(&self.path(), max)
+    }
+
+    /// `Too many` here.
+    pub(crate) fn too_many(&self, max: usize) -> FieldError {
+        FieldError::too_many(&self.path(), self.len(), max)
+    }
+
+    /// Whether the list here holds this text.
+    pub(crate) fn lists(&self, text: &str) -> bool {
+        self.items().any(|item| item.text() == text)
     }
 
     /// `Forbidden` here.
@@ -328,6 +353,13 @@ pub(crate) fn sync_first(
             tree.insert(list.to_owned(), vec![item].into());
         }
         _ => {}
+    }
+}
+
+/// Drops a text that is empty, which Go leaves out.
+pub(crate) fn drop_empty_text(tree: &mut Tree, key: &str) {
+    if tree.get(key).is_some_and(|v| v == "") {
+        tree.remove(key);
     }
 }
 

@@ -52,6 +52,7 @@ impl<'a> Bootstrap<'a> {
             name: object.name(),
             subresource: "",
             user: &self.user,
+            manager: "kube-apiserver".to_owned(),
             dry_run: false,
             warnings,
         }
@@ -152,7 +153,7 @@ impl<'a> Bootstrap<'a> {
         Ok(())
     }
 
-    /// The `kubernetes` Service with its endpoints, and the service CIDR.
+    /// The `kubernetes` Service, and the service CIDR.
     pub async fn kubernetes_service(&self, at: &Advertised) -> StatusResult<()> {
         let cidr = json!({
             "apiVersion": "networking.k8s.io/v1",
@@ -180,7 +181,12 @@ impl<'a> Bootstrap<'a> {
             },
         });
         self.ensure(self.store("", "services")?, &object(service)).await?;
+        Ok(())
+    }
 
+    /// The endpoints of the `kubernetes` Service.
+    pub async fn endpoints(&self, at: &Advertised, addresses: &[IpAddr]) -> StatusResult<()> {
+        let each: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
         let endpoints = json!({
             "apiVersion": "v1",
             "kind": "Endpoints",
@@ -190,12 +196,16 @@ impl<'a> Bootstrap<'a> {
                 "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
             },
             "subsets": [{
-                "addresses": [{ "ip": at.address.to_string() }],
+                "addresses": each,
                 "ports": [{ "name": "https", "port": at.port, "protocol": "TCP" }],
             }],
         });
         self.enforce(self.store("", "endpoints")?, &object(endpoints), &[&["subsets"]]).await?;
 
+        let each: Vec<Value> = addresses
+            .iter()
+            .map(|ip| json!({ "addresses": [ip.to_string()], "conditions": { "ready": true } }))
+            .collect();
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -205,11 +215,24 @@ impl<'a> Bootstrap<'a> {
                 "labels": { "kubernetes.io/service-name": "kubernetes" },
             },
             "addressType": if at.address.is_ipv4() { "IPv4" } else { "IPv6" },
-            "endpoints": [{ "addresses": [at.address.to_string()], "conditions": { "ready": true } }],
+            "endpoints": each,
             "ports": [{ "name": "https", "port": at.port, "protocol": "TCP" }],
         });
         let slices = self.store("discovery.k8s.io", "endpointslices")?;
         self.enforce(slices, &object(slice), &[&["endpoints"], &["ports"]]).await
+    }
+
+    /// Flow schemas and priority levels.
+    pub async fn flow_control(&self) -> StatusResult<()> {
+        for (plural, wanted) in [
+            ("prioritylevelconfigurations", crate::flow_control::priority_levels()),
+            ("flowschemas", crate::flow_control::flow_schemas()),
+        ] {
+            let store = self.store("flowcontrol.apiserver.k8s.io", plural)?;
+            let ensured = wanted.iter().map(|object| self.ensure(store, object));
+            futures::future::try_join_all(ensured).await?;
+        }
+        Ok(())
     }
 
     async fn cidr_is_ready(&self, store: &Store, cidr: &Object) -> StatusResult<()> {

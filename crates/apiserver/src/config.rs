@@ -86,6 +86,9 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// `--service-node-port-range`.
     pub node_ports: RangeInclusive<u16>,
+    /// Whether other servers share the store: each says that it is there, and the `kubernetes` Service leads to all
+    /// (`--endpoint-reconciler-type=lease`).
+    pub shared: bool,
     /// What `componentstatuses` shows.
     pub components: Vec<Arc<dyn Component>>,
 }

@@ -6,10 +6,13 @@ mod bootstrap;
 mod config;
 mod endpoints;
 mod feed;
+mod flow_control;
 mod guards;
+mod masters;
 mod outbound;
 mod server;
 mod service_allocator;
+mod service_repair;
 mod view;
 mod webhook_config;
 

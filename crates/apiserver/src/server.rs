@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
 use apiserver_authz::node::NodeAuthorizer;
@@ -24,10 +25,11 @@ use tokio_util::task::TaskTracker;
 use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
+use crate::masters::Masters;
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{endpoints, feed};
+use crate::{endpoints, feed, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,15 +82,12 @@ fn kept() -> impl Iterator<Item = Arc<Kind>> {
 
 /// A version of a resource whose objects are kept in another one.
 fn is_second_version(kind: &Kind) -> bool {
-    kind.group == "events.k8s.io"
+    kind.group == "events.k8s.io" || (kind.group == "autoscaling" && kind.version == "v1")
 }
 
-/// Kinds that are served. `autoscaling/v1` has other fields than the stored `autoscaling/v2` and is left out.
+/// Kinds that are served.
 fn served() -> impl Iterator<Item = Arc<Kind>> {
-    KINDS
-        .iter()
-        .filter(|k| k.served_by_default() && !(k.group == "autoscaling" && k.version == "v1"))
-        .map(|k| Arc::new(k.clone()))
+    KINDS.iter().filter(|k| k.served_by_default()).map(|k| Arc::new(k.clone()))
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
@@ -188,8 +187,9 @@ impl ApiServer {
         let allocator =
             ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
                 .map_err(StartError::Bootstrap)?;
+        let allocator = Arc::new(allocator);
         let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
-        hooks.insert(("", "services"), Arc::new(allocator));
+        hooks.insert(("", "services"), allocator.clone());
         let registry = Arc::new(builder.finish(admission.clone(), &hooks));
 
         let identity = identity(&config, view)?;
@@ -221,7 +221,7 @@ impl ApiServer {
         feed::start(&registry, &rbac, &node, &stop).await;
         let advertised = Advertised {
             service_ip: first_address(&config),
-            service_cidr: config.service_cidr.to_string(),
+            service_cidr: config.service_cidr.trunc().to_string(),
             address: config.advertise,
             port: address.port(),
         };
@@ -233,17 +233,28 @@ impl ApiServer {
             }
             None => None,
         };
+        service_repair::start(allocator, &registry, stop.clone()).await;
+        let masters = Masters::new(config.storage.clone(), registry.clone(), advertised.clone());
         let bootstrap = Bootstrap::new(&registry);
-        let work = async {
+        let work = || async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
+            bootstrap.flow_control().await?;
             bootstrap.kubernetes_service(&advertised).await?;
+            if config.shared {
+                masters.renew().await?;
+            } else {
+                bootstrap.endpoints(&advertised, &[advertised.address]).await?;
+            }
             bootstrap.authentication_config(&client_ca, front_proxy.as_ref()).await?;
             bootstrap.storage_answers().await
         };
-        work.await.map_err(StartError::Bootstrap)?;
-        guards::aggregate_roles(registry, stop.clone());
+        repeated(work).await.map_err(StartError::Bootstrap)?;
+        guards::aggregate_roles(registry.clone(), stop.clone());
         ready.store(true, Ordering::Release);
+        if config.shared {
+            tasks.spawn(masters.run(stop.clone()));
+        }
         tasks.spawn(listener.serve(server.clone(), stop));
         tasks.close();
         Ok(Self { server, address, tasks })
@@ -305,6 +316,25 @@ impl ApiServer {
     /// Waits until all connections have ended after a stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+    }
+}
+
+/// Repeats work that can be repeated, while it fails only since other servers do the same at the same time.
+async fn repeated<F>(work: impl Fn() -> F) -> Result<(), StatusError>
+where
+    F: Future<Output = Result<(), StatusError>>,
+{
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match work().await {
+            // 422: the other one has taken the service IP and not written the Service yet.
+            Err(e) if attempts < 20 && matches!(e.code(), 409 | 422 | 503) => {
+                tracing::debug!(error = %e, "another server writes the first objects too");
+                tokio::time::sleep(Duration::from_millis(20 * attempts)).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! What is taken is written to the same store as the objects, with compare-and-swap: an `IPAddress` object for each
 //! cluster IP, one `RangeAllocation` bitmap for node ports. So any number of servers share one truth.
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use apiserver_registry::encode::Header;
+use apiserver_registry::encode::{self, Header};
 use apiserver_registry::{Hook, storage_error, timestamp};
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -24,7 +25,7 @@ const NODE_PORTS_KEY: &str = "/registry/ranges/servicenodeports";
 /// How often the bitmap is read again when another server wrote it.
 const ATTEMPTS: u32 = 32;
 
-/// Allocates for Services.
+/// Allocates for Services. What an update keeps or drops, the Service's strategy has decided before.
 pub struct ServiceAllocator {
     storage: Arc<dyn Storage>,
     cidr: Ipv4Net,
@@ -34,12 +35,12 @@ pub struct ServiceAllocator {
 
 /// What a Service holds.
 #[derive(Debug, Default, PartialEq)]
-struct Held {
-    ips: Vec<String>,
-    ports: Vec<u16>,
+pub(crate) struct Held {
+    pub(crate) ips: Vec<String>,
+    pub(crate) ports: Vec<u16>,
 }
 
-fn held(service: &Object) -> Held {
+pub(crate) fn held(service: &Object) -> Held {
     let ips = service
         .list_at(&["spec", "clusterIPs"])
         .iter()
@@ -68,53 +69,13 @@ fn needs_node_ports(service: &Object) -> bool {
     }
 }
 
-/// Copies what the writer left out and the old Service had (`patchAllocatedValues`).
-fn keep_allocated(new: &mut Object, old: &Object) {
-    if needs_ip(new) && needs_ip(old) && new.str_at(&["spec", "clusterIP"]).is_empty() {
-        new.copy_from(old, &["spec", "clusterIP"]);
-        new.copy_from(old, &["spec", "clusterIPs"]);
-    }
-    if needs_node_ports(new) && needs_node_ports(old) {
-        let before: Vec<Value> = old.list_at(&["spec", "ports"]).to_vec();
-        if let Some(Value::Array(ports)) = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")) {
-            let taken: Vec<u64> = ports.iter().filter_map(|p| p["nodePort"].as_u64()).collect();
-            for port in ports.iter_mut().filter(|p| p["nodePort"].as_u64().unwrap_or(0) == 0) {
-                let same = before.iter().find(|b| {
-                    b["port"] == port["port"]
-                        && b.get("protocol").unwrap_or(&Value::Null)
-                            == port.get("protocol").unwrap_or(&Value::Null)
-                });
-                if let Some(n) = same.and_then(|b| b["nodePort"].as_u64()).filter(|n| !taken.contains(n)) {
-                    port["nodePort"] = n.into();
-                }
-            }
-        }
-    }
-}
-
-/// Drops what the Service's type has no use for any more.
-fn drop_unused(new: &mut Object, old: Option<&Object>) {
-    let Some(old) = old else { return };
-    if needs_ip(old) && !needs_ip(new) && new.at(&["spec", "clusterIP"]) == old.at(&["spec", "clusterIP"]) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            new.remove(&["spec", field]);
-        }
-    }
-    if needs_node_ports(old) && !needs_node_ports(new) {
-        let before = held(old).ports;
-        if let Some(Value::Array(ports)) = new.0.get_mut("spec").and_then(|s| s.get_mut("ports")) {
-            for port in ports.iter_mut().filter_map(Value::as_object_mut) {
-                let same = port.get("nodePort").and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-                if same.is_some_and(|n| before.contains(&n)) {
-                    port.remove("nodePort");
-                }
-            }
-        }
-    }
-}
-
 fn invalid(service: &Object, e: FieldError) -> StatusError {
     StatusError::invalid(&GroupVersionKind::new("", "v1", "Service"), service.name(), &[e])
+}
+
+/// How an `IPAddress` names the Service it belongs to.
+pub(crate) fn parent(service: &Object) -> Value {
+    json!({ "resource": "services", "namespace": service.namespace(), "name": service.name() })
 }
 
 impl ServiceAllocator {
@@ -130,7 +91,7 @@ impl ServiceAllocator {
     }
 
     /// Takes one IP; false where it is taken already.
-    async fn take_ip(&self, ip: &str, service: &Object) -> StatusResult<bool> {
+    pub(crate) async fn take_ip(&self, ip: &str, service: &Object) -> StatusResult<bool> {
         let mut object = Object::default();
         object.set(&["metadata", "name"], ip);
         object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string());
@@ -145,12 +106,30 @@ impl ServiceAllocator {
         );
         object.set(
             &["spec", "parentRef"],
-            json!({ "resource": "services", "namespace": service.namespace(), "name": service.name() }),
+            parent(service),
         );
         let value = self.address.encode(&object)?;
         let outcome =
             self.storage.put(&Self::key(ip), value, Expect::Absent, None).await.map_err(storage_error)?;
         Ok(matches!(outcome, WriteOutcome::Done(_)))
+    }
+
+    /// Gives an IP back, if it is still that Service's: another server may have given it to somebody else by now.
+    pub(crate) async fn give_back(&self, ip: &str, parent: &Value) -> StatusResult<()> {
+        let key = Self::key(ip);
+        for _ in 0..ATTEMPTS {
+            let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
+            let Some(found) = found else { return Ok(()) };
+            let object = encode::decode(&found.value, found.mod_revision)?;
+            if object.at(&["spec", "parentRef"]) != Some(parent) {
+                return Ok(());
+            }
+            match self.storage.delete(&key, Expect::At(found.mod_revision)).await.map_err(storage_error)? {
+                DeleteOutcome::Deleted { .. } => return Ok(()),
+                DeleteOutcome::Mismatch { .. } => {}
+            }
+        }
+        Ok(())
     }
 
     async fn is_taken(&self, ip: &str) -> StatusResult<bool> {
@@ -254,6 +233,40 @@ impl ServiceAllocator {
             .with_retry_after(1))
     }
 
+    /// The cluster IPs.
+    pub(crate) fn contains(&self, ip: &str) -> bool {
+        ip.parse::<Ipv4Addr>().is_ok_and(|ip| self.cidr.contains(&ip))
+    }
+
+    /// The node ports that are taken.
+    pub(crate) async fn taken_ports(&self) -> StatusResult<BTreeSet<u16>> {
+        let start = *self.ports.start();
+        let count = self.ports.end() - start + 1;
+        self.change_ports(
+            |bitmap| Ok((0..count).filter(|offset| bitmap.has(*offset)).map(|offset| start + offset).collect()),
+            true,
+        )
+        .await
+    }
+
+    /// Marks these node ports as taken and these as free.
+    pub(crate) async fn correct_ports(&self, take: &BTreeSet<u16>, free: &BTreeSet<u16>) -> StatusResult<()> {
+        let start = *self.ports.start();
+        self.change_ports(
+            |bitmap| {
+                for port in take.iter().filter(|port| self.ports.contains(port)) {
+                    bitmap.take(port - start);
+                }
+                for port in free.iter().filter(|port| self.ports.contains(port)) {
+                    bitmap.free(port - start);
+                }
+                Ok(())
+            },
+            false,
+        )
+        .await
+    }
+
     async fn allocate_ports(&self, new: &mut Object, old: &Held, dry_run: bool) -> StatusResult<()> {
         if !needs_node_ports(new) {
             return Ok(());
@@ -315,10 +328,6 @@ fn assign(
 #[async_trait]
 impl Hook for ServiceAllocator {
     async fn allocate(&self, new: &mut Object, old: Option<&Object>, dry_run: bool) -> StatusResult<()> {
-        if let Some(old) = old {
-            keep_allocated(new, old);
-        }
-        drop_unused(new, old);
         let before = old.map(held).unwrap_or_default();
         self.allocate_ip(new, &before, dry_run).await?;
         if let Err(e) = self.allocate_ports(new, &before, dry_run).await {
@@ -333,11 +342,12 @@ impl Hook for ServiceAllocator {
     }
 
     async fn release(&self, dropped: &Object, kept: Option<&Object>) {
+        let parent = parent(dropped);
         let (dropped, kept) = (held(dropped), kept.map(held).unwrap_or_default());
-        for ip in dropped.ips.iter().filter(|ip| !kept.ips.contains(ip)) {
-            match self.storage.delete(&Self::key(ip), Expect::Any).await {
-                Ok(DeleteOutcome::Deleted { .. } | DeleteOutcome::Mismatch { .. }) => {}
-                Err(e) => tracing::warn!(ip, error = %e, "a cluster IP was not released"),
+        let gone = dropped.ips.iter().filter(|ip| !kept.ips.contains(ip)).cloned().collect::<Vec<_>>();
+        for ip in gone {
+            if let Err(e) = self.give_back(&ip, &parent).await {
+                tracing::warn!(ip, error = %e, "a cluster IP was not released");
             }
         }
         let ports: Vec<u16> = dropped.ports.into_iter().filter(|p| !kept.ports.contains(p)).collect();
@@ -377,6 +387,10 @@ impl Bitmap {
         free
     }
 
+    fn has(&self, offset: u16) -> bool {
+        self.0.get(usize::from(offset / 8)).is_some_and(|byte| byte & (1 << (offset % 8)) != 0)
+    }
+
     fn free(&mut self, offset: u16) {
         if let Some(byte) = self.0.get_mut(usize::from(offset / 8)) {
             *byte &= !(1u8 << (offset % 8));
@@ -400,7 +414,7 @@ impl Bitmap {
     }
 
     fn decode(value: &[u8], range: &str) -> StatusResult<Self> {
-        let stored: Value = serde_json::from_slice(value).map_err(StatusError::internal)?;
+        let stored = Value::Object(encode::tree(value).map_err(StatusError::internal)?.0);
         if stored["range"] != range {
             return Err(StatusError::internal(format!(
                 "node ports were allocated from {}, not {range}: --service-node-port-range may not change",
@@ -430,7 +444,7 @@ mod tests {
     async fn ips_are_given_once_and_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let a = allocator(dir.path());
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut last = Object::default();
         for _ in 0..14 {
             last = service(json!({"type": "ClusterIP"}));
@@ -448,20 +462,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn node_ports_are_kept_on_update_and_dropped_with_the_type() {
+    async fn node_ports_are_given_once_and_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let a = allocator(dir.path());
         let mut old = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
         a.allocate(&mut old, None, false).await.unwrap();
         let port = held(&old).ports[0];
-        let mut new = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        // What an update keeps is its own already.
+        let mut new = old.clone();
         a.allocate(&mut new, Some(&old), false).await.unwrap();
         assert_eq!(held(&new), held(&old));
         let mut taken = service(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
         assert_eq!(a.allocate(&mut taken, None, false).await.unwrap_err().code(), 422);
-        let mut plain = service(json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": port}]}));
-        a.allocate(&mut plain, Some(&old), false).await.unwrap();
-        assert!(held(&plain).ports.is_empty());
+        let plain = service(json!({"type": "ClusterIP", "ports": [{"port": 80}]}));
         a.release(&old, Some(&plain)).await;
         a.allocate(&mut taken, None, false).await.unwrap();
     }

@@ -21,7 +21,11 @@ pub fn start(verbosity: Verbosity, rust_log: Option<&str>) {
         format!("{level},hyper=warn,h2=warn,rustls=warn,tower=warn,kube=warn,hickory_server=warn,tonic=warn");
     let filter =
         rust_log.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(ours));
-    let layer =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(true);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(true)
+        // Where nobody reads any more, there is nobody to tell, and telling would panic.
+        .log_internal_errors(false);
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::parts;
+use crate::{commands, parts};
 
 /// A whole Kubernetes in one binary, and the way to bring it up.
 #[derive(Parser)]
@@ -31,6 +31,7 @@ impl Cli {
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
             }
+            Command::Backup(_) | Command::Restore(_) | Command::Db(_) | Command::Migrate(_) => false,
             _ => true,
         };
         self.v.unwrap_or(u8::from(is_server))
@@ -54,10 +55,25 @@ pub enum Command {
     /// Stops a cluster; its data is kept unless --purge.
     Down(Down),
     /// Tells how a cluster is; the exit code says healthy (0) or not (1).
+    #[command(
+        after_help = "Examples:\n  cox status\n  cox status --name ci -o json\n  until cox status >/dev/null; do sleep 1; done"
+    )]
     Status(Which),
     /// Prints the admin kubeconfig.
     Kubeconfig(Kubeconfig),
+    /// Writes all objects of a cluster to one file, while it runs or not.
+    Backup(commands::backup::Backup),
+    /// Makes a stopped cluster what a backup holds.
+    Restore(commands::restore::Restore),
+    /// Looks into a cluster's store.
+    Db(commands::db::Db),
+    /// Moves a stopped cluster's objects between its embedded store and etcd.
+    Migrate(Box<commands::migrate::Migrate>),
     /// Prints a completion script for a shell.
+    #[command(
+        after_help = "Examples:\n  source <(cox completion bash)\n  cox completion zsh > \"${fpath[1]}/_cox\"\n  \
+        cox completion fish > ~/.config/fish/completions/cox.fish"
+    )]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
@@ -66,22 +82,43 @@ pub enum Command {
     #[command(hide = true)]
     Run(Which),
     /// The API server alone.
-    #[command(name = "kube-apiserver")]
+    #[command(
+        name = "kube-apiserver",
+        after_help = "Examples:\n  cox kube-apiserver --data-dir db --client-ca-file ca.crt --tls-cert-file apiserver.crt \\\n    --tls-private-key-file apiserver.key --authorization-mode Node,RBAC --service-account-issuer https://cluster \\\n    --service-account-signing-key-file sa.key --service-account-key-file sa.pub"
+    )]
     KubeApiserver(Box<parts::api_server::Flags>),
     /// The controllers alone.
-    #[command(name = "kube-controller-manager")]
+    #[command(
+        name = "kube-controller-manager",
+        after_help = "Examples:\n  cox kube-controller-manager --kubeconfig kube-controller-manager.kubeconfig \\\n    --cluster-cidr 10.244.0.0/16 --root-ca-file ca.crt --use-service-account-credentials"
+    )]
     KubeControllerManager(Box<parts::controller_manager::Flags>),
     /// The scheduler alone.
-    #[command(name = "kube-scheduler")]
+    #[command(
+        name = "kube-scheduler",
+        after_help = "Examples:\n  cox kube-scheduler --kubeconfig kube-scheduler.kubeconfig\n  \
+        cox kube-scheduler --config kube-scheduler.yaml   a KubeSchedulerConfiguration"
+    )]
     KubeScheduler(Box<parts::scheduler::Flags>),
     /// The node agent alone.
-    #[command(name = "kubelet")]
+    #[command(
+        name = "kubelet",
+        after_help = "Examples:\n  cox kubelet --kubeconfig kubelet.kubeconfig --config kubelet-config.yaml   a KubeletConfiguration"
+    )]
     Kubelet(Box<parts::kubelet::Flags>),
     /// The service proxy alone.
-    #[command(name = "kube-proxy")]
+    #[command(
+        name = "kube-proxy",
+        after_help = "Examples:\n  cox kube-proxy --kubeconfig kube-proxy.kubeconfig --cluster-cidr 10.244.0.0/16\n  \
+        cox kube-proxy --config kube-proxy-config.yaml   a KubeProxyConfiguration\n  \
+        cox kube-proxy --cleanup"
+    )]
     KubeProxy(Box<parts::proxy::Flags>),
     /// The cluster DNS alone.
-    #[command(name = "dns")]
+    #[command(
+        name = "dns",
+        after_help = "Examples:\n  cox dns --kubeconfig coredns.kubeconfig --listen 10.0.0.5:53"
+    )]
     Dns(Box<parts::dns::Flags>),
     /// A small HTTP server that tells its pod, node and request: the image localhost/cox/hello.
     #[command(hide = true)]
@@ -150,6 +187,10 @@ pub struct Up {
 
 /// `cox down`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  cox down                      stop it; `cox up` brings everything back\n  \
+    cox down --name ci --purge    remove that one with its data"
+)]
 pub struct Down {
     /// Which cluster.
     #[command(flatten)]
@@ -161,6 +202,9 @@ pub struct Down {
 
 /// `cox kubeconfig`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  export KUBECONFIG=$(cox kubeconfig --path)\n  cox kubeconfig > admin.yaml"
+)]
 pub struct Kubeconfig {
     /// Which cluster.
     #[command(flatten)]
@@ -175,9 +219,20 @@ pub fn is_part(name: &str) -> bool {
     matches!(name, "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" | "kubelet" | "kube-proxy")
 }
 
-/// Prints a completion script.
-pub fn complete(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "cox", &mut std::io::stdout());
+/// The completion script of a shell.
+pub fn completion(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "cox", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Whether JSON was asked for on a command line that is wrong elsewhere.
+pub fn wants_json(argv: &[String]) -> bool {
+    let json = |value: &str| value.trim_start_matches('=') == "json";
+    argv.iter().enumerate().any(|(i, argument)| match argument.as_str() {
+        "-o" | "--output" => argv.get(i + 1).is_some_and(|value| json(value)),
+        other => other.strip_prefix("--output=").or_else(|| other.strip_prefix("-o")).is_some_and(json),
+    })
 }
 
 #[cfg(test)]
@@ -187,6 +242,44 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples_and_takes_json() {
+        for verb in Cli::command().get_subcommands_mut().filter(|verb| !verb.is_hide_set()) {
+            let name = verb.get_name().to_owned();
+            let help = verb.render_long_help().to_string();
+            assert!(help.contains("Examples:") && help.contains(&format!("cox {name}")), "{name}: {help}");
+        }
+        let mut whole = Cli::command();
+        whole.build();
+        for verb in whole.get_subcommands() {
+            assert!(verb.get_arguments().any(|a| a.get_long() == Some("output")), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn shells_complete_verbs_and_flags() {
+        use clap_complete::Shell;
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = completion(shell);
+            for word in ["kube-controller-manager", "purge", "service-cidr"] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_seen_on_a_wrong_command_line() {
+        let line = |text: &str| wants_json(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for yes in
+            ["cox up -o json --x", "cox up -ojson", "cox -o=json", "cox --output=json", "cox --output json"]
+        {
+            assert!(line(yes), "{yes}");
+        }
+        for no in ["cox up", "cox up -o text", "cox up json", "cox up -o"] {
+            assert!(!line(no), "{no}");
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One local cluster: what was asked for, what follows from it, and where it is kept.
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use pki::ClusterPki;
-use provision::{HostConfig, Layout};
+use provision::{HostConfig, Layout, Neighbour, ProcessRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Up, Which};
+use crate::commands::up::PROCESS;
 use crate::output::Failure;
 
 /// What a local cluster is like. Kept beside its data, so that every later command agrees with the first.
@@ -32,6 +33,9 @@ pub struct Settings {
     pub dns_port: u16,
 }
 
+/// The file that keeps the settings, in the cluster's directory.
+const SETTINGS: &str = "cluster.json";
+
 /// A local cluster.
 #[derive(Debug, Clone)]
 pub struct Cluster {
@@ -47,7 +51,37 @@ pub fn layout(which: &Which) -> Result<Layout, Failure> {
 }
 
 fn settings_file(layout: &Layout) -> PathBuf {
-    layout.root().join("cluster.json")
+    layout.root().join(SETTINGS)
+}
+
+/// The clusters that are kept in a directory.
+fn clusters_in(data_dir: &Path) -> Vec<Which> {
+    let names = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    names
+        .filter(|entry| entry.path().join(SETTINGS).is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .map(|name| Which { name, data_dir: data_dir.to_owned() })
+        .collect()
+}
+
+/// The clusters whose background processes run, wherever they are kept.
+fn running_clusters() -> Vec<Which> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .filter_map(|line| cluster_of(&String::from_utf8_lossy(&line)))
+        .collect()
+}
+
+/// Which cluster a command line of [`crate::commands::up`] runs; arguments end with a zero byte.
+fn cluster_of(line: &str) -> Option<Which> {
+    match line.split('\0').collect::<Vec<_>>().as_slice() {
+        [_, "run", "--name", name, "--data-dir", data_dir, ..] => {
+            Some(Which { name: (*name).to_owned(), data_dir: PathBuf::from(data_dir) })
+        }
+        _ => None,
+    }
 }
 
 impl Cluster {
@@ -86,11 +120,35 @@ impl Cluster {
         host.node = settings.node;
         if settings.node {
             host.other_ports = vec![
-                (settings.kubelet_port, "kubelet".to_owned()),
-                (settings.dns_port, "cluster DNS".to_owned()),
+                (settings.kubelet_port, "kubelet".to_owned(), "--kubelet-port"),
+                (settings.dns_port, "cluster DNS".to_owned(), "--dns-port"),
             ];
+            host.neighbours = self.neighbours();
         }
         Ok(host)
+    }
+
+    /// The other clusters that run pods on this machine, as far as they can be found: those beside this one, and
+    /// those whose process runs.
+    fn neighbours(&self) -> Vec<Neighbour> {
+        let beside = self.layout.root().parent().map(clusters_in).unwrap_or_default();
+        let mut all: Vec<Which> = beside.into_iter().chain(running_clusters()).collect();
+        all.sort_by(|a, b| (&a.data_dir, &a.name).cmp(&(&b.data_dir, &b.name)));
+        all.dedup_by(|a, b| (&a.data_dir, &a.name) == (&b.data_dir, &b.name));
+        all.iter()
+            .filter_map(|which| Self::kept(which).ok())
+            .filter(|other| other.layout.root() != self.layout.root() && other.settings.node && other.is_up())
+            .map(|other| Neighbour {
+                name: other.layout.name().to_owned(),
+                networks: vec![other.settings.cluster_cidr.into(), other.settings.service_cidr.into()],
+            })
+            .collect()
+    }
+
+    /// Whether its parts run, or its pods.
+    fn is_up(&self) -> bool {
+        let record = ProcessRecord::read(&self.layout.process_record(PROCESS));
+        record.is_some_and(|r| r.is_alive()) || provision::Containerd::find(&self.layout).is_some()
     }
 
     /// The cluster as it was brought up last.
@@ -152,6 +210,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn clusters_are_found_by_their_directories_and_processes() {
+        let line = |text: &str| cluster_of(text).map(|w| (w.name, w.data_dir));
+        assert_eq!(line("/usr/bin/cox\0run\0--name\0a\0--data-dir\0/x\0"), Some(("a".into(), "/x".into())));
+        assert_eq!(line("/usr/bin/cox\0up\0--name\0a\0"), None);
+        assert_eq!(line(""), None);
+        assert!(clusters_in(Path::new("/nowhere")).is_empty());
+    }
+
+    #[test]
     fn the_dns_is_the_tenth_service_address() {
         let settings = Settings {
             secure_port: 6443,
@@ -163,7 +230,7 @@ mod tests {
             kubelet_port: 10250,
             dns_port: 10053,
         };
-        let layout = Layout::new(std::path::Path::new("/tmp/x"), "a").unwrap();
+        let layout = Layout::new(Path::new("/tmp/x"), "a").unwrap();
         assert_eq!(Cluster { layout, settings }.dns_ip().to_string(), "10.32.0.10");
     }
 }

@@ -1,5 +1,7 @@
 //! The `cox` binary: parses, builds configuration, starts parts, maps exit codes. No rule of any part lives here.
 #![forbid(unsafe_code)]
+// A closed pipe would be a panic: everything is said through `output`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod addons;
 mod args;
@@ -29,7 +31,26 @@ fn main() -> ExitCode {
     } else if name == "hyperkube" {
         argv[0] = "cox".to_owned();
     }
-    let cli = Cli::parse_from(argv);
+    // What scripts written for upstream's binaries ask.
+    if let [_, part, flag] = argv.as_slice()
+        && args::is_part(part)
+        && flag == "--version"
+    {
+        return match output::print(&format!("Kubernetes {}\n", parts::VERSION)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => ExitCode::from(failure.code),
+        };
+    }
+    let cli = match Cli::try_parse_from(&argv) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && args::wants_json(&argv) => {
+            let failure = Failure::new(error.to_string().trim_end(), "");
+            output::print_failure(&failure, true);
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        // Help, a version, or what is wrong, in colour.
+        Err(error) => error.exit(),
+    };
     let json = cli.output == args::Output::Json;
     match dispatch(cli) {
         Ok(code) => code,
@@ -61,9 +82,19 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
+            Command::Backup(options) => commands::backup::backup(options, json).await,
+            Command::Restore(options) => commands::restore::restore(options, json).await,
+            Command::Db(options) => commands::db::db(options, json).await,
+            Command::Migrate(options) => commands::migrate::migrate(*options, json).await,
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
-                args::complete(shell);
+                let script = args::completion(shell);
+                if json {
+                    let value = serde_json::json!({ "shell": shell.to_string(), "script": script });
+                    output::print_json(&value)?;
+                } else {
+                    output::print(&script)?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Command::Hello { port } => commands::hello::hello(port),

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addons;
 use crate::cluster::Cluster;
+use crate::parts::VERSION;
 
 /// A part in this process, as `componentstatuses` asks it.
 struct Part<F>(&'static str, F);
@@ -121,6 +122,7 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
         }),
         service_cidr: cluster.settings.service_cidr,
         node_ports: 30000..=32767,
+        shared: false,
         components,
     }
 }
@@ -201,13 +203,17 @@ fn controllers_part(
         .into(),
         ..controllers::Config::default()
     };
-    let client =
-        local_client(server, "system:kube-controller-manager", &[], "kube-controller-manager/v1.36.0");
+    let client = local_client(
+        server,
+        "system:kube-controller-manager",
+        &[],
+        &format!("kube-controller-manager/{VERSION}"),
+    );
     let as_account = server.clone();
     let clients: controllers::ClientFor = Arc::new(move |account| {
         let user = format!("system:serviceaccount:kube-system:{account}");
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        local_client(&as_account, &user, &groups, &format!("kube-controller-manager/v1.36.0 {account}"))
+        local_client(&as_account, &user, &groups, &format!("kube-controller-manager/{VERSION} {account}"))
     });
     Ok(supervise("kube-controller-manager", stop.clone(), move |token| {
         controllers::run(config.clone(), client.clone(), clients.clone(), token)
@@ -215,7 +221,7 @@ fn controllers_part(
 }
 
 fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
-    let client = local_client(server, "system:kube-scheduler", &[], "kube-scheduler/v1.36.0");
+    let client = local_client(server, "system:kube-scheduler", &[], &format!("kube-scheduler/{VERSION}"));
     supervise("kube-scheduler", stop.clone(), move |token| {
         scheduler::run(scheduler::Config::default(), client.clone(), token)
     })
@@ -244,12 +250,13 @@ async fn node_parts(
     });
 
     let name = format!("system:node:{}", settings.node_name);
-    let client = local_client(server, &name, &["system:nodes"], "kubelet/v1.36.0");
+    let client = local_client(server, &name, &["system:nodes"], &format!("kubelet/{VERSION}"));
     let config = kubelet_config(cluster, &facts);
     let kubelet =
         supervise("kubelet", stop.clone(), move |token| kubelet::run(config.clone(), client.clone(), token));
 
-    let client = local_client(server, "system:kube-proxy", &["system:node-proxier"], "kube-proxy/v1.36.0");
+    let client =
+        local_client(server, "system:kube-proxy", &["system:node-proxier"], &format!("kube-proxy/{VERSION}"));
     let config = proxy_config(cluster);
     let proxy =
         supervise("kube-proxy", stop.clone(), move |token| proxy::run(config.clone(), client.clone(), token));

@@ -67,7 +67,8 @@ where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = T>,
 {
-    let mut candidate = Candidate { api: Api::namespaced(client, &config.namespace), config, seen: None };
+    let mut candidate =
+        Candidate { api: Api::namespaced(client, &config.namespace), config, seen: None, told: None };
     loop {
         let retry = candidate.config.retry_period.mul_f64(1.0 + rand::rng().random_range(0.0..1.2));
         tokio::select! {
@@ -111,6 +112,8 @@ struct Candidate {
     config: ElectionConfig,
     /// The last Lease seen, and when on our own clock: clocks of others are never compared with ours.
     seen: Option<(Lease, Instant)>,
+    /// The last trouble that was told.
+    told: Option<String>,
 }
 
 /// What to do about the Lease as it was found.
@@ -152,10 +155,18 @@ impl Candidate {
     /// Whether we hold the Lease after this try.
     async fn try_hold(&mut self) -> bool {
         match self.hold().await {
-            Ok(held) => held,
+            Ok(held) => {
+                self.told = None;
+                held
+            }
             Err(Error::Api(status)) if status.code == 409 => false,
             Err(error) => {
-                tracing::debug!(lease = self.config.name, error = %chain(&error), "lease not reachable");
+                // Told once for each cause: it is tried again every few seconds.
+                let error = chain(&error);
+                if self.told.as_ref() != Some(&error) {
+                    tracing::warn!(lease = self.config.name, error, "cannot hold the lease");
+                    self.told = Some(error);
+                }
                 false
             }
         }

@@ -14,6 +14,7 @@ mod key;
 mod queue;
 mod recorder;
 mod reflector;
+mod service_accounts;
 mod transport;
 
 pub use backoff::Backoff;
@@ -23,4 +24,5 @@ pub use informers::{Informers, Select, Watched};
 pub use key::ObjectKey;
 pub use queue::WorkQueue;
 pub use recorder::{EventType, Recorder, reference};
-pub use transport::{KubeconfigError, from_kubeconfig_file, in_process};
+pub use service_accounts::ServiceAccounts;
+pub use transport::{KubeconfigError, Remote, in_process};

@@ -5,9 +5,11 @@ use bytes::Bytes;
 use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, Service, ServiceExt as _};
+
+use crate::service_accounts::ServiceAccounts;
 
 /// A client whose requests go straight into the API server's own service: no socket, no second code path.
 ///
@@ -52,13 +54,44 @@ pub enum KubeconfigError {
     },
 }
 
-/// A client from the current context of a kubeconfig file.
-pub async fn from_kubeconfig_file(path: &Path) -> Result<Client, KubeconfigError> {
-    let name = || path.display().to_string();
-    let read = |source| KubeconfigError::Read { path: name(), source: Box::new(source) };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
-    let config =
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
-    Client::try_from(config)
-        .map_err(|source| KubeconfigError::Client { path: name(), source: Box::new(source) })
+/// An API server as the current context of a kubeconfig file names it, with the credentials to speak to it.
+#[derive(Clone)]
+pub struct Remote {
+    path: String,
+    config: Config,
+    agent: String,
+}
+
+impl Remote {
+    /// Reads the file. `user_agent` names the actor, as upstream's components do.
+    pub async fn from_kubeconfig_file(path: &Path, user_agent: &str) -> Result<Self, KubeconfigError> {
+        let name = path.display().to_string();
+        let read = |source| KubeconfigError::Read { path: name.clone(), source: Box::new(source) };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
+        Ok(Self { path: name, config, agent: user_agent.to_owned() })
+    }
+
+    /// A client with the file's own credentials.
+    pub fn client(&self) -> Result<Client, KubeconfigError> {
+        let mut config = self.config.clone();
+        if let Ok(agent) = HeaderValue::from_str(&self.agent) {
+            config.headers.push((USER_AGENT, agent));
+        }
+        self.connect(config)
+    }
+
+    /// Clients that act as service accounts of a namespace, over one set of connections; the file's own credentials
+    /// get them their tokens.
+    pub fn service_accounts(&self, namespace: &str) -> Result<ServiceAccounts, KubeconfigError> {
+        let mut bare = self.config.clone();
+        bare.auth_info = AuthInfo::default();
+        Ok(ServiceAccounts::new(self.connect(bare)?, self.client()?, namespace, &self.agent))
+    }
+
+    fn connect(&self, config: Config) -> Result<Client, KubeconfigError> {
+        Client::try_from(config)
+            .map_err(|source| KubeconfigError::Client { path: self.path.clone(), source: Box::new(source) })
+    }
 }

@@ -49,11 +49,16 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// `cox up` with the flags of the first time; gives its JSON.
-    pub fn up_again(&self) -> Result<Value> {
+    /// What `cox up -o json` says, with the flags of the first time.
+    pub fn answer_of_up(&self) -> Result<Answer> {
         let mut arguments = vec!["up", "-o", "json"];
         arguments.extend(self.flags.iter().map(String::as_str));
-        let answer = self.cox(&arguments)?;
+        self.cox(&arguments)
+    }
+
+    /// `cox up` with the flags of the first time; gives its JSON.
+    pub fn up_again(&self) -> Result<Value> {
+        let answer = self.answer_of_up()?;
         ensure!(answer.code == Some(0), "cox up failed: {}{}\n{}", answer.out, answer.err, self.log_tail());
         serde_json::from_str(answer.out.lines().last().unwrap_or("")).context("cox up -o json")
     }
@@ -75,6 +80,11 @@ impl Cluster {
     /// The cluster's directory.
     pub fn root(&self) -> PathBuf {
         self.data.path().join(&self.name)
+    }
+
+    /// Where clusters of this one's kind are kept.
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
     }
 
     /// The binary under test.

@@ -39,7 +39,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             anonymous: false,
         });
     }
-    let client = client::from_kubeconfig_file(&PathBuf::from(kubeconfig)).await?;
+    let client =
+        client::Remote::from_kubeconfig_file(&PathBuf::from(kubeconfig), "kubelet").await?.client()?;
     let stop = tokio_util::sync::CancellationToken::new();
     let ended = stop.clone();
     tokio::spawn(async move {

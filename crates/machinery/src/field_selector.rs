@@ -54,6 +54,17 @@ impl FieldSelector {
         &self.requirements
     }
 
+    /// The same with other names for fields, where there are some.
+    #[must_use]
+    pub fn renamed<'a>(mut self, name: impl Fn(&str) -> Option<&'a str>) -> Self {
+        for requirement in &mut self.requirements {
+            if let Some(name) = name(&requirement.field) {
+                requirement.field = name.to_owned();
+            }
+        }
+        self
+    }
+
     /// Whether everything is selected.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()

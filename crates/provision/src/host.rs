@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use pki::{ClusterPki, KeyAlgorithm, NodeIdentity, PkiSpec};
 
 use crate::{
-    Containerd, ContainerdConfig, Facts, Finding, Layout, ProcessRecord, Step, Wish, check,
-    ensure_system_images, files, system_images::system_images_present,
+    Containerd, ContainerdConfig, Facts, Finding, Layout, Neighbour, ProcessRecord, Step, WantedNetwork,
+    WantedPort, Wish, check, ensure_system_images, files, system_images::system_images_present,
 };
 
 /// What a host of a local cluster shall become.
@@ -42,8 +42,10 @@ pub struct HostConfig {
     pub cluster_domain: String,
     /// Whether the host runs pods.
     pub node: bool,
-    /// Further TCP ports that its parts will listen on, and what for.
-    pub other_ports: Vec<(u16, String)>,
+    /// Further TCP ports that its parts will listen on, what for, and the flag that chooses another.
+    pub other_ports: Vec<(u16, String, &'static str)>,
+    /// Other clusters that run pods on this machine.
+    pub neighbours: Vec<Neighbour>,
     /// Kind of the certificates' keys.
     pub algorithm: KeyAlgorithm,
     /// What the system images are made of.
@@ -70,6 +72,7 @@ impl HostConfig {
             cluster_domain: "cluster.local".into(),
             node: true,
             other_ports: Vec::new(),
+            neighbours: Vec::new(),
             algorithm: KeyAlgorithm::default(),
             images: Source::of_this_host().context("cannot find the running program")?,
         })
@@ -124,18 +127,19 @@ impl HostConfig {
 
     fn wish(&self) -> Wish {
         let any: IpAddr = Ipv6Addr::UNSPECIFIED.into();
-        let mut ports = vec![(any, self.secure_port, "API server".to_owned())];
-        ports.extend(self.other_ports.iter().map(|(port, what)| (any, *port, what.clone())));
-        let networks = self
-            .pod_cidrs
-            .iter()
-            .map(|c| (*c, "pod network".to_owned()))
-            .chain(self.service_cidrs.iter().map(|c| (*c, "service network".to_owned())))
-            .collect();
+        let own = (self.secure_port, "API server".to_owned(), "--secure-port");
+        let ports = [own].into_iter().chain(self.other_ports.iter().cloned());
+        let ports = ports.map(|(port, what, flag)| WantedPort { address: any, port, what, flag }).collect();
+        let networks = |cidrs: &[IpNet], what, flag| -> Vec<WantedNetwork> {
+            cidrs.iter().map(|network| WantedNetwork { network: *network, what, flag }).collect()
+        };
+        let mut all = networks(&self.pod_cidrs, "pod network", "--cluster-cidr");
+        all.extend(networks(&self.service_cidrs, "service network", "--service-cidr"));
         Wish {
             node: self.node,
             ports,
-            networks,
+            networks: all,
+            neighbours: self.neighbours.clone(),
             own_processes: own_processes(&self.layout),
             running: Containerd::find(&self.layout).is_some(),
         }
@@ -170,7 +174,7 @@ fn own_processes(layout: &Layout) -> Vec<i32> {
 /// What stands in the way of a host becoming what it shall, errors first. Changes nothing.
 pub fn preflight(config: &HostConfig) -> Vec<Finding> {
     let wish = config.wish();
-    let ports: Vec<u16> = wish.ports.iter().map(|p| p.1).collect();
+    let ports: Vec<u16> = wish.ports.iter().map(|p| p.port).collect();
     check(&Facts::gather(config.layout.root(), &ports), &wish)
 }
 

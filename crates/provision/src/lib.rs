@@ -26,7 +26,7 @@ pub use down::{DownOptions, Removed, down};
 pub use facts::{CgroupMode, Facts, Listener};
 pub use host::{HostConfig, control_plane, node, preflight};
 pub use layout::{Layout, LayoutError, LayoutLock};
-pub use preflight::{Finding, Severity, Wish, check};
+pub use preflight::{Finding, Neighbour, Severity, WantedNetwork, WantedPort, Wish, check};
 pub use process::{Process, ProcessRecord};
 pub use step::{Progress, Step, StepError, run};
 pub use system_images::ensure_system_images;

@@ -1,8 +1,11 @@
 //! Whether a host will do, judged from its facts: what is wrong, the likely cause, the next step.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
     CgroupMode, Facts,
@@ -40,14 +43,49 @@ impl fmt::Display for Finding {
 pub struct Wish {
     /// Whether it shall run pods.
     pub node: bool,
-    /// TCP ports to listen on: address, port, and what for.
-    pub ports: Vec<(IpAddr, u16, String)>,
-    /// Networks the cluster will use, and what for.
-    pub networks: Vec<(IpNet, String)>,
+    /// TCP ports to listen on.
+    pub ports: Vec<WantedPort>,
+    /// Networks the cluster will use.
+    pub networks: Vec<WantedNetwork>,
+    /// Other clusters that run pods on this machine.
+    pub neighbours: Vec<Neighbour>,
     /// Processes of this cluster that run already: what they hold is no clash.
     pub own_processes: Vec<i32>,
     /// Whether the cluster's pods may be running already, with routes to them.
     pub running: bool,
+}
+
+/// A TCP port to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedPort {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; 0 is any.
+    pub port: u16,
+    /// What for.
+    pub what: String,
+    /// The flag that chooses another.
+    pub flag: &'static str,
+}
+
+/// A network that the cluster will use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedNetwork {
+    /// The network.
+    pub network: IpNet,
+    /// What for.
+    pub what: &'static str,
+    /// The flag that chooses another.
+    pub flag: &'static str,
+}
+
+/// Another cluster that runs pods on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its name.
+    pub name: String,
+    /// Its networks, of pods and of Services.
+    pub networks: Vec<IpNet>,
 }
 
 const MIB: u64 = 1 << 20;
@@ -129,7 +167,7 @@ fn node(facts: &Facts, out: &mut Vec<Finding>) {
 }
 
 fn ports(facts: &Facts, wish: &Wish, out: &mut Vec<Finding>) {
-    for (address, port, what) in wish.ports.iter().filter(|p| p.1 != 0) {
+    for WantedPort { address, port, what, flag } in wish.ports.iter().filter(|p| p.port != 0) {
         let clash = facts.listeners.iter().find(|l| {
             l.port == *port
                 && (l.address == *address || l.address.is_unspecified() || address.is_unspecified())
@@ -139,15 +177,16 @@ fn ports(facts: &Facts, wish: &Wish, out: &mut Vec<Finding>) {
             Some((pid, _)) if wish.own_processes.contains(pid) => continue,
             Some((pid, name)) if name == "cox" => (
                 format!("{name} (pid {pid})"),
-                "that is another cluster: choose another port, or stop it with `cox down --name …`"
-                    .to_owned(),
+                format!(
+                    "that is another cluster: choose another port with {flag}, or stop it with `cox down --name …`"
+                ),
             ),
             Some((pid, name)) => {
-                (format!("{name} (pid {pid})"), format!("stop it, or choose another port for the {what}"))
+                (format!("{name} (pid {pid})"), format!("stop it, or choose another port with {flag}"))
             }
             None => (
                 "another process".to_owned(),
-                format!("find it with `ss -ltnp`, or choose another port for the {what}"),
+                format!("find it with `ss -ltnp`, or choose another port with {flag}"),
             ),
         };
         out.push(error(format!("port {port} for the {what} is in use by {who}"), next));
@@ -155,14 +194,37 @@ fn ports(facts: &Facts, wish: &Wish, out: &mut Vec<Finding>) {
 }
 
 fn networks(facts: &Facts, wish: &Wish, out: &mut Vec<Finding>) {
-    for (i, (network, what)) in wish.networks.iter().enumerate() {
-        for (other, other_what) in &wish.networks[i + 1..] {
-            if overlap(network, other) {
-                out.push(error(
-                    format!("the {what} {network} and the {other_what} {other} overlap"),
-                    "choose networks that do not",
-                ));
-            }
+    let choose = |wanted: &WantedNetwork| {
+        let own = wish.networks.iter().filter(|other| *other != wanted).map(|other| other.network);
+        let neighbours = wish.neighbours.iter().flat_map(|n| n.networks.iter().copied());
+        let routes = facts.routes.iter().filter(|r| !r.is_default()).map(|r| r.destination);
+        let taken: Vec<IpNet> = own.chain(neighbours).chain(routes).collect();
+        match free_network(wanted.network, &taken) {
+            Some(free) => format!("choose another, for example {} {free}", wanted.flag),
+            None => format!("choose another with {}", wanted.flag),
+        }
+    };
+    for (i, wanted) in wish.networks.iter().enumerate() {
+        let WantedNetwork { network, what, .. } = wanted;
+        for other in wish.networks[i + 1..].iter().filter(|other| overlap(network, &other.network)) {
+            out.push(error(
+                format!("the {what} {network} and the {} {} overlap", other.what, other.network),
+                choose(wanted),
+            ));
+        }
+        let near = wish.neighbours.iter().find_map(|neighbour| {
+            Some((neighbour, neighbour.networks.iter().find(|other| overlap(network, other))?))
+        });
+        if let Some((neighbour, other)) = near {
+            out.push(error(
+                format!(
+                    "the {what} {network} overlaps {other} of cluster {:?}, which runs on this machine",
+                    neighbour.name
+                ),
+                choose(wanted),
+            ));
+            // Routes to its pods say the same once more.
+            continue;
         }
         let clash = facts.routes.iter().find(|r| {
             // Routes to single pods on our own links are there while the cluster runs.
@@ -172,10 +234,27 @@ fn networks(facts: &Facts, wish: &Wish, out: &mut Vec<Finding>) {
         if let Some(route) = clash {
             out.push(error(
                 format!("the {what} {network} overlaps the route to {} on {}", route.destination, route.link),
-                "hosts on that route could not be reached from pods, or pods from this host: choose another network",
+                format!(
+                    "hosts on that route could not be reached from pods, or pods from this host: {}",
+                    choose(wanted)
+                ),
             ));
         }
     }
+}
+
+/// A private IPv4 network of the same size that nobody uses: those behind it first, then the rest of 10.0.0.0/8.
+fn free_network(like: IpNet, taken: &[IpNet]) -> Option<IpNet> {
+    let IpNet::V4(like) = like else { return None };
+    let (size, first) = (1_u64 << (32 - like.prefix_len()), u64::from(u32::from(Ipv4Addr::new(10, 0, 0, 0))));
+    let (last, start) = (first + (1 << 24), u64::from(u32::from(like.network())));
+    let behind = (1..).map(|i| start + i * size).take_while(|n| (first..last).contains(n));
+    let all = (0..).map(|i| first + i * size).take_while(|n| *n < last);
+    behind
+        .chain(all)
+        .take(4096)
+        .filter_map(|n| Ipv4Net::new(u32::try_from(n).ok()?.into(), like.prefix_len()).ok().map(IpNet::V4))
+        .find(|candidate| !taken.iter().any(|t| overlap(candidate, t)))
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
@@ -239,14 +318,23 @@ mod tests {
         Route { destination: destination.parse().expect("a cidr"), link: link.into() }
     }
 
+    fn net(cidr: &str) -> IpNet {
+        cidr.parse().expect("a cidr")
+    }
+
     fn wish() -> Wish {
-        let net = |c: &str| c.parse().expect("a cidr");
+        let network = |network: &str, what, flag| WantedNetwork { network: net(network), what, flag };
         Wish {
             node: true,
-            ports: vec![([0, 0, 0, 0].into(), 6443, "API server".into())],
+            ports: vec![WantedPort {
+                address: [0, 0, 0, 0].into(),
+                port: 6443,
+                what: "API server".into(),
+                flag: "--secure-port",
+            }],
             networks: vec![
-                (net("10.244.0.0/16"), "pod network".into()),
-                (net("10.96.0.0/12"), "service network".into()),
+                network("10.244.0.0/16", "pod network", "--cluster-cidr"),
+                network("10.96.0.0/12", "service network", "--service-cidr"),
             ],
             ..Wish::default()
         }
@@ -310,7 +398,11 @@ mod tests {
             "{one:?}"
         );
         assert!(found(listen([0, 0, 0, 0], None))[0].contains("another process"));
-        assert!(found(listen([0, 0, 0, 0], Some((3, "cox"))))[0].contains("another cluster"));
+        let cluster = found(listen([0, 0, 0, 0], Some((3, "cox"))));
+        assert!(
+            cluster[0].contains("another cluster") && cluster[0].contains("--secure-port"),
+            "{cluster:?}"
+        );
         assert_eq!(found(listen([0, 0, 0, 0], Some((77, "cox")))), [""; 0]);
     }
 
@@ -322,9 +414,7 @@ mod tests {
             one[0].contains("service network 10.96.0.0/12 overlaps the route to 10.100.0.0/16 on wg0"),
             "{one:?}"
         );
-        assert!(
-            found(|_, w| w.networks[0].0 = "10.97.0.0/16".parse().expect("a cidr"))[0].contains("overlap")
-        );
+        assert!(found(|_, w| w.networks[0].network = net("10.97.0.0/16"))[0].contains("overlap"));
         // A pod of the running cluster.
         let pod = |running| {
             found(move |f, w| {
@@ -334,6 +424,49 @@ mod tests {
         };
         assert_eq!(pod(true), [""; 0]);
         assert_eq!(pod(false).len(), 1);
+    }
+
+    #[test]
+    fn networks_of_another_cluster_are_told_with_what_to_choose() {
+        let beside = |networks: &[&str]| {
+            let networks = networks.iter().map(|n| net(n)).collect();
+            found(|f, w| {
+                f.routes.push(route("10.244.0.7/32", "veth1a2b"));
+                w.neighbours = vec![Neighbour { name: "a".into(), networks }];
+            })
+        };
+        assert_eq!(
+            beside(&["10.244.0.0/16", "10.96.0.0/12"]),
+            [
+                "Error: the pod network 10.244.0.0/16 overlaps 10.244.0.0/16 of cluster \"a\", which runs on this \
+                 machine; choose another, for example --cluster-cidr 10.245.0.0/16",
+                "Error: the service network 10.96.0.0/12 overlaps 10.96.0.0/12 of cluster \"a\", which runs on this \
+                 machine; choose another, for example --service-cidr 10.112.0.0/12",
+            ]
+        );
+        assert_eq!(
+            found(|_, w| {
+                w.neighbours = vec![Neighbour { name: "a".into(), networks: vec![net("10.245.0.0/16")] }];
+            }),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn free_networks_are_free() {
+        let free = |like: &str, taken: &[&str]| {
+            let taken: Vec<IpNet> = taken.iter().map(|t| net(t)).collect();
+            free_network(net(like), &taken).map(|n| n.to_string())
+        };
+        assert_eq!(
+            free("10.244.0.0/16", &["10.245.0.0/16", "10.246.0.0/15"]).as_deref(),
+            Some("10.248.0.0/16")
+        );
+        // At the end it goes round, and outside of 10.0.0.0/8 it goes there.
+        assert_eq!(free("10.240.0.0/12", &[]).as_deref(), Some("10.0.0.0/12"));
+        assert_eq!(free("172.16.0.0/16", &["10.0.0.0/24"]).as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(free("10.0.0.0/8", &["10.1.0.0/16"]), None);
+        assert_eq!(free("fd00::/48", &[]), None);
     }
 
     #[test]

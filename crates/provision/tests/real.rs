@@ -84,6 +84,7 @@ impl Fixture {
             cluster_domain: "cluster.local".into(),
             node: true,
             other_ports: Vec::new(),
+            neighbours: Vec::new(),
             algorithm: pki::KeyAlgorithm::EcdsaP256,
             images: Source {
                 binary: std::env::current_exe().expect("this program"),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::pod::PodInfo;
 use crate::preemption::Eviction;
+use crate::scheduler::scheduler_of;
 use crate::volumes::{Steps, is_bound};
 
 /// How long a volume may take to be made.
@@ -51,9 +52,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// `recorder` carries the scheduler's name.
+    /// Events go out under the name of the pod's scheduler.
     pub fn new(client: Client, recorder: Recorder, claims: Cache<PersistentVolumeClaim>) -> Self {
         Self { client, recorder, claims }
+    }
+
+    fn recorder_of(&self, pod: &PodInfo) -> Recorder {
+        self.recorder.named(scheduler_of(&pod.pod))
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
@@ -79,7 +84,7 @@ impl Writer {
         };
         let params = PostParams::default();
         let _: Status = self.pods(namespace).create_subresource("binding", name, &params, &binding).await?;
-        self.recorder.normal(
+        self.recorder_of(pod).normal(
             &*pod.pod,
             "Scheduled",
             format!("Successfully assigned {namespace}/{name} to {node}"),
@@ -125,7 +130,7 @@ impl Writer {
 
     /// Tells user and pod why it was not scheduled. Writes only what is not there yet.
     pub async fn report(&self, pod: &PodInfo, failure: &Failure) -> Result<(), kube::Error> {
-        self.recorder.warning(&*pod.pod, "FailedScheduling", failure.message.clone());
+        self.recorder_of(pod).warning(&*pod.pod, "FailedScheduling", failure.message.clone());
         let Some(patch) = status_patch(&pod.pod, failure, Timestamp::now()) else { return Ok(()) };
         let patch = Patch::Strategic(patch);
         let api = self.pods(&pod.key.namespace);
@@ -161,7 +166,12 @@ impl Writer {
             unless_gone(api.delete(name, &params).await)?;
             tracing::info!(victim = %victim.key, node = eviction.node, preemptor = %preemptor.key, "pod preempted");
             let message = format!("Preempted by pod {} on node {}", preemptor.uid, eviction.node);
-            self.recorder.event(&reference(&*victim.pod), EventType::Normal, "Preempted", message);
+            self.recorder_of(preemptor).event(
+                &reference(&*victim.pod),
+                EventType::Normal,
+                "Preempted",
+                message,
+            );
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 use std::borrow::Cow;
 
 use crate::node::NodeInfo;
-use crate::plugins;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 
@@ -149,31 +148,6 @@ pub struct Framework {
     pub filters: Vec<Box<dyn Filter>>,
     /// Scores, with their weights.
     pub scores: Vec<(i64, Box<dyn Score>)>,
-}
-
-impl Default for Framework {
-    /// Upstream's default profile.
-    fn default() -> Self {
-        Self {
-            filters: vec![
-                Box::new(plugins::NodeUnschedulable),
-                Box::new(plugins::NodeName),
-                Box::new(plugins::TaintToleration),
-                Box::new(plugins::NodeAffinity),
-                Box::new(plugins::NodePorts),
-                Box::new(plugins::ResourcesFit),
-                Box::new(plugins::VolumeBinding),
-                Box::new(plugins::PodTopologySpread),
-                Box::new(plugins::InterPodAffinity),
-            ],
-            scores: vec![
-                (3, Box::new(plugins::TaintToleration)),
-                (2, Box::new(plugins::NodeAffinity)),
-                (1, Box::new(plugins::ResourcesFit)),
-                (2, Box::new(plugins::PodTopologySpread)),
-                (2, Box::new(plugins::InterPodAffinity)),
-                (1, Box::new(plugins::BalancedAllocation)),
-            ],
-        }
-    }
+    /// Whether pods that fit nowhere may have lesser ones evicted.
+    pub preempts: bool,
 }

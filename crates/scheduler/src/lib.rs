@@ -10,6 +10,7 @@ mod node;
 mod plugins;
 mod pod;
 pub mod preemption;
+mod profile;
 mod queue;
 mod resources;
 mod scheduler;
@@ -20,6 +21,7 @@ mod volumes;
 
 pub use node::NodeInfo;
 pub use pod::PodInfo;
+pub use profile::{PluginSet, Profile, ProfileError};
 pub use queue::{Delays, SchedulingQueue};
 pub use scheduler::{Config, Error, run};
 pub use snapshot::Snapshot;

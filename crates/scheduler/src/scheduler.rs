@@ -1,4 +1,5 @@
 //! The loop: changes in, cycles, writes out.
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::{Change, ElectionConfig, Informers, Recorder, lead};
@@ -14,6 +15,7 @@ use crate::cycle::{Cycle, Unfit};
 use crate::framework::{Framework, Wakes};
 use crate::pod::{PodInfo, is_terminal, node_of};
 use crate::preemption::{Eviction, preempt};
+use crate::profile::{Profile, ProfileError};
 use crate::queue::{Delays, SchedulingQueue};
 use crate::snapshot::Snapshot;
 use crate::volumes::Steps;
@@ -23,11 +25,14 @@ const MOST_WRITES: usize = 100;
 /// So many pods are scheduled before changes are looked at again.
 const CYCLES_AT_ONCE: usize = 16;
 
+/// The scheduler of pods that name none.
+const DEFAULT_NAME: &str = "default-scheduler";
+
 /// How the scheduler runs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Pods that name this scheduler are its own.
-    pub scheduler_name: String,
+    /// Pods that name one of them are its own.
+    pub profiles: Vec<Profile>,
     /// `percentageOfNodesToScore`; 0: fewer the more nodes there are.
     pub percentage_of_nodes_to_score: usize,
     /// How long failed pods wait.
@@ -39,7 +44,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            scheduler_name: "default-scheduler".into(),
+            profiles: vec![Profile::new(DEFAULT_NAME)],
             percentage_of_nodes_to_score: 0,
             delays: Delays::default(),
             election: None,
@@ -53,20 +58,43 @@ pub enum Error {
     /// Another one leads now.
     #[error(transparent)]
     Lost(#[from] client::Lost),
+    /// A profile cannot be.
+    #[error("profile {name:?}")]
+    Profile {
+        /// Its scheduler's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: ProfileError,
+    },
+}
+
+/// The plugins of each profile, by its name.
+type Frameworks = HashMap<String, Arc<Framework>>;
+
+fn frameworks(profiles: &[Profile]) -> Result<Frameworks, Error> {
+    let made = profiles.iter().map(|profile| {
+        let name = profile.scheduler_name.clone();
+        let framework =
+            profile.framework().map_err(|source| Error::Profile { name: name.clone(), source })?;
+        Ok((name, Arc::new(framework)))
+    });
+    made.collect()
 }
 
 /// Schedules until `stop` fires; returns once what was under way is written.
 pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+    let frameworks = frameworks(&config.profiles)?;
     match config.election.clone() {
-        None => schedule(config, client, stop).await,
+        None => schedule(config, frameworks, client, stop).await,
         Some(election) => {
-            lead(client.clone(), election, stop, |stop| schedule(config, client, stop)).await?;
+            lead(client.clone(), election, stop, |stop| schedule(config, frameworks, client, stop)).await?;
         }
     }
     Ok(())
 }
 
-async fn schedule(config: Config, client: Client, stop: CancellationToken) {
+async fn schedule(config: Config, frameworks: Frameworks, client: Client, stop: CancellationToken) {
     let informers = Informers::new(client.clone());
     let pods = informers.cache::<Pod>();
     let nodes = informers.cache::<Node>();
@@ -87,10 +115,11 @@ async fn schedule(config: Config, client: Client, stop: CancellationToken) {
         () = synced => {}
     }
     let (mut pods, mut nodes, mut namespaces) = (pods.changes(), nodes.changes(), namespaces.changes());
-    let recorder = Recorder::new(client.clone(), &config.scheduler_name, "");
-    let mut scheduler = Scheduler::new(config, Writer::new(client, recorder, claims.clone()));
+    let recorder = Recorder::new(client.clone(), DEFAULT_NAME, "");
+    let mut scheduler = Scheduler::new(&config, frameworks, Writer::new(client, recorder, claims.clone()));
     let (mut claims, mut volumes, mut classes) = (claims.changes(), volumes.changes(), classes.changes());
-    tracing::info!(scheduler = scheduler.config.scheduler_name, "scheduler started");
+    let names: Vec<&str> = config.profiles.iter().map(|p| p.scheduler_name.as_str()).collect();
+    tracing::info!(profiles = names.join(","), "scheduler started");
     loop {
         // Everything that is known by now comes before the next decision.
         while let Some(change) = namespaces.try_next() {
@@ -159,8 +188,7 @@ enum Written {
 }
 
 struct Scheduler {
-    config: Config,
-    framework: Framework,
+    frameworks: Frameworks,
     cycle: Cycle,
     snapshot: Snapshot,
     queue: SchedulingQueue,
@@ -171,15 +199,14 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn new(config: Config, writer: Writer) -> Self {
+    fn new(config: &Config, frameworks: Frameworks, writer: Writer) -> Self {
         Self {
-            framework: Framework::default(),
+            frameworks,
             cycle: Cycle::new(config.percentage_of_nodes_to_score),
             snapshot: Snapshot::default(),
             queue: SchedulingQueue::new(config.delays),
             writes: JoinSet::new(),
             slow: JoinSet::new(),
-            config,
             writer,
         }
     }
@@ -253,8 +280,7 @@ impl Scheduler {
         if !node.is_empty() {
             return self.pod_is_on(pod, node, change.old.as_deref());
         }
-        let ours = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler");
-        if ours != self.config.scheduler_name || pod.metadata.deletion_timestamp.is_some() {
+        if !self.frameworks.contains_key(scheduler_of(pod)) || pod.metadata.deletion_timestamp.is_some() {
             return self.forget(&uid(pod));
         }
         let info = Arc::new(PodInfo::new(pod.clone()));
@@ -298,7 +324,12 @@ impl Scheduler {
             }
             let Some(pod) = self.queue.pop(Instant::now()) else { return false };
             let _span = tracing::debug_span!("schedule", pod = %pod.key).entered();
-            match self.cycle.schedule(&self.framework, &self.snapshot, &pod) {
+            // It was ours when it was queued, and the field cannot be changed.
+            let Some(framework) = self.frameworks.get(scheduler_of(&pod.pod)).cloned() else {
+                self.queue.remove(&pod.uid);
+                continue;
+            };
+            match self.cycle.schedule(&framework, &self.snapshot, &pod) {
                 Ok(placement) => {
                     tracing::debug!(
                         node = placement.node,
@@ -308,7 +339,7 @@ impl Scheduler {
                     );
                     self.assume(pod, placement.node);
                 }
-                Err(unfit) => self.unfit(pod, *unfit),
+                Err(unfit) => self.unfit(&framework, pod, *unfit),
             }
         }
         true
@@ -337,12 +368,12 @@ impl Scheduler {
         });
     }
 
-    fn unfit(&mut self, pod: Arc<PodInfo>, mut unfit: Unfit) {
+    fn unfit(&mut self, framework: &Framework, pod: Arc<PodInfo>, mut unfit: Unfit) {
         let mut eviction = None;
         let had = pod.pod.status.as_ref().and_then(|s| s.nominated_node_name.clone());
         let mut nominated = None;
-        if unfit.nodes > 0 {
-            match preempt(&self.framework, &self.snapshot, &pod, &unfit) {
+        if unfit.nodes > 0 && framework.preempts {
+            match preempt(framework, &self.snapshot, &pod, &unfit) {
                 Ok(found) => {
                     self.snapshot.nominate(&pod, Some(&found.node));
                     nominated = Some(found.node.clone());
@@ -399,6 +430,15 @@ impl Scheduler {
             Some(Written::Told) | None => {}
         }
     }
+}
+
+/// The scheduler that a pod names.
+pub(crate) fn scheduler_of(pod: &Pod) -> &str {
+    pod.spec
+        .as_ref()
+        .and_then(|s| s.scheduler_name.as_deref())
+        .filter(|n| !n.is_empty())
+        .unwrap_or(DEFAULT_NAME)
 }
 
 fn node_wakes(old: &Node, new: &Node) -> Wakes {

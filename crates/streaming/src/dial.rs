@@ -1,6 +1,11 @@
 //! Connections to where requests are forwarded.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use http::Uri;
 use rustls::{
@@ -70,14 +75,7 @@ impl Dialer {
     ///
     /// As upstream does for the proxies to pods and services; never for kubelets.
     pub fn unverified() -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("the provider has the default protocol versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth();
-        Self::tls(Arc::new(config))
+        Self::tls(unverified())
     }
 
     /// Expects this name in the server's certificate in place of the URI's host.
@@ -122,6 +120,21 @@ impl Dialer {
             }
         }
     }
+}
+
+/// TLS to servers whose certificates nobody here can judge, such as pods that answer probes; it shows them none of ours.
+pub fn unverified() -> Arc<ClientConfig> {
+    static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has the default protocol versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth();
+        Arc::new(config)
+    });
+    CONFIG.clone()
 }
 
 /// Takes any certificate whose key the server holds.

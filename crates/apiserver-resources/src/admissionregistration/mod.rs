@@ -1,3 +1,5 @@
 //! The admissionregistration.k8s.io group.
 pub(crate) mod admission_policy;
+mod expressions;
+mod rule;
 pub(crate) mod webhook_configuration;

@@ -1,7 +1,8 @@
 //! apiextensions.k8s.io/v1 CustomResourceDefinition: rules on the way in. The schemas have rules of their own.
-use machinery::{FieldError, FieldErrors, Object, names};
+use machinery::{FieldErrors, Object, names};
 use serde_json::{Value, json};
 
+use crate::apiextensions::{conversion, version};
 use crate::checks;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, child, default_text, default_value, ensure, text_of};
@@ -72,28 +73,16 @@ impl Rules for CustomResourceDefinition {
                 errors.push(group.invalid("should be a domain with at least one dot"));
             }
         }
-        checks::one_of(&spec.field("scope"), &["Cluster", "Namespaced"], errors);
+        checks::required_one_of(&spec.field("scope"), &["Cluster", "Namespaced"], errors);
+        let preserve = spec.field("preserveUnknownFields");
+        if preserve.is_true() {
+            errors.push(preserve.invalid("cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"));
+        }
         validate_versions(&spec, errors);
-        for field in ["plural", "singular", "kind", "listKind"] {
-            let at = declared.field(field);
-            if at.text().is_empty() {
-                errors.push(at.required(""));
-            } else {
-                let lower = at.text().to_lowercase();
-                let shown = if field.ends_with("ind") { lower.as_str() } else { at.text() };
-                errors.extend(names::dns1035_label(shown).into_iter().map(|p| at.invalid(p)));
-            }
-        }
-        for list in ["shortNames", "categories"] {
-            for item in declared.field(list).items() {
-                checks::text_rule(&item, names::dns1035_label, errors);
-            }
-        }
-        if declared.field("kind").text() == declared.field("listKind").text()
-            && !declared.field("kind").is_empty()
-        {
-            errors.push(declared.field("listKind").invalid("kind and listKind may not be the same"));
-        }
+        validate_names(&declared, errors);
+        conversion::validate(&spec.field("conversion"), errors);
+        validate_approval(object, group.text(), errors);
+        validate_stored(object, errors);
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
@@ -112,8 +101,80 @@ impl Rules for CustomResourceDefinition {
         }
     }
 
+    fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
+        validate_stored(new, errors);
+    }
+
     fn allows_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+/// Objects may be stored in any of these versions, so none of them may go.
+fn validate_stored(object: &At, errors: &mut FieldErrors) {
+    let stored = object.fields(&["status", "storedVersions"]);
+    if stored.is_empty() {
+        errors.push(stored.invalid_as(Value::Array(Vec::new()), "must have at least one stored version"));
+    }
+    let versions = object.fields(&["spec", "versions"]);
+    for version in stored.items() {
+        if !versions.items().any(|v| v.field("name").text() == version.text()) {
+            errors.push(version.invalid("must appear in spec.versions"));
+        }
+    }
+}
+
+fn validate_names(declared: &At, errors: &mut FieldErrors) {
+    for field in ["plural", "singular"] {
+        checks::required_text(&declared.field(field), names::dns1035_label, errors);
+    }
+    for field in ["kind", "listKind"] {
+        let at = declared.field(field);
+        if at.text().is_empty() {
+            errors.push(at.required(""));
+            continue;
+        }
+        let problems = names::dns1035_label(&at.text().to_lowercase());
+        if !problems.is_empty() {
+            errors.push(
+                at.invalid(format!(
+                    "may have mixed case, but should otherwise match: {}",
+                    problems.join(",")
+                )),
+            );
+        }
+    }
+    for list in ["shortNames", "categories"] {
+        for item in declared.field(list).items() {
+            checks::text_rule(&item, names::dns1035_label, errors);
+        }
+    }
+    let (kind, list) = (declared.field("kind"), declared.field("listKind"));
+    if !kind.text().is_empty() && kind.text() == list.text() {
+        errors.push(list.invalid("kind and listKind may not be the same"));
+    }
+}
+
+const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// Groups of the community are its own to give.
+fn validate_approval(object: &At, group: &str, errors: &mut FieldErrors) {
+    let protected = ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|domain| group == *domain || group.strip_suffix(domain).is_some_and(|g| g.ends_with('.')));
+    if !protected {
+        return;
+    }
+    let approval = object.fields(&["metadata", "annotations"]).key(APPROVAL);
+    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+    if !approval.exists() || approval.text().is_empty() {
+        errors.push(
+            approval.required(format!("protected groups must have approval annotation {APPROVAL:?}, {see}")),
+        );
+    } else if !approval.text().starts_with("unapproved") && !approval.text().contains("://") {
+        errors.push(approval.invalid(format!(
+            "protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \"unapproved\", {see}"
+        )));
     }
 }
 
@@ -124,20 +185,15 @@ fn validate_versions(spec: &At, errors: &mut FieldErrors) {
         return;
     }
     let mut seen: Vec<&str> = Vec::new();
+    let mut unique = true;
     for version in versions.items() {
-        let name = version.field("name");
-        checks::text_rule(&name, names::dns1035_label, errors);
-        if seen.contains(&name.text()) {
-            errors.push(FieldError::invalid(
-                &versions.path(),
-                versions.get().cloned().unwrap_or_default(),
-                "must contain unique version names",
-            ));
-        }
-        seen.push(name.text());
-        if !version.fields(&["schema", "openAPIV3Schema"]).exists() {
-            errors.push(version.field("schema").field("openAPIV3Schema").required("schemas are required"));
-        }
+        version::validate(&version, errors);
+        let name = version.field("name").text();
+        unique &= !seen.contains(&name);
+        seen.push(name);
+    }
+    if !unique {
+        errors.push(versions.invalid("must contain unique version names"));
     }
     if versions.items().filter(|v| v.field("storage").is_true()).count() != 1 {
         errors.push(versions.invalid("must have exactly one version marked as storage version"));

@@ -43,21 +43,7 @@ impl Rules for ReplicaSet {
     }
 
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
-        let status = new.field("status");
-        let count = |field| status.field(field).int().unwrap_or(0);
-        for field in
-            ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
-        {
-            checks::non_negative(&status.field(field), errors);
-        }
-        for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-            if count(field) > count("replicas") {
-                errors.push(status.field(field).invalid("cannot be greater than status.replicas"));
-            }
-        }
-        if count("availableReplicas") > count("readyReplicas") {
-            errors.push(status.field("availableReplicas").invalid("cannot be greater than readyReplicas"));
-        }
+        workload::validate_replicas_status(&new.field("status"), errors);
     }
 
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {

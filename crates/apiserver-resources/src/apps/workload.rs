@@ -32,3 +32,21 @@ pub(crate) fn validate(spec: &At, word: &str, kind: &str, errors: &mut FieldErro
     validate_template(&template, errors);
     validate_restarts_always(&template, kind, errors);
 }
+
+/// Checks the status of what keeps a number of pods: of replica sets and replication controllers.
+pub(crate) fn validate_replicas_status(status: &At, errors: &mut FieldErrors) {
+    let fields =
+        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+    for field in fields {
+        checks::non_negative(&status.field(field), errors);
+    }
+    let count = |field| status.field(field).number();
+    for field in &fields[1..4] {
+        if count(field) > count("replicas") {
+            errors.push(status.field(field).invalid("cannot be greater than status.replicas"));
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        errors.push(status.field("availableReplicas").invalid("cannot be greater than readyReplicas"));
+    }
+}

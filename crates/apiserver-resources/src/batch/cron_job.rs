@@ -6,7 +6,7 @@ use crate::batch::schedule;
 use crate::checks;
 use crate::core::pod_spec::warnings::warnings;
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, default_text, default_value, ensure};
+use crate::tree::{At, default_text, default_value, ensure, same};
 
 /// Rules of cron jobs.
 pub(crate) struct CronJob;
@@ -31,52 +31,75 @@ impl Rules for CronJob {
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
+        validate_spec(&object.field("spec"), None, errors);
         let name = object.fields(&["metadata", "name"]);
         if name.text().len() > MAX_NAME {
             errors.push(name.invalid(format!("must be no more than {MAX_NAME} characters")));
         }
-        let spec = object.field("spec");
-        let (at, zone) = (spec.field("schedule"), spec.field("timeZone"));
-        if at.text().is_empty() {
-            errors.push(at.required(""));
-        } else {
-            if at.text().contains("TZ") {
+    }
+
+    fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        validate_spec(&new.field("spec"), Some(&old.field("spec")), errors);
+    }
+}
+
+fn validate_spec(spec: &At, old: Option<&At>, errors: &mut FieldErrors) {
+    let (at, zone) = (spec.field("schedule"), spec.field("timeZone"));
+    if at.text().is_empty() {
+        errors.push(at.required(""));
+    } else {
+        if let Some(problem) = schedule::problem(at.text()) {
+            errors.push(at.invalid(problem));
+        }
+        // Once it was let through.
+        let known = old.is_some_and(|old| old.field("schedule").text().contains("TZ"));
+        match (at.text().contains("TZ"), known) {
+            (true, true) if zone.exists() => {
+                errors.push(at.invalid("cannot use both timeZone field and TZ or CRON_TZ in schedule"));
+            }
+            (true, false) => {
                 errors.push(at.invalid("cannot use TZ or CRON_TZ in schedule, use timeZone field instead"));
-            } else if let Some(problem) = schedule::problem(at.text()) {
-                errors.push(at.invalid(problem));
             }
-            if zone.exists() {
-                validate_zone(&zone, errors);
-            }
-        }
-        checks::non_negative(&spec.field("startingDeadlineSeconds"), errors);
-        let policy = spec.field("concurrencyPolicy");
-        if policy.text().is_empty() {
-            errors.push(policy.required(""));
-        } else {
-            checks::one_of(&policy, &["Allow", "Forbid", "Replace"], errors);
-        }
-        let template = spec.field("jobTemplate");
-        checks::labels(&template.field("metadata").field("labels"), errors);
-        validate_job_spec(&template.field("spec"), errors);
-        let job = template.field("spec");
-        if job.field("manualSelector").is_true() {
-            errors.push(job.field("manualSelector").not_supported(&["nil", "false"]));
-        }
-        if job.field("selector").exists() {
-            errors.push(job.field("selector").invalid("`selector` will be auto-generated"));
-        }
-        for limit in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-            checks::non_negative(&spec.field(limit), errors);
+            _ => {}
         }
     }
+    checks::non_negative(&spec.field("startingDeadlineSeconds"), errors);
+    if zone.exists() && old.is_none_or(|old| !same(old.field("timeZone").get(), zone.get())) {
+        validate_zone(&zone, errors);
+    }
+    checks::required_one_of(&spec.field("concurrencyPolicy"), &["Allow", "Forbid", "Replace"], errors);
+    let job = spec.fields(&["jobTemplate", "spec"]);
+    validate_job_spec(&job, errors);
+    if job.field("selector").exists() {
+        errors.push(job.field("selector").invalid("`selector` will be auto-generated"));
+    }
+    if job.field("manualSelector").is_true() {
+        errors.push(job.field("manualSelector").not_supported(&["nil", "false"]));
+    }
+    for limit in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        checks::non_negative(&spec.field(limit), errors);
+    }
+}
+
+/// Every part of a name is short and plain.
+fn is_zone_part(part: &str) -> bool {
+    (1..=14).contains(&part.len())
+        && !matches!(part, "." | "..")
+        && !part.starts_with('-')
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+".contains(&b))
 }
 
 fn validate_zone(zone: &At, errors: &mut FieldErrors) {
     let text = zone.text();
     if text.is_empty() {
         errors.push(FieldError::invalid(&zone.path(), "", "timeZone must be nil or non-empty string"));
-    } else if text.eq_ignore_ascii_case("Local") {
+        return;
+    }
+    if !text.split('/').all(is_zone_part) {
+        errors.push(zone.invalid(format!("unknown time zone {text}")));
+        return;
+    }
+    if text.eq_ignore_ascii_case("Local") {
         errors.push(
             zone.invalid(
                 "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",

@@ -1,7 +1,8 @@
 //! batch/v1 Job: rules on the way in.
-use machinery::{FieldErrors, Object};
-use serde_json::Value;
+use machinery::{FieldError, FieldErrors, Object, names};
+use serde_json::{Map, Value};
 
+use crate::batch::{job_policy, job_status};
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::validate_template;
@@ -16,6 +17,12 @@ pub(crate) struct Job;
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 const MAX_PARALLEL_INDEXED: i64 = 100_000;
+const MAX_FAILED_INDEXES: i64 = 100_000;
+/// Above this many completions, retries for each index have lower bounds.
+const MANY_COMPLETIONS: i64 = 100_000;
+const MAX_PARALLEL_OF_MANY: i64 = 10_000;
+const MAX_FAILED_OF_MANY: i64 = 10_000;
+const MAX_MANAGER: usize = 63;
 
 impl Rules for Job {
     const FACTS: Facts = Facts::BOTH;
@@ -59,60 +66,37 @@ impl Rules for Job {
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
-        let selector = spec.field("selector");
-        if selector.exists() {
-            checks::label_selector(&selector, errors);
-        } else {
-            errors.push(selector.required(""));
-        }
-        let labels = spec.fields(&["template", "metadata", "labels"]);
         if spec.field("manualSelector").bool() != Some(true) {
-            validate_generated(object, &labels, errors);
+            validate_generated(object, errors);
         }
-        if selector.exists() && !checks::selector_matches(&selector, &labels) {
-            errors.push(labels.invalid("`selector` does not match template `labels`"));
+        validate_spec(&spec, errors);
+        let (name, completions) = (object.fields(&["metadata", "name"]), spec.field("completions").number());
+        if spec.field("completionMode").text() == "Indexed" && completions > 0 {
+            // Each pod gets a host name with its index.
+            let last = format!("{}-{}", name.text(), completions - 1);
+            if !names::dns1123_label(&last).is_empty() {
+                errors.push(
+                    name.invalid(format!("will not able to create pod with invalid DNS label: {last}")),
+                );
+            }
         }
-        validate_job_spec(&spec, errors);
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
-        self.validate(new, errors);
         let (spec, old_spec) = (new.field("spec"), old.field("spec"));
-        let (completions, old_completions) = (spec.field("completions"), old_spec.field("completions"));
-        let elastic = spec.field("completionMode").text() == "Indexed"
-            && completions.int() == spec.field("parallelism").int();
-        if !elastic {
-            checks::immutable(&completions, &old_completions, errors);
-        }
-        for field in [
-            "selector",
-            "completionMode",
-            "podFailurePolicy",
-            "backoffLimitPerIndex",
-            "managedBy",
-            "successPolicy",
-        ] {
+        validate_spec(&spec, errors);
+        validate_completions(&spec, &old_spec, errors);
+        checks::immutable(&spec.field("selector"), &old_spec.field("selector"), errors);
+        validate_template_update(new, old, errors);
+        for field in
+            ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+        {
             checks::immutable(&spec.field(field), &old_spec.field(field), errors);
         }
-        validate_template_update(new, old, errors);
     }
 
-    fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
-        let status = new.field("status");
-        for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-            checks::non_negative(&status.field(field), errors);
-        }
-        let holds = |ty: &str| {
-            status
-                .field("conditions")
-                .items()
-                .any(|c| c.field("type").text() == ty && c.field("status").text() == "True")
-        };
-        if holds("Complete") && holds("Failed") {
-            errors.push(
-                status.field("conditions").invalid("cannot set Complete=True and Failed=true conditions"),
-            );
-        }
+    fn validate_status(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        job_status::validate(new, old, errors);
     }
 
     fn default_propagation(&self) -> Propagation {
@@ -143,25 +127,50 @@ fn select_own_pods(spec: &mut Tree, name: &str, uid: &str) {
     default_value(selector, UID_LABEL, uid);
 }
 
-fn validate_generated(object: &At, labels: &At, errors: &mut FieldErrors) {
-    let metadata = object.field("metadata");
-    for (key, field, problem) in [
-        (UID_LABEL, "uid", "must be '{}'"),
-        ("controller-uid", "uid", "must be '{}'"),
-        (NAME_LABEL, "name", "must be '{}'"),
-        ("job-name", "name", "must be '{}'"),
-    ] {
-        let wanted = metadata.field(field).text();
-        let label = labels.key(key);
+/// `Invalid value` that shows none.
+pub(super) fn without_value(at: &At, problem: &str) -> FieldError {
+    let mut error = at.invalid(problem);
+    error.value = None;
+    error
+}
+
+fn validate_generated(object: &At, errors: &mut FieldErrors) {
+    let (metadata, spec) = (object.field("metadata"), object.field("spec"));
+    let template = spec.fields(&["template", "metadata"]);
+    let labels = template.field("labels");
+    let expected: [(&str, &'static str); 4] =
+        [("controller-uid", "uid"), ("job-name", "name"), (UID_LABEL, "uid"), (NAME_LABEL, "name")];
+    for (key, field) in expected {
+        let (wanted, label) = (metadata.field(field).text(), labels.key(key));
         if !label.exists() {
-            errors.push(label.required(problem.replace("{}", wanted)));
+            errors.push(label.required(format!("must be '{wanted}'")));
         } else if label.text() != wanted {
-            errors.push(label.invalid(problem.replace("{}", wanted)));
+            let shown = labels.get().cloned().unwrap_or_default();
+            errors.push(label.invalid_as(shown, format!("must be '{wanted}'")));
         }
     }
-    let selector = object.fields(&["spec", "selector", "matchLabels"]).key(UID_LABEL);
-    if selector.text() != metadata.field("uid").text() {
-        errors.push(object.field("spec").field("selector").invalid("`selector` not auto-generated"));
+    let selector = spec.field("selector");
+    let generated: Map<String, Value> = expected
+        .iter()
+        .map(|(key, field)| ((*key).to_owned(), metadata.field(field).text().into()))
+        .collect();
+    if selector.exists() && !checks::selector_matches_map(&selector, &generated) {
+        errors.push(selector.invalid("`selector` not auto-generated"));
+    }
+}
+
+fn validate_spec(spec: &At, errors: &mut FieldErrors) {
+    validate_job_spec(spec, errors);
+    let selector = spec.field("selector");
+    if selector.exists() {
+        checks::label_selector(&selector, errors);
+    } else {
+        errors.push(selector.required(""));
+    }
+    let labels = spec.fields(&["template", "metadata", "labels"]);
+    if selector.exists() && !checks::selector_matches(&selector, &labels) {
+        let shown = labels.get().cloned().unwrap_or_default();
+        errors.push(labels.invalid_as(shown, "`selector` does not match template `labels`"));
     }
 }
 
@@ -178,34 +187,42 @@ pub(crate) fn validate_job_spec(spec: &At, errors: &mut FieldErrors) {
     ] {
         checks::non_negative(&spec.field(field), errors);
     }
-    let (mode, completions, parallelism) =
-        (spec.field("completionMode"), spec.field("completions"), spec.field("parallelism"));
-    checks::one_of_or_empty(&mode, &["NonIndexed", "Indexed"], errors);
-    if mode.text() == "Indexed" {
-        if !completions.exists() {
-            errors.push(completions.required("when completion mode is Indexed"));
+    let (per_index, max_failed) = (spec.field("backoffLimitPerIndex"), spec.field("maxFailedIndexes"));
+    if max_failed.exists() && !per_index.exists() {
+        errors.push(per_index.required("when maxFailedIndexes is specified"));
+    }
+    let manager = spec.field("managedBy");
+    if manager.exists() {
+        checks::domain_prefixed_path(&manager, errors);
+        if manager.text().len() > MAX_MANAGER {
+            errors.push(manager.too_long(MAX_MANAGER));
         }
-        if parallelism.int().is_some_and(|n| n > MAX_PARALLEL_INDEXED) {
-            errors.push(parallelism.invalid(format!(
-                "must be less than or equal to {MAX_PARALLEL_INDEXED} when completion mode is Indexed"
-            )));
-        }
-    } else {
-        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
-            if spec.field(field).exists() {
-                errors.push(spec.field(field).invalid("requires indexed completion mode"));
+    }
+    let mode = spec.field("completionMode");
+    if mode.exists() {
+        checks::one_of(&mode, &["NonIndexed", "Indexed"], errors);
+    }
+    match mode.text() {
+        "Indexed" => validate_indexed(spec, errors),
+        "" | "NonIndexed" => {
+            for field in [&per_index, &max_failed] {
+                if field.exists() {
+                    errors.push(field.invalid("requires indexed completion mode"));
+                }
             }
         }
+        _ => {}
     }
-    let template = spec.field("template");
-    validate_template(&template, errors);
-    let restart = template.field("spec").field("restartPolicy");
-    let failure_policy = spec.field("podFailurePolicy");
-    if !matches!(restart.text(), "OnFailure" | "Never") {
-        errors.push(restart.required("valid values: \"OnFailure\", \"Never\""));
+    let (failure_policy, success_policy) = (spec.field("podFailurePolicy"), spec.field("successPolicy"));
+    if failure_policy.exists() {
+        job_policy::validate_failure(spec, errors);
     }
-    if failure_policy.exists() && restart.text() != "Never" {
-        errors.push(restart.invalid("only \"Never\" is supported when podFailurePolicy is specified"));
+    if success_policy.exists() {
+        if mode.text() == "Indexed" {
+            job_policy::validate_success(spec, errors);
+        } else {
+            errors.push(success_policy.invalid("requires indexed completion mode"));
+        }
     }
     let replacement = spec.field("podReplacementPolicy");
     if replacement.exists() {
@@ -215,34 +232,61 @@ pub(crate) fn validate_job_spec(spec: &At, errors: &mut FieldErrors) {
             checks::one_of(&replacement, &["Failed", "TerminatingOrFailed"], errors);
         }
     }
-    validate_failure_policy(&failure_policy, errors);
+    let template = spec.field("template");
+    validate_template(&template, errors);
+    let restart = template.field("spec").field("restartPolicy");
+    match restart.text() {
+        "" | "Always" => errors.push(restart.required("valid values: \"OnFailure\", \"Never\"")),
+        "OnFailure" if failure_policy.exists() => {
+            errors.push(restart.invalid("only \"Never\" is supported when podFailurePolicy is specified"));
+        }
+        _ => checks::one_of(&restart, &["OnFailure", "Never"], errors),
+    }
 }
 
-fn validate_failure_policy(policy: &At, errors: &mut FieldErrors) {
-    const MAX_RULES: usize = 20;
-    let rules = policy.field("rules");
-    if rules.len() > MAX_RULES {
-        errors.push(machinery::FieldError::too_many(&rules.path(), rules.len(), MAX_RULES));
+fn validate_indexed(spec: &At, errors: &mut FieldErrors) {
+    let (completions, parallelism, failed) =
+        (spec.field("completions"), spec.field("parallelism"), spec.field("maxFailedIndexes"));
+    if !completions.exists() {
+        errors.push(completions.required("when completion mode is Indexed"));
     }
-    for rule in rules.items() {
-        let action = rule.field("action");
-        checks::one_of(&action, &["Count", "FailIndex", "FailJob", "Ignore"], errors);
-        let (codes, conditions) = (rule.field("onExitCodes"), rule.field("onPodConditions"));
-        match (codes.exists(), !conditions.is_empty()) {
-            (false, false) => {
-                errors.push(rule.invalid("specifying one of OnExitCodes and OnPodConditions is required"));
-            }
-            (true, true) => {
-                errors.push(rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported"));
-            }
-            _ => {}
+    if parallelism.number() > MAX_PARALLEL_INDEXED {
+        errors.push(parallelism.invalid(format!(
+            "must be less than or equal to {MAX_PARALLEL_INDEXED} when completion mode is Indexed"
+        )));
+    }
+    if completions.int().is_some_and(|all| failed.int().is_some_and(|failed| failed > all)) {
+        errors.push(failed.invalid("must be less than or equal to completions"));
+    }
+    if failed.number() > MAX_FAILED_INDEXES {
+        errors.push(failed.invalid(format!("must be less than or equal to {MAX_FAILED_INDEXES}")));
+    }
+    if completions.number() <= MANY_COMPLETIONS || !spec.field("backoffLimitPerIndex").exists() {
+        return;
+    }
+    if !failed.exists() {
+        errors
+            .push(failed.required(format!("must be specified when completions is above {MANY_COMPLETIONS}")));
+    }
+    for (at, most) in [(&parallelism, MAX_PARALLEL_OF_MANY), (&failed, MAX_FAILED_OF_MANY)] {
+        if at.number() > most {
+            errors.push(at.invalid(format!(
+                "must be less than or equal to {most} when completions are above {MANY_COMPLETIONS} and used with backoff limit per index"
+            )));
         }
-        if codes.exists() {
-            checks::one_of(&codes.field("operator"), &["In", "NotIn"], errors);
-            if codes.field("values").is_empty() {
-                errors.push(codes.field("values").invalid("at least one value is required"));
-            }
-        }
+    }
+}
+
+/// An indexed job may change its completions together with its parallelism.
+fn validate_completions(spec: &At, old: &At, errors: &mut FieldErrors) {
+    let (completions, before) = (spec.field("completions"), old.field("completions"));
+    if spec.field("completionMode").text() != "Indexed" {
+        checks::immutable(&completions, &before, errors);
+    } else if completions.exists()
+        && completions.int() != before.int()
+        && completions.int() != spec.field("parallelism").int()
+    {
+        errors.push(completions.invalid("can only be modified in tandem with spec.parallelism"));
     }
 }
 
@@ -252,30 +296,48 @@ fn validate_template_update(new: &At, old: &At, errors: &mut FieldErrors) {
     let before = old.fields(&["spec", "template"]);
     let suspended = old.fields(&["spec", "suspend"]).is_true();
     let started = old.fields(&["status", "startTime"]).exists();
-    let mut munged = template.get().cloned().unwrap_or_default();
+    let mut munged = before.get().cloned().unwrap_or_default();
     if suspended && !started {
-        let of = |path: [&str; 2]| before.get().and_then(|t| t.get(path[0])?.get(path[1])).cloned();
-        for path in [
-            ["metadata", "annotations"],
-            ["metadata", "labels"],
-            ["spec", "nodeSelector"],
-            ["spec", "affinity"],
-            ["spec", "tolerations"],
-            ["spec", "schedulingGates"],
-        ] {
-            if let Some(part) = munged.get_mut(path[0]).and_then(Value::as_object_mut) {
-                match of(path) {
-                    Some(value) => {
-                        part.insert(path[1].into(), value);
-                    }
-                    None => {
-                        part.remove(path[1]);
-                    }
+        let put = |munged: &mut Value, path: &[&str]| {
+            let Some(part) = path[..path.len() - 1].iter().try_fold(munged, |v, key| v.get_mut(*key)) else {
+                return;
+            };
+            let Some(part) = part.as_object_mut() else { return };
+            let key = path[path.len() - 1];
+            match template.get().and_then(|t| path.iter().try_fold(t, |v, key| v.get(*key))) {
+                Some(value) => {
+                    part.insert(key.to_owned(), value.clone());
+                }
+                None => {
+                    part.remove(key);
                 }
             }
+        };
+        for path in [
+            &["metadata", "annotations"][..],
+            &["metadata", "labels"],
+            &["spec", "nodeSelector"],
+            &["spec", "tolerations"],
+            &["spec", "schedulingGates"],
+        ] {
+            put(&mut munged, path);
+        }
+        // Of affinity, only that to nodes.
+        if let Some(spec) = munged.get_mut("spec").and_then(Value::as_object_mut) {
+            ensure(spec, "affinity");
+        }
+        put(&mut munged, &["spec", "affinity", "nodeAffinity"]);
+        let pointer = "/spec/affinity";
+        let empty = munged.pointer(pointer).is_some_and(|a| a.as_object().is_some_and(Map::is_empty));
+        let unset = template.fields(&["spec", "affinity"]).get().is_none();
+        if empty
+            && unset
+            && let Some(spec) = munged.get_mut("spec").and_then(Value::as_object_mut)
+        {
+            spec.remove("affinity");
         }
     }
-    if !same(Some(&munged), before.get()) {
+    if !same(template.get(), Some(&munged)) {
         errors.push(template.invalid("field is immutable"));
     }
 }

@@ -20,6 +20,15 @@ const PARTS: [Part; 5] = [
 
 /// Says why a schedule cannot be read.
 pub(crate) fn problem(schedule: &str) -> Option<String> {
+    if let Some(zoned) = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ=")) {
+        let Some((zone, rest)) = zoned.split_once(' ') else {
+            return Some(format!("provided bad location {zoned}"));
+        };
+        if jiff::tz::TimeZone::get(zone).is_err() && !matches!(zone, "Local" | "") {
+            return Some(format!("provided bad location {zone}: unknown time zone {zone}"));
+        }
+        return problem(rest.trim());
+    }
     if let Some(word) = schedule.strip_prefix('@') {
         if let Some(every) = word.strip_prefix("every ") {
             return (!is_duration(every))

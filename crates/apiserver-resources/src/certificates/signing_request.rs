@@ -1,12 +1,13 @@
 //! certificates.k8s.io/v1 CertificateSigningRequest: rules on the way in. Who asks is the store's to write.
 use base64::Engine as _;
-use machinery::{FieldError, FieldErrors, Object};
+use jiff::{Timestamp, Unit};
+use machinery::{FieldError, FieldErrors, Object, names};
 use serde_json::Value;
 
 use crate::checks;
 use crate::rules::{Facts, Rules, keep_all_but};
 use crate::strategy::Strategy;
-use crate::tree::{At, same};
+use crate::tree::{At, child, default_value, each, same};
 
 /// Rules of requests.
 pub(crate) struct SigningRequest;
@@ -42,6 +43,17 @@ const USAGES: &[&str] = &[
 impl Rules for SigningRequest {
     const FACTS: Facts = Facts::STATUS;
 
+    /// A condition that says nothing of when has just come.
+    fn fill_defaults(&self, object: &mut Object) {
+        let now = Timestamp::now().round(Unit::Second).unwrap_or_default().to_string();
+        let Some(status) = child(&mut object.0, "status") else { return };
+        for condition in each(status, "conditions") {
+            for time in ["lastUpdateTime", "lastTransitionTime"] {
+                default_value(condition, time, now.as_str());
+            }
+        }
+    }
+
     /// What is asked for stays; only metadata may change.
     fn prepare_for_update(&self, new: &mut Object, old: &Object) {
         new.copy_from(old, &["spec"]);
@@ -69,18 +81,10 @@ impl Rules for SigningRequest {
             }
         }
         let signer = spec.field("signerName");
-        if signer.text().is_empty() {
-            errors.push(signer.required(""));
-        } else if !signer
-            .text()
-            .split_once('/')
-            .is_some_and(|(domain, name)| domain.contains('.') && !name.is_empty())
-        {
-            errors.push(
-                signer.invalid(
-                    "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-                ),
-            );
+        if signer.text() == "kubernetes.io/legacy-unknown" {
+            errors.push(signer.invalid("the legacy signerName is not allowed via this API version"));
+        } else {
+            validate_signer(&signer, errors);
         }
         let seconds = spec.field("expirationSeconds");
         if seconds.int().is_some_and(|n| n < MIN_SECONDS) {
@@ -108,7 +112,7 @@ impl Rules for SigningRequest {
         let (certificate, before) =
             (new.fields(&["status", "certificate"]), old.fields(&["status", "certificate"]));
         if !before.is_empty() && !same(certificate.get(), before.get()) {
-            errors.push(certificate.forbidden("updates may not change existing certificate content"));
+            errors.push(certificate.forbidden("updates may not modify existing certificate content"));
         }
         if before.is_empty() && !certificate.is_empty() {
             let bytes = base64::engine::general_purpose::STANDARD.decode(certificate.text()).unwrap_or_default();
@@ -121,6 +125,39 @@ impl Rules for SigningRequest {
 
     fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
         vec![("spec.signerName", object.str_at(&["spec", "signerName"]).to_owned())]
+    }
+}
+
+/// A signer's name: a domain of at least two labels, and a path.
+pub(crate) fn validate_signer(signer: &At, errors: &mut FieldErrors) {
+    let text = signer.text();
+    if text.is_empty() {
+        errors.push(signer.required(""));
+        return;
+    }
+    let Some((domain, path)) = text.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        errors.push(
+            signer.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+        );
+        return;
+    };
+    if domain.len() > names::MAX_SUBDOMAIN {
+        errors.push(signer.too_long(names::MAX_SUBDOMAIN));
+    }
+    for label in domain.split('.') {
+        for problem in names::dns1123_label(label) {
+            errors.push(signer.invalid_as(domain, format!("validating label {label:?}: {problem}")));
+        }
+    }
+    if !domain.contains('.') {
+        errors.push(
+            signer.invalid_as(domain, "should be a domain with at least two segments separated by dots"),
+        );
+    }
+    for label in path.split('.') {
+        for problem in names::dns1123_subdomain(label) {
+            errors.push(signer.invalid_as(path, format!("validating label {label:?}: {problem}")));
+        }
     }
 }
 
@@ -155,7 +192,9 @@ fn validate_conditions(object: &At, errors: &mut FieldErrors) {
 pub(crate) struct Approval;
 
 impl Strategy for Approval {
-    fn fill_defaults(&self, _object: &mut Object) {}
+    fn fill_defaults(&self, object: &mut Object) {
+        SigningRequest.fill_defaults(object);
+    }
 
     fn admit_create(&self, _object: &mut Object) -> FieldErrors {
         FieldErrors::new()

@@ -19,6 +19,10 @@ impl Rules for Endpoints {
         }
     }
 
+    fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
+        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         for subset in object.field("subsets").items() {
             let (ready, not_ready) = (subset.field("addresses"), subset.field("notReadyAddresses"));

@@ -1,5 +1,5 @@
 //! v1 LimitRange: rules on the way in.
-use machinery::{FieldError, FieldErrors, Object};
+use machinery::{FieldError, FieldErrors, Object, names};
 use serde_json::Value;
 
 use crate::core::resource_list;
@@ -43,6 +43,11 @@ impl Rules for LimitRange {
                 errors.push(ty.duplicate());
             }
             types.push(ty.text());
+            errors.extend(names::qualified_name(ty.text()).into_iter().map(|p| ty.invalid(p)));
+            let known = ["Container", "PersistentVolumeClaim", "Pod"];
+            if !ty.text().contains('/') && !known.contains(&ty.text()) {
+                errors.push(ty.invalid("must be a standard limit type or fully qualified"));
+            }
             if ty.text() == "Pod" {
                 for list in ["default", "defaultRequest"] {
                     if !limit.field(list).is_empty() {
@@ -57,11 +62,43 @@ impl Rules for LimitRange {
                 }
             }
             check_order(&limit, errors);
+            check_ratio(&limit, errors);
+            let bounded = ["min", "max"].iter().any(|list| limit.field(list).key("storage").exists());
+            if ty.text() == "PersistentVolumeClaim" && !bounded {
+                let mut error = limit.required(
+                    "either minimum or maximum storage value is required, but neither was provided",
+                );
+                error.path = limit.path().child("limits");
+                errors.push(error);
+            }
         }
     }
 
     fn allows_create_on_update(&self) -> bool {
         true
+    }
+}
+
+/// A ratio is at least one, and not above what the bounds make possible.
+fn check_ratio(limit: &At, errors: &mut FieldErrors) {
+    for (name, ratio) in limit.field("maxLimitRequestRatio").entries() {
+        let Some(value) = resource_list::quantity(&ratio) else { continue };
+        if value < machinery::Quantity::from_value(1) {
+            errors.push(ratio.invalid_as(value.to_string(), format!("ratio {value} is less than 1")));
+        }
+        let bound = |list| resource_list::quantity(&limit.field(list).key(name)).map(|q| q.as_f64());
+        if let (Some(min), Some(max)) = (bound("min"), bound("max"))
+            && min > 0.0
+            && value.as_f64() > max / min
+        {
+            let most = max / min;
+            errors.push(
+                ratio.invalid_as(
+                    value.to_string(),
+                    format!("ratio {value} is greater than max/min = {most:.6}"),
+                ),
+            );
+        }
     }
 }
 

@@ -32,6 +32,17 @@ impl Rules for Node {
         object.at(&["status"]).cloned()
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        if new.at(&["spec", "configSource"]).is_some() {
+            found.push("spec.configSource: the feature is no longer supported".to_owned());
+        }
+        if !new.str_at(&["spec", "externalID"]).is_empty() {
+            found.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        found
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         taint::validate_taints(&spec.field("taints"), errors);
@@ -82,12 +93,8 @@ fn validate_pod_cidrs(spec: &At, errors: &mut FieldErrors) {
     for cidr in cidrs.items() {
         checks::text_rule(&cidr, checks::cidr, errors);
     }
-    if cidrs.len() > 2 {
+    let families: Vec<bool> = cidrs.items().map(|cidr| cidr.text().contains(':')).collect();
+    if families.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
         errors.push(cidrs.invalid("may specify no more than one CIDR for each IP family"));
-    }
-    if let (Some(first), false) = (cidrs.items().next(), spec.field("podCIDR").is_empty())
-        && first.text() != spec.field("podCIDR").text()
-    {
-        errors.push(first.invalid("podCIDR must match podCIDRs[0]"));
     }
 }

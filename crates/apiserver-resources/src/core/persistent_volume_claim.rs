@@ -1,12 +1,13 @@
 //! v1 PersistentVolumeClaim: rules on the way in.
-use machinery::{FieldErrors, Object};
+use machinery::{FieldErrors, Object, Quantity};
 use serde_json::{Value, json};
 
 use crate::checks;
+use crate::core::persistent_volume::class_warnings;
 use crate::core::pod_spec::defaults::fill_claim_spec;
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, Tree, ensure, same};
+use crate::tree::{At, Tree, child, ensure, same};
 
 /// Rules of volume claims.
 pub(crate) struct PersistentVolumeClaim;
@@ -28,36 +29,87 @@ impl Rules for PersistentVolumeClaim {
         Some(json!({"phase": "Pending"}))
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        class_warnings(new)
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         validate_claim_spec(&object.field("spec"), errors);
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
         self.validate(new, errors);
-        let (spec, old_spec) = (new.field("spec"), old.field("spec"));
-        let bound = old.field("status").field("phase").text() == "Bound";
-        let mutable: &[&str] =
-            if bound { &["resources", "volumeAttributesClassName"] } else { &["volumeName"] };
-        let names = spec.tree().into_iter().flatten().chain(old_spec.tree().into_iter().flatten());
-        let changed = names.map(|(k, _)| k.as_str()).any(|k| {
-            let value = |at: &At| at.tree().and_then(|t| t.get(k)).cloned();
-            // A volume name may be set once.
-            let may = mutable.contains(&k) && (k != "volumeName" || old_spec.field("volumeName").is_empty());
-            !may && !same(value(&spec).as_ref(), value(&old_spec).as_ref())
-        });
-        if changed {
+        let (spec, before) = (new.field("spec"), old.field("spec"));
+        let bound = new.fields(&["status", "phase"]).text() == "Bound";
+        let mut munged = spec.tree().cloned().unwrap_or_default();
+        let mut allow = |field: &str| match before.tree().and_then(|t| t.get(field)) {
+            Some(value) => {
+                munged.insert(field.to_owned(), value.clone());
+            }
+            None => {
+                munged.remove(field);
+            }
+        };
+        allow("volumeAttributesClassName");
+        // A volume is found once, and a class may be given to a claim that has none.
+        if before.field("volumeName").is_empty() {
+            allow("volumeName");
+        }
+        if !before.field("storageClassName").exists()
+            && !old.fields(&["metadata", "annotations"]).key(CLASS_ANNOTATION).exists()
+        {
+            allow("storageClassName");
+        }
+        if bound {
+            let was = before.fields(&["resources", "requests"]).key("storage").get().cloned();
+            let requests = child(&mut munged, "resources").and_then(|r| child(r, "requests"));
+            if let (Some(requests), Some(was)) = (requests, was) {
+                requests.insert("storage".into(), was);
+            }
+        }
+        if !same(Some(&Value::Object(munged)), before.get()) {
             errors.push(spec.forbidden("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"));
         }
-        let request =
-            |at: &At| resource_list::quantity(&at.fields(&["resources", "requests"]).key("storage"));
-        if let (true, Some(after), Some(before)) = (bound, request(&spec), request(&old_spec))
-            && after < before
+        let at = spec.fields(&["resources", "requests"]).key("storage");
+        let wanted = resource_list::quantity(&at);
+        let was = resource_list::quantity(&before.fields(&["resources", "requests"]).key("storage"));
+        let has = resource_list::quantity(&old.fields(&["status", "capacity"]).key("storage"))
+            .unwrap_or_else(|| Quantity::from_value(0));
+        if let (Some(wanted), Some(was)) = (wanted, was)
+            && wanted < was
+            && wanted <= has
         {
-            let at = spec.fields(&["resources", "requests"]).key("storage");
-            errors.push(at.forbidden("field can not be less than status.capacity"));
+            let mut error = at.forbidden("field can not be less than status.capacity");
+            error.path = spec.path().child("resources").child("requests").child("storage");
+            errors.push(error);
+        }
+        checks::immutable(&spec.field("volumeMode"), &before.field("volumeMode"), errors);
+        let (class, was) =
+            (spec.field("volumeAttributesClassName"), before.field("volumeAttributesClassName"));
+        if was.exists() && !class.exists() {
+            errors.push(class.forbidden("update from non-nil value to nil is forbidden"));
+        }
+    }
+
+    fn validate_status(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        let (status, before) = (new.field("status"), old.field("status"));
+        for (_, quantity) in status.field("capacity").entries() {
+            resource_list::validate_quantity(&quantity, errors);
+        }
+        for field in ["allocatedResources", "allocatedResourceStatuses"] {
+            for (name, value) in status.field(field).entries() {
+                if before.field(field).key(name).get() == value.get() {
+                    continue;
+                }
+                for problem in machinery::names::qualified_name(name) {
+                    errors.push(value.invalid_as(name, problem));
+                }
+            }
         }
     }
 }
+
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// `dataSource` and `dataSourceRef` name the same thing where only one is set.
 fn sync_data_source(spec: &mut Tree) {
@@ -101,19 +153,59 @@ pub(crate) fn validate_claim_spec(spec: &At, errors: &mut FieldErrors) {
     if spec.field("selector").exists() {
         checks::label_selector(&spec.field("selector"), errors);
     }
-    let requests = spec.fields(&["resources", "requests"]);
-    let storage = requests.key("storage");
+    let resources = spec.field("resources");
+    let storage = resources.field("requests").key("storage");
+    let mut found = FieldErrors::new();
     if storage.exists() {
-        resource_list::validate_quantity(&storage, errors);
-        if resource_list::quantity(&storage).is_some_and(|q| q.is_zero()) {
-            errors.push(storage.invalid("must be greater than zero"));
-        }
+        resource_list::validate_positive(&storage, &mut found);
     } else {
-        errors.push(storage.required(""));
+        found.push(storage.required(""));
+    }
+    // Upstream leaves `requests` out of the path.
+    for mut error in found {
+        error.path = resources.path().key("storage");
+        errors.push(error);
     }
     let class = spec.field("storageClassName");
     if !class.text().is_empty() {
         checks::text_rule(&class, machinery::names::dns1123_subdomain, errors);
     }
     checks::one_of_or_empty(&spec.field("volumeMode"), &["Block", "Filesystem"], errors);
+    let class = spec.field("volumeAttributesClassName");
+    checks::optional_text(&class, machinery::names::dns1123_subdomain, errors);
+    validate_data_sources(spec, errors);
+}
+
+/// What a volume is filled from.
+fn validate_data_sources(spec: &At, errors: &mut FieldErrors) {
+    let (old, new) = (spec.field("dataSource"), spec.field("dataSourceRef"));
+    for source in [&old, &new] {
+        if !source.exists() {
+            continue;
+        }
+        checks::required(&source.field("name"), errors);
+        let (kind, group) = (source.field("kind"), source.field("apiGroup"));
+        checks::required(&kind, errors);
+        if group.text().is_empty() {
+            if !matches!(kind.text(), "" | "PersistentVolumeClaim") {
+                errors.push(source.invalid_as(
+                    kind.text(),
+                    "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+                ));
+            }
+        } else {
+            checks::text_rule(&group, machinery::names::dns1123_subdomain, errors);
+        }
+    }
+    if new.field("namespace").exists() {
+        checks::optional_text(&new.field("namespace"), machinery::names::dns1123_label, errors);
+        if old.exists() {
+            errors.push(spec.invalid_as(
+                "spec.dataSource",
+                "may not be specified when dataSourceRef.namespace is specified",
+            ));
+        }
+    } else if old.exists() && new.exists() && !same(old.get(), new.get()) {
+        errors.push(spec.invalid_as("spec.dataSource", "must match dataSourceRef"));
+    }
 }

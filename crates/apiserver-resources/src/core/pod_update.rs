@@ -1,5 +1,5 @@
 //! What may change in a pod that exists: by a plain update, by its status, and by its other subresources.
-use machinery::{FieldError, FieldErrors, Object};
+use machinery::{FieldError, FieldErrors, FieldPath, Object, names};
 use serde_json::{Map, Value};
 
 use crate::core::pod::Pod;
@@ -22,7 +22,9 @@ pub(crate) fn validate(spec: &At, old: &At, errors: &mut FieldErrors) {
     if counts_differ {
         return;
     }
-    validate_deadline(spec, old, errors);
+    if !validate_deadline(spec, old, errors) {
+        return;
+    }
     validate_gates(&spec.field("schedulingGates"), &old.field("schedulingGates"), errors);
     validate_tolerations(&spec.field("tolerations"), &old.field("tolerations"), errors);
 
@@ -68,19 +70,23 @@ fn put(tree: &mut Tree, field: &str, value: Option<Value>) {
     }
 }
 
-fn validate_deadline(spec: &At, old: &At, errors: &mut FieldErrors) {
+/// Whether the rest is worth looking at.
+fn validate_deadline(spec: &At, old: &At, errors: &mut FieldErrors) -> bool {
     let at = spec.field("activeDeadlineSeconds");
     match (at.int(), old.field("activeDeadlineSeconds").int()) {
+        (Some(new), _) if !(0..=i64::from(i32::MAX)).contains(&new) => {
+            errors.push(at.invalid(format!("must be between 0 and {}, inclusive", i32::MAX)));
+            false
+        }
         (Some(new), Some(old)) if new > old => {
             errors.push(at.invalid("must be less than or equal to previous value"));
+            false
         }
-        (Some(new), _) if new < 0 => errors.push(at.invalid("must be greater than or equal to 0")),
-        (None, Some(_)) => errors.push(FieldError::invalid(
-            &at.path(),
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        )),
-        _ => {}
+        (None, Some(_)) => {
+            errors.push(at.invalid_as(Value::Null, "must not update from a positive integer to nil value"));
+            true
+        }
+        _ => true,
     }
 }
 
@@ -128,12 +134,53 @@ fn allow_narrowing(munged: &mut Tree, spec: &At, old: &At, errors: &mut FieldErr
             "only additions are allowed (no mutations or deletions)",
         ));
     }
-    if old
-        .fields(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"])
-        .get()
-        .is_none()
-    {
-        put(munged, "affinity", old.field("affinity").get().cloned());
+    let path = ["affinity", "nodeAffinity"];
+    let (affinity, was) = (spec.fields(&path), old.fields(&path));
+    if same(affinity.get(), was.get()) {
+        return;
+    }
+    validate_node_affinity(&affinity, &was, errors);
+    match was.get() {
+        Some(was) => {
+            crate::tree::ensure(munged, "affinity").insert("nodeAffinity".into(), was.clone());
+        }
+        None => {
+            if let Some(affinity) = crate::tree::child(munged, "affinity") {
+                affinity.remove("nodeAffinity");
+                if affinity.is_empty() && !old.field("affinity").exists() {
+                    munged.remove("affinity");
+                }
+            }
+        }
+    }
+}
+
+/// Terms that say where a pod may run may only say more.
+fn validate_node_affinity(new: &At, old: &At, errors: &mut FieldErrors) {
+    let path = ["requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    let (terms, before) = (new.fields(&path), old.fields(&path));
+    if before.is_empty() {
+        return;
+    }
+    if terms.len() != before.len() {
+        let shown = terms.get().cloned().unwrap_or(Value::Null);
+        errors.push(
+            terms.invalid_as(shown, "no additions/deletions to non-empty NodeSelectorTerms list are allowed"),
+        );
+        return;
+    }
+    for (term, was) in terms.items().zip(before.items()) {
+        let lists = ["matchExpressions", "matchFields"];
+        let empty = lists.iter().all(|list| was.field(list).is_empty());
+        let kept = lists.iter().all(|list| {
+            let mut now = term.field(list).items().map(|r| r.get().cloned()).collect::<Vec<_>>();
+            now.truncate(was.field(list).len());
+            now == was.field(list).items().map(|r| r.get().cloned()).collect::<Vec<_>>()
+        });
+        // A term that says nothing selects nothing, so adding to it would select more.
+        if !kept || (empty && !same(term.get(), was.get())) {
+            errors.push(term.invalid("only additions are allowed (no mutations or deletions)"));
+        }
     }
 }
 
@@ -190,13 +237,26 @@ pub(crate) fn validate_status(new: &At, old: &At, errors: &mut FieldErrors) {
     let status = new.field("status");
     let nominated = status.field("nominatedNodeName");
     if !nominated.is_empty() {
-        crate::checks::text_rule(&nominated, machinery::names::dns1123_subdomain, errors);
+        crate::checks::text_rule(&nominated, names::dns1123_subdomain, errors);
     }
     let (class, old_class) = (status.field("qosClass"), old.fields(&["status", "qosClass"]));
     if !old_class.is_empty() {
         crate::checks::immutable(&class, &old_class, errors);
     }
-    let policy = new.fields(&["spec", "restartPolicy"]);
+    validate_status_parts(new, errors);
+    // The kubelet never starts one of these again.
+    for (i, before) in old.fields(&["status", "ephemeralContainerStatuses"]).items().enumerate() {
+        let name = before.field("name").text();
+        let list = status.field("ephemeralContainerStatuses");
+        let now = list.items().find(|s| s.field("name").text() == name);
+        if before.fields(&["state", "terminated"]).exists()
+            && now.is_some_and(|now| !now.fields(&["state", "terminated"]).exists())
+        {
+            let path = list.path().index(i).child("state");
+            errors.push(FieldError::forbidden(&path, "may not be transitioned to non-terminated state"));
+        }
+    }
+    let policy = old.fields(&["spec", "restartPolicy"]);
     if policy.text() == "Always" {
         return;
     }
@@ -219,6 +279,89 @@ pub(crate) fn validate_status(new: &At, old: &At, errors: &mut FieldErrors) {
                 errors.push(now.field("state").forbidden("may not be transitioned to non-terminated state"));
             }
         }
+    }
+}
+
+fn validate_status_parts(pod: &At, errors: &mut FieldErrors) {
+    let status = pod.field("status");
+    for condition in status.field("conditions").items() {
+        let ty = condition.field("type");
+        if !matches!(ty.text(), "PodScheduled" | "Ready" | "Initialized") {
+            crate::checks::text_rule(&ty, names::qualified_name, errors);
+        }
+    }
+    let claims = pod.fields(&["spec", "resourceClaims"]);
+    let statuses = status.field("resourceClaimStatuses");
+    for (i, claim) in statuses.items().enumerate() {
+        let name = claim.field("name");
+        if !claims.items().any(|c| c.field("name").text() == name.text()) {
+            errors.push(name.invalid("must match the name of an entry in `spec.resourceClaims`"));
+        }
+        if statuses.items().take(i).any(|c| c.field("name").text() == name.text()) {
+            errors.push(name.duplicate());
+        }
+    }
+    for list in ["podIPs", "hostIPs"] {
+        let list = status.field(list);
+        for (i, item) in list.items().enumerate() {
+            let ip = item.field("ip");
+            for problem in crate::checks::ip(ip.text()) {
+                errors.push(FieldError::invalid(&item.path(), ip.text(), problem));
+            }
+            if list.items().take(i).any(|before| before.field("ip").text() == ip.text()) {
+                errors.push(FieldError::duplicate(&item.path(), ip.text()));
+            }
+        }
+        let families: Vec<bool> = list.items().map(|item| item.field("ip").text().contains(':')).collect();
+        if families.len() > 2 || (families.len() == 2 && families[0] == families[1]) {
+            errors.push(list.invalid("may specify no more than one IP for each IP family"));
+        }
+    }
+}
+
+/// Whether this pod only mirrors one that a node runs by itself.
+fn is_static(pod: &Object) -> bool {
+    pod.annotation("kubernetes.io/config.mirror").is_some()
+}
+
+/// `Forbidden` for the object as a whole.
+fn nowhere(problem: &str) -> FieldError {
+    FieldError::forbidden(&FieldPath::root(), problem)
+}
+
+/// Of the resources of containers only processor time and memory may change, and none may go.
+fn validate_resize(spec: &At, old: &At, errors: &mut FieldErrors) {
+    let of = |list: &At, name: &str| -> Option<Value> {
+        let found = list.items().find(|c| c.field("name").text() == name)?;
+        found.field("resources").get().cloned()
+    };
+    let mut others_change = false;
+    for list in ["containers", "initContainers"] {
+        for container in spec.field(list).items() {
+            let Some(before) = of(&old.field(list), container.field("name").text()) else { continue };
+            let now = container.field("resources");
+            let plain_init = list == "initContainers" && container.field("restartPolicy").text() != "Always";
+            if plain_init && !same(now.get(), Some(&before)) {
+                errors.push(now.forbidden("resources for non-sidecar init containers are immutable"));
+                continue;
+            }
+            for (part, word) in [("requests", "resource requests"), ("limits", "resource limits")] {
+                let was = before.get(part).and_then(Value::as_object).cloned().unwrap_or_default();
+                let is = now.tree().and_then(|t| t.get(part)?.as_object()).cloned().unwrap_or_default();
+                if ["cpu", "memory"].iter().any(|name| was.contains_key(*name) && !is.contains_key(*name)) {
+                    errors.push(now.forbidden(format!("{word} cannot be removed")));
+                }
+                let rest = |all: &Map<String, Value>| {
+                    let mut all = all.clone();
+                    all.retain(|name, _| !matches!(name.as_str(), "cpu" | "memory"));
+                    all
+                };
+                others_change |= rest(&was) != rest(&is);
+            }
+        }
+    }
+    if others_change {
+        errors.push(spec.forbidden("only cpu and memory resources are mutable"));
     }
 }
 
@@ -251,21 +394,21 @@ impl Strategy for EphemeralContainers {
         let mut errors = FieldErrors::new();
         let (at, before) = (At::object(new), At::object(old));
         validation::validate_pod_spec(&at.field("spec"), &mut errors);
+        if is_static(old) {
+            return vec![nowhere("static pods do not support ephemeral containers")];
+        }
         let list = at.field("spec").field("ephemeralContainers");
-        for (i, was) in before.field("spec").field("ephemeralContainers").items().enumerate() {
+        for was in before.field("spec").field("ephemeralContainers").items() {
             let name = was.field("name").text();
-            match list.items().find(|c| c.field("name").text() == name) {
-                None => errors.push(
-                    list.items()
-                        .nth(i)
-                        .unwrap_or_else(|| list.clone())
-                        .forbidden(format!("existing ephemeral containers {name:?} may not be removed\n")),
-                ),
-                Some(now) if !same(now.get(), was.get()) => errors.push(
-                    now.forbidden(format!("existing ephemeral containers {name:?} may not be changed\n")),
-                ),
-                Some(_) => {}
-            }
+            let now = list.items().find(|c| c.field("name").text() == name);
+            let change = match now {
+                None => "removed",
+                Some(now) if !same(now.get(), was.get()) => "changed",
+                Some(_) => continue,
+            };
+            errors.push(
+                list.forbidden(format!("existing ephemeral containers {name:?} may not be {change}\n")),
+            );
         }
         errors
     }
@@ -307,6 +450,13 @@ impl Strategy for Resize {
         let mut errors = FieldErrors::new();
         let at = At::object(new);
         validation::validate_pod_spec(&at.field("spec"), &mut errors);
+        if is_static(old) {
+            errors.push(nowhere("static pods cannot be resized"));
+        }
+        if old.str_at(&["spec", "os", "name"]) == "windows" {
+            errors.push(nowhere("windows pods cannot be resized"));
+        }
+        validate_resize(&at.field("spec"), &At::object(old).field("spec"), &mut errors);
         let (class, before) = (crate::core::pod_qos::qos_class(new), crate::core::pod_qos::qos_class(old));
         if class != before {
             errors.push(FieldError::invalid(

@@ -2,6 +2,7 @@
 use machinery::{FieldErrors, Object};
 use serde_json::{Value, json};
 
+use crate::apps::workload::validate_replicas_status;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::{validate_restarts_always, validate_template};
@@ -55,6 +56,10 @@ impl Rules for ReplicationController {
         }
         validate_template(&template, errors);
         validate_restarts_always(&template, "ReplicationController", errors);
+    }
+
+    fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
+        validate_replicas_status(&new.field("status"), errors);
     }
 
     fn default_propagation(&self) -> Propagation {

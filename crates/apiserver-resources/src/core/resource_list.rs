@@ -50,6 +50,17 @@ pub(crate) fn validate_quantity(at: &At, errors: &mut FieldErrors) {
     }
 }
 
+/// Checks that a quantity is above zero.
+pub(crate) fn validate_positive(at: &At, errors: &mut FieldErrors) {
+    match quantity(at) {
+        Some(quantity) if quantity.is_zero() || quantity.is_negative() => {
+            errors.push(at.invalid_as(quantity.to_string(), "must be greater than zero"));
+        }
+        Some(_) => {}
+        None => validate_quantity(at, errors),
+    }
+}
+
 /// Whether this is one of the resources that Kubernetes itself knows in containers.
 fn is_standard_container_resource(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
@@ -58,6 +69,11 @@ fn is_standard_container_resource(name: &str) -> bool {
 /// Whether this resource may not be overcommitted, because another domain defines it.
 fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
+}
+
+/// Whether this is the name of a resource that a device plugin or a driver may define.
+pub(crate) fn is_extended_name(name: &str) -> bool {
+    is_extended(name) && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// Checks the name of a resource.
@@ -134,8 +150,18 @@ pub(crate) fn validate_requirements(at: &At, claims: &[&str], errors: &mut Field
             _ => {}
         }
     }
-    for claim in at.field("claims").items() {
+    let whole =
+        |prefix: &str| limits.entries().chain(requests.entries()).any(|(name, _)| name.starts_with(prefix));
+    if whole("hugepages-") && !whole("cpu") && !whole("memory") {
+        errors.push(at.forbidden("HugePages require cpu or memory"));
+    }
+    let listed = at.field("claims");
+    for (i, claim) in listed.items().enumerate() {
         let name = claim.field("name");
+        let key = |c: &At| (c.field("name").text().to_owned(), c.field("request").text().to_owned());
+        if listed.items().take(i).any(|c| key(&c) == key(&claim)) {
+            errors.push(claim.duplicate());
+        }
         if name.text().is_empty() {
             errors.push(name.required(""));
         } else if !claims.contains(&name.text()) {

@@ -88,6 +88,29 @@ impl Rules for Service {
         service_validation::validate_status(new, errors);
     }
 
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        if old.is_some_and(|old| same(new.at(&["spec"]), old.at(&["spec"]))) {
+            return found;
+        }
+        let affinity = new.str_at(&["spec", "sessionAffinity"]);
+        if new.str_at(&["spec", "clusterIP"]) == "None" {
+            if !new.str_at(&["spec", "loadBalancerIP"]).is_empty() {
+                found.push("spec.loadBalancerIP is ignored for headless services".to_owned());
+            }
+            if !new.list_at(&["spec", "externalIPs"]).is_empty() {
+                found.push("spec.externalIPs is ignored for headless services".to_owned());
+            }
+            if !matches!(affinity, "" | "None") {
+                found.push("spec.SessionAffinity is ignored for headless services".to_owned());
+            }
+        }
+        if type_is(new, &["ExternalName"]) && !new.list_at(&["spec", "externalIPs"]).is_empty() {
+            found.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        found
+    }
+
     fn allows_create_on_update(&self) -> bool {
         true
     }

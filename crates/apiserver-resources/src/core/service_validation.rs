@@ -7,6 +7,7 @@ use crate::tree::{At, same};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
+const KUBELET_PORT: i64 = 10_250;
 
 /// Checks a service.
 pub(crate) fn validate(service: &At, errors: &mut FieldErrors) {
@@ -16,6 +17,14 @@ pub(crate) fn validate(service: &At, errors: &mut FieldErrors) {
     let ports = spec.field("ports");
     if ports.is_empty() && !headless && ty != "ExternalName" {
         errors.push(ports.required(""));
+    }
+    if ty == "LoadBalancer" {
+        for port in ports.items().filter(|port| port.field("port").int() == Some(KUBELET_PORT)) {
+            errors.push(port.invalid_as(
+                KUBELET_PORT,
+                format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet"),
+            ));
+        }
     }
     match ty {
         "LoadBalancer" if headless => {
@@ -199,7 +208,7 @@ fn validate_repeats(spec: &At, ty: &str, errors: &mut FieldErrors) {
         let protocol = port.field("protocol").text();
         let node_port = port.field("nodePort");
         if let Some(n) = node_port.int().filter(|n| *n != 0) {
-            if matches!(ty, "ClusterIP" | "ExternalName") {
+            if ty == "ClusterIP" {
                 errors.push(node_port.forbidden(format!("may not be used when `type` is '{ty}'")));
             }
             if on_nodes.contains(&(protocol, n)) {
@@ -252,6 +261,7 @@ fn validate_policies(spec: &At, ty: &str, errors: &mut FieldErrors) {
 /// What an update may not change: the addresses, as long as the type needs them.
 pub(crate) fn validate_change(new: &At, old: &At, errors: &mut FieldErrors) {
     let (spec, before) = (new.field("spec"), old.field("spec"));
+    validate_health_port(&spec, &before, errors);
     let needs_ip = |ty: &str| matches!(ty, "ClusterIP" | "NodePort" | "LoadBalancer");
     if !needs_ip(before.field("type").text()) || !needs_ip(spec.field("type").text()) {
         return;
@@ -280,6 +290,17 @@ pub(crate) fn validate_change(new: &At, old: &At, errors: &mut FieldErrors) {
     }
 }
 
+/// Where the nodes say whether they have endpoints does not change.
+fn validate_health_port(spec: &At, before: &At, errors: &mut FieldErrors) {
+    let needs = |spec: &At| {
+        spec.field("type").text() == "LoadBalancer" && spec.field("externalTrafficPolicy").text() == "Local"
+    };
+    let (port, was) = (spec.field("healthCheckNodePort"), before.field("healthCheckNodePort"));
+    if needs(spec) && needs(before) && port.number() != was.number() {
+        errors.push(port.forbidden("field is immutable"));
+    }
+}
+
 /// Checks the status of a service.
 pub(crate) fn validate_status(service: &At, errors: &mut FieldErrors) {
     let balancer = service.field("spec").field("type").text() == "LoadBalancer";
@@ -288,18 +309,23 @@ pub(crate) fn validate_status(service: &At, errors: &mut FieldErrors) {
         errors.push(ingress.forbidden("may only be used when `spec.type` is \"LoadBalancer\""));
         return;
     }
+    validate_load_balancer_points(&ingress, errors);
     for point in ingress.items() {
-        let (ip, hostname, mode) = (point.field("ip"), point.field("hostname"), point.field("ipMode"));
-        if !ip.text().is_empty() {
-            checks::text_rule(&ip, checks::ip, errors);
-            if mode.exists() {
-                checks::one_of(&mode, &["VIP", "Proxy"], errors);
-            } else {
-                errors.push(mode.required("must be specified when `ip` is set"));
-            }
-        } else if mode.exists() {
-            errors.push(mode.forbidden("may not be specified when `ip` is not set"));
+        let (ip, mode) = (point.field("ip"), point.field("ipMode"));
+        match (ip.text().is_empty(), mode.exists()) {
+            (false, true) => checks::one_of(&mode, &["Proxy", "VIP"], errors),
+            (false, false) => errors.push(mode.required("must be specified when `ip` is set")),
+            (true, true) => errors.push(mode.forbidden("may not be specified when `ip` is not set")),
+            (true, false) => {}
         }
+    }
+}
+
+/// Checks where a load balancer takes traffic.
+pub(crate) fn validate_load_balancer_points(points: &At, errors: &mut FieldErrors) {
+    for point in points.items() {
+        let (ip, hostname) = (point.field("ip"), point.field("hostname"));
+        checks::optional_text(&ip, checks::ip, errors);
         if !hostname.text().is_empty() {
             checks::text_rule(&hostname, names::dns1123_subdomain, errors);
             if hostname.text().parse::<std::net::IpAddr>().is_ok() {

@@ -13,6 +13,7 @@ pub(crate) struct EndpointSlice;
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
+const MAX_HINTS: usize = 8;
 
 impl Rules for EndpointSlice {
     const FACTS: Facts = Facts::GENERATION;
@@ -102,6 +103,27 @@ fn validate_endpoints(endpoints: &At, ty: &str, errors: &mut FieldErrors) {
         let node = endpoint.field("nodeName");
         if node.exists() {
             checks::text_rule(&node, names::dns1123_subdomain, errors);
+        }
+        validate_hints(&endpoint.field("hints"), errors);
+    }
+}
+
+/// Which zones and nodes an endpoint is for.
+fn validate_hints(hints: &At, errors: &mut FieldErrors) {
+    for (field, rule) in
+        [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)]
+    {
+        let list = hints.field(field);
+        if list.len() > MAX_HINTS {
+            errors.push(list.too_many(MAX_HINTS));
+            continue;
+        }
+        for (i, hint) in list.items().enumerate() {
+            let name = hint.field("name");
+            if list.items().take(i).any(|h| h.field("name").text() == name.text()) {
+                errors.push(FieldError::duplicate(&hint.path(), name.text()));
+            }
+            checks::text_rule(&name, rule, errors);
         }
     }
 }

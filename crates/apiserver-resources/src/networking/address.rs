@@ -1,5 +1,7 @@
 //! networking.k8s.io/v1 IPAddress and ServiceCIDR: rules on the way in.
-use machinery::FieldErrors;
+use ipnet::IpNet;
+use machinery::{FieldErrors, names};
+use serde_json::Value;
 
 use crate::checks;
 use crate::rules::{Facts, Rules};
@@ -17,13 +19,13 @@ impl Rules for IpAddress {
             errors.push(parent.required(""));
             return;
         }
-        for field in ["resource", "name"] {
-            checks::required(&parent.field(field), errors);
-        }
+        checks::optional_text(&parent.field("group"), names::dns1123_subdomain, errors);
+        checks::required_text(&parent.field("resource"), names::path_segment, errors);
+        checks::required_text(&parent.field("name"), names::path_segment, errors);
+        checks::optional_text(&parent.field("namespace"), names::path_segment, errors);
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
-        self.validate(new, errors);
         let path = ["spec", "parentRef"];
         checks::immutable(&new.fields(&path), &old.fields(&path), errors);
     }
@@ -39,18 +41,46 @@ impl Rules for ServiceCidr {
         let cidrs = object.fields(&["spec", "cidrs"]);
         if cidrs.is_empty() {
             errors.push(cidrs.required("at least one CIDR required"));
+            return;
         }
         if cidrs.len() > 2 {
-            errors.push(cidrs.invalid("may only hold up to 2 values"));
+            let spec = object.field("spec").get().cloned().unwrap_or(Value::Null);
+            errors.push(cidrs.invalid_as(spec, "may only hold up to 2 values"));
+            return;
         }
         for cidr in cidrs.items() {
-            checks::text_rule(&cidr, checks::cidr, errors);
+            checks::text_rule(&cidr, checks::canonical_cidr, errors);
+        }
+        let families: Vec<bool> = cidrs
+            .items()
+            .filter_map(|cidr| cidr.text().parse().ok())
+            .map(|net| matches!(net, IpNet::V6(_)))
+            .collect();
+        if let [a, b] = families[..]
+            && a == b
+        {
+            errors.push(cidrs.invalid(
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+            ));
         }
     }
 
+    /// A second family may come, and that is all.
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
-        self.validate(new, errors);
         let path = ["spec", "cidrs"];
-        checks::immutable(&new.fields(&path), &old.fields(&path), errors);
+        let (cidrs, before) = (new.fields(&path), old.fields(&path));
+        let grows = (before.len(), cidrs.len()) == (1, 2);
+        if cidrs.len() != before.len() && !grows {
+            errors.push(cidrs.invalid("field is immutable"));
+            return;
+        }
+        for (cidr, before) in cidrs.items().zip(before.items()) {
+            if cidr.text() != before.text() {
+                errors.push(cidr.invalid("field is immutable"));
+            }
+        }
+        if grows {
+            self.validate(new, errors);
+        }
     }
 }

@@ -35,25 +35,46 @@ impl Rules for NetworkPolicy {
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
-        let spec = object.field("spec");
-        checks::label_selector(&spec.field("podSelector"), errors);
-        for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        validate_spec(&object.field("spec"), &[], errors);
+    }
+
+    fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
+        let spec = old.field("spec");
+        let mut known: Vec<&str> = Vec::new();
+        for (direction, peers) in DIRECTIONS {
             for rule in spec.field(direction).items() {
-                for port in rule.field("ports").items() {
-                    validate_port(&port, errors);
-                }
-                for peer in rule.field(peers).items() {
-                    validate_peer(&peer, errors);
+                for block in rule.field(peers).items().map(|peer| peer.field("ipBlock")) {
+                    known.push(block.field("cidr").text());
+                    known.extend(block.field("except").items().map(|e| e.text()));
                 }
             }
         }
-        let types = spec.field("policyTypes");
-        if types.len() > 2 {
-            errors.push(types.invalid("may not specify more than two policyTypes"));
+        validate_spec(&new.field("spec"), &known, errors);
+    }
+}
+
+const DIRECTIONS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
+
+/// `known`: networks that the old object has, which stay good whatever they are.
+fn validate_spec(spec: &At, known: &[&str], errors: &mut FieldErrors) {
+    checks::label_selector(&spec.field("podSelector"), errors);
+    for (direction, peers) in DIRECTIONS {
+        for rule in spec.field(direction).items() {
+            for port in rule.field("ports").items() {
+                validate_port(&port, errors);
+            }
+            for peer in rule.field(peers).items() {
+                validate_peer(&peer, known, errors);
+            }
         }
-        for ty in types.items() {
-            checks::one_of(&ty, &["Ingress", "Egress"], errors);
-        }
+    }
+    let types = spec.field("policyTypes");
+    if types.len() > 2 {
+        errors.push(types.invalid("may not specify more than two policyTypes"));
+        return;
+    }
+    for ty in types.items() {
+        checks::one_of(&ty, &["Egress", "Ingress"], errors);
     }
 }
 
@@ -65,18 +86,20 @@ fn validate_port(port: &At, errors: &mut FieldErrors) {
     }
     let Some(last) = end.int() else { return };
     match number.get() {
-        None => errors.push(end.required("may not be specified when `port` is not specified")),
+        None => errors.push(end.invalid("may not be specified when `port` is not specified")),
         Some(Value::String(_)) => {
-            errors.push(end.required("may not be specified when `port` is non-numeric"))
+            errors.push(end.invalid("may not be specified when `port` is non-numeric"));
         }
-        Some(first) if first.as_i64().is_some_and(|first| last < first) => {
-            errors.push(end.invalid("must be greater than or equal to `port`"));
+        Some(first) => {
+            if first.as_i64().is_some_and(|first| last < first) {
+                errors.push(end.invalid("must be greater than or equal to `port`"));
+            }
+            errors.extend(machinery::names::port_number(last).into_iter().map(|p| end.invalid(p)));
         }
-        Some(_) => errors.extend(machinery::names::port_number(last).into_iter().map(|p| end.invalid(p))),
     }
 }
 
-fn validate_peer(peer: &At, errors: &mut FieldErrors) {
+fn validate_peer(peer: &At, known: &[&str], errors: &mut FieldErrors) {
     let (pods, namespaces, block) =
         (peer.field("podSelector"), peer.field("namespaceSelector"), peer.field("ipBlock"));
     for selector in [&pods, &namespaces] {
@@ -85,14 +108,19 @@ fn validate_peer(peer: &At, errors: &mut FieldErrors) {
         }
     }
     if block.exists() {
+        let network = |at: &At, errors: &mut FieldErrors| {
+            if !known.contains(&at.text()) {
+                checks::text_rule(at, checks::cidr, errors);
+            }
+        };
         let cidr = block.field("cidr");
         if cidr.text().is_empty() {
             errors.push(cidr.required(""));
         } else {
-            checks::text_rule(&cidr, checks::cidr, errors);
+            network(&cidr, errors);
         }
         for except in block.field("except").items() {
-            checks::text_rule(&except, checks::cidr, errors);
+            network(&except, errors);
             let nets = (cidr.text().parse::<ipnet::IpNet>(), except.text().parse::<ipnet::IpNet>());
             if let (Ok(whole), Ok(part)) = nets
                 && (!whole.contains(&part) || whole == part)

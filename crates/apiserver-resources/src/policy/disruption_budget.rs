@@ -34,6 +34,7 @@ impl Rules for PodDisruptionBudget {
     }
 
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
+        checks::conditions(&new.fields(&["status", "conditions"]), errors);
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             checks::non_negative(&new.field("status").field(field), errors);
         }

@@ -1,46 +1,101 @@
 //! storage.k8s.io/v1 StorageClass and VolumeAttributesClass: rules on the way in.
 use machinery::{FieldErrors, Object, names};
+use serde_json::Value;
 
 use crate::checks;
 use crate::rules::{Facts, Rules};
-use crate::tree::{At, default_value};
+use crate::tree::{At, default_text, default_value, same};
 
 /// Rules of storage classes.
 pub(crate) struct StorageClass;
+
+const MAX_PARAMETERS: usize = 512;
+const MAX_PARAMETERS_SIZE: usize = 256 * 1024;
 
 impl Rules for StorageClass {
     const FACTS: Facts = Facts::PLAIN;
 
     fn fill_defaults(&self, object: &mut Object) {
         default_value(&mut object.0, "reclaimPolicy", "Delete");
-        default_value(&mut object.0, "volumeBindingMode", "Immediate");
+        default_text(&mut object.0, "volumeBindingMode", "Immediate");
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
-        let provisioner = object.field("provisioner");
-        if provisioner.text().is_empty() {
-            errors.push(provisioner.required(""));
-        } else {
-            let lower = provisioner.text().to_lowercase();
-            errors.extend(names::qualified_name(&lower).into_iter().map(|p| provisioner.invalid(p)));
-        }
-        for (key, parameter) in object.field("parameters").entries() {
-            if key.is_empty() {
-                errors.push(parameter.invalid("field can not be empty."));
-            }
-        }
+        validate_provisioner(&object.field("provisioner"), errors);
+        validate_parameters(&object.field("parameters"), true, errors);
         checks::one_of_or_empty(&object.field("reclaimPolicy"), &["Delete", "Retain"], errors);
         checks::one_of(&object.field("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"], errors);
+        validate_topologies(&object.field("allowedTopologies"), errors);
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
-        self.validate(new, errors);
         for field in ["parameters", "provisioner", "reclaimPolicy"] {
-            if !crate::tree::same(new.field(field).get(), old.field(field).get()) {
-                errors.push(new.field(field).forbidden(format!("updates to {field} are forbidden.")));
-            }
+            forbid_change(new, old, field, errors);
         }
         checks::immutable(&new.field("volumeBindingMode"), &old.field("volumeBindingMode"), errors);
+    }
+}
+
+fn forbid_change(new: &At, old: &At, field: &'static str, errors: &mut FieldErrors) {
+    if !same(new.field(field).get(), old.field(field).get()) {
+        errors.push(new.field(field).forbidden(format!("updates to {field} are forbidden.")));
+    }
+}
+
+fn validate_provisioner(at: &At, errors: &mut FieldErrors) {
+    if at.text().is_empty() {
+        errors.push(at.required(""));
+        return;
+    }
+    let lower = at.text().to_lowercase();
+    errors.extend(names::qualified_name(&lower).into_iter().map(|p| at.invalid_as(lower.as_str(), p)));
+}
+
+fn validate_parameters(at: &At, may_be_empty: bool, errors: &mut FieldErrors) {
+    if at.entries().count() > MAX_PARAMETERS {
+        errors.push(at.too_long(MAX_PARAMETERS));
+        return;
+    }
+    let mut size = 0;
+    for (key, value) in at.entries() {
+        if key.is_empty() {
+            errors.push(at.invalid_as("", "field can not be empty."));
+        }
+        size += key.len() + value.text().len();
+    }
+    if size > MAX_PARAMETERS_SIZE {
+        errors.push(at.too_long(MAX_PARAMETERS_SIZE));
+    }
+    if !may_be_empty && at.is_empty() {
+        errors.push(at.required("must contain at least one key/value pair"));
+    }
+}
+
+fn validate_topologies(terms: &At, errors: &mut FieldErrors) {
+    let mut seen: Vec<Option<&Value>> = Vec::new();
+    for term in terms.items() {
+        let expressions = term.field("matchLabelExpressions");
+        let mut keys: Vec<&str> = Vec::new();
+        for expression in expressions.items() {
+            let (key, values) = (expression.field("key"), expression.field("values"));
+            if values.is_empty() {
+                errors.push(values.required(""));
+            }
+            for (i, value) in values.items().enumerate() {
+                if values.items().take(i).any(|v| v.text() == value.text()) {
+                    errors.push(value.duplicate());
+                }
+            }
+            checks::text_rule(&key, names::qualified_name, errors);
+            if keys.contains(&key.text()) {
+                errors.push(key.duplicate());
+            }
+            keys.push(key.text());
+        }
+        if seen.iter().any(|before| same(*before, expressions.get())) {
+            errors.push(machinery::FieldError::duplicate(&expressions.path(), ""));
+        }
+        seen.push(expressions.get());
     }
 }
 
@@ -51,14 +106,14 @@ impl Rules for VolumeAttributesClass {
     const FACTS: Facts = Facts::PLAIN;
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
-        checks::required(&object.field("driverName"), errors);
-        checks::required(&object.field("parameters"), errors);
+        validate_provisioner(&object.field("driverName"), errors);
+        validate_parameters(&object.field("parameters"), false, errors);
     }
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
-        self.validate(new, errors);
         for field in ["driverName", "parameters"] {
-            checks::immutable(&new.field(field), &old.field(field), errors);
+            forbid_change(new, old, field, errors);
         }
+        self.validate(new, errors);
     }
 }

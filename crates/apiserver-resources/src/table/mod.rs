@@ -62,7 +62,14 @@ pub fn columns(group: &str, plural: &str) -> &'static [Column] {
 
 /// The cells of an object, one for each column.
 pub fn row(group: &str, plural: &str, object: &Object, now: Timestamp) -> Vec<Value> {
-    (printers::find(group, plural).row)(object, now)
+    let printer = printers::find(group, plural);
+    // What is measured and wanted has fields only in the stored version.
+    if object.api_version() == "autoscaling/v1" && object.kind() == "HorizontalPodAutoscaler" {
+        let mut stored = object.clone();
+        crate::autoscaling::v1::to_stored(&mut stored);
+        return (printer.row)(&stored, now);
+    }
+    (printer.row)(object, now)
 }
 
 /// The text, or what stands for none.

@@ -1,2 +1,9 @@
-//! The server as a whole, without a socket.
+//! Whole API servers. Over real etcd: several of them agree, and nothing changes when the store is another one. Alone: who
+//! may do what on every route.
+
+mod agreement;
+mod consistency;
 mod matrix;
+mod servers;
+mod swap;
+mod values;

@@ -71,6 +71,7 @@ async fn start() -> Bench {
         }),
         service_cidr: "10.96.0.0/12".parse().unwrap(),
         node_ports: 30000..=32767,
+        shared: false,
         components: Vec::new(),
     };
     let stop = CancellationToken::new();

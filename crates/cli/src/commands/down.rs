@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::args::Down;
 use crate::cluster;
-use crate::output::Failure;
+use crate::output::{self, Failure};
 use crate::run::proxy_table;
 
 /// `cox down`.
@@ -14,9 +14,10 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
     let layout = cluster::layout(&options.which)?;
     if !layout.exists().map_err(|e| Failure::of(&e))? {
         if as_json {
-            println!("{}", json!({ "name": layout.name(), "found": false }));
+            output::print_json(&json!({ "name": layout.name(), "found": false }))?;
         } else {
-            println!("There is no cluster {:?} in {}.", layout.name(), options.which.data_dir.display());
+            let data = options.which.data_dir.display();
+            output::print(&format!("There is no cluster {:?} in {data}.\n", layout.name()))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -36,12 +37,12 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
             "purged": removed.purged,
             "problems": removed.problems,
         });
-        println!("{value}");
+        output::print_json(&value)?;
     } else {
         let data = if removed.purged { "its data is gone" } else { "its data is kept" };
-        println!("Cluster {:?} is down; {data}.", layout.name());
+        output::print(&format!("Cluster {:?} is down; {data}.\n", layout.name()))?;
         for problem in &removed.problems {
-            eprintln!("  could not remove: {problem}");
+            output::note(&format!("  could not remove: {problem}"));
         }
     }
     Ok(if removed.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::args::Kubeconfig;
 use crate::cluster::Cluster;
-use crate::output::Failure;
+use crate::output::{self, Failure};
 
 /// Prints the kubeconfig or its path.
 pub fn kubeconfig(options: &Kubeconfig, as_json: bool) -> Result<ExitCode, Failure> {
@@ -15,10 +15,10 @@ pub fn kubeconfig(options: &Kubeconfig, as_json: bool) -> Result<ExitCode, Failu
         Failure::new(format!("cannot read {}: {e}", path.display()), "run `cox up` to write it again")
     })?;
     match (as_json, options.path) {
-        (true, true) => println!("{}", json!({ "path": path })),
-        (true, false) => println!("{}", json!({ "path": path, "kubeconfig": text })),
-        (false, true) => println!("{}", path.display()),
-        (false, false) => print!("{text}"),
+        (true, true) => output::print_json(&json!({ "path": path }))?,
+        (true, false) => output::print_json(&json!({ "path": path, "kubeconfig": text }))?,
+        (false, true) => output::print(&format!("{}\n", path.display()))?,
+        (false, false) => output::print(&text)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use client::Remote;
 use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ComponentStatus, Node, Pod};
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 use crate::args::Which;
 use crate::cluster::Cluster;
 use crate::commands::up::PROCESS;
-use crate::output::Failure;
+use crate::output::{self, Failure};
+use crate::parts::VERSION;
 
 /// How long the API server gets to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,28 +46,31 @@ pub async fn status(which: Which, as_json: bool) -> Result<ExitCode, Failure> {
     }
     lines.extend(certificates(&cluster));
     let healthy = lines.iter().all(|l| l.healthy);
-    print(&cluster, &lines, healthy, as_json);
+    tell(&cluster, &lines, healthy, as_json)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(cluster: &Cluster, lines: &[Line], healthy: bool, as_json: bool) {
+fn tell(cluster: &Cluster, lines: &[Line], healthy: bool, as_json: bool) -> Result<(), Failure> {
     if as_json {
         let items: Vec<Value> = lines
             .iter()
             .map(|l| json!({ "what": l.what, "name": l.name, "healthy": l.healthy, "detail": l.detail }))
             .collect();
-        println!("{}", json!({ "name": cluster.layout.name(), "healthy": healthy, "items": items }));
-        return;
+        return output::print_json(
+            &json!({ "name": cluster.layout.name(), "healthy": healthy, "items": items }),
+        );
     }
     let width = lines.iter().map(|l| l.name.len()).max().unwrap_or(0).max(4);
-    println!("{:<12} {:<width$} {:<8} DETAIL", "", "NAME", "HEALTHY");
+    let mut text = format!("{:<12} {:<width$} {:<8} DETAIL\n", "", "NAME", "HEALTHY");
     for line in lines {
         let healthy = if line.healthy { "yes" } else { "NO" };
-        println!("{:<12} {:<width$} {healthy:<8} {}", line.what, line.name, line.detail);
+        text += &format!("{:<12} {:<width$} {healthy:<8} {}\n", line.what, line.name, line.detail);
     }
     if !healthy {
-        println!("Not healthy. Try `cox up` to repair it; logs are in {}.", cluster.layout.logs().display());
+        let logs = cluster.layout.logs();
+        text += &format!("Not healthy. Try `cox up` to repair it; logs are in {}.\n", logs.display());
     }
+    output::print(&text)
 }
 
 fn process(cluster: &Cluster) -> Line {
@@ -78,8 +83,9 @@ fn process(cluster: &Cluster) -> Line {
 }
 
 async fn ask(cluster: &Cluster) -> Result<Vec<Line>, String> {
-    let client: Client = client::from_kubeconfig_file(&cluster.admin_kubeconfig())
+    let client: Client = Remote::from_kubeconfig_file(&cluster.admin_kubeconfig(), &format!("cox/{VERSION}"))
         .await
+        .and_then(|remote| remote.client())
         .map_err(|e| base::Chain(&e).to_string())?;
     let text = |e: kube::Error| base::Chain(&e).to_string();
     let request = Request::get("/readyz").body(Vec::new()).map_err(|e| e.to_string())?;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Up, Which};
 use crate::cluster::{Cluster, Settings};
-use crate::output::Failure;
+use crate::output::{self, Failure};
 use crate::run;
 
 /// Name of the record of the process that runs the parts.
@@ -26,49 +26,49 @@ const DYING: Duration = Duration::from_secs(5);
 /// How long the parts get to end.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Shows long work.
-struct Steps {
-    bar: ProgressBar,
-}
+/// Shows long work on standard error; nothing where a program reads the output.
+struct Steps(Option<ProgressBar>);
 
 impl Steps {
     fn new(quiet: bool) -> Self {
-        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        if quiet {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar }
+        Self(Some(bar))
     }
 
     fn begin(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
+        if let Some(bar) = &self.0 {
+            bar.set_message(what.to_owned());
+        }
     }
 
     fn done(&self, what: &str, detail: &str) {
-        if self.bar.is_hidden() && !self.quiet() {
-            eprintln!("  {what}: {detail}");
-        } else {
-            self.bar.println(format!("  {what}: {detail}"));
+        match &self.0 {
+            // No terminal: no spinner, plain lines.
+            Some(bar) if bar.is_hidden() => output::note(&format!("  {what}: {detail}")),
+            Some(bar) => bar.println(format!("  {what}: {detail}")),
+            None => {}
         }
     }
 
-    /// Hidden on purpose, not because there is no terminal.
-    fn quiet(&self) -> bool {
-        self.bar.length() == Some(0)
+    fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }
 
-fn report(findings: &[Finding]) -> Result<(), Failure> {
-    let mut errors = Vec::new();
-    for finding in findings {
-        match finding.severity {
-            Severity::Error => errors.push(finding),
-            _ => eprintln!("  warning: {finding}"),
-        }
-    }
+/// The warnings among the findings, or all that is wrong.
+fn judge(findings: &[Finding]) -> Result<Vec<String>, Failure> {
+    let errors: Vec<&Finding> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
     match errors.as_slice() {
-        [] => Ok(()),
+        [] => Ok(findings.iter().map(ToString::to_string).collect()),
         [one] => Err(Failure::new(one.problem.clone(), one.next.clone())),
         many => {
             let all: Vec<String> = many.iter().map(|f| format!("- {f}")).collect();
@@ -141,7 +141,10 @@ pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
     let host = cluster.host().await?;
     cluster.layout.exists().map_err(|e| Failure::of(&e))?;
     let state = running(&cluster, &options.which);
-    report(&findings(&cluster, &host).await)?;
+    let warnings = judge(&findings(&cluster, &host).await)?;
+    if !as_json {
+        warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
+    }
     let lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
     let steps = Steps::new(as_json);
     match &state {
@@ -163,47 +166,45 @@ pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
     cluster.keep()?;
     drop(lock);
     if options.foreground {
-        steps.bar.finish_and_clear();
+        steps.end();
         return run_here(cluster, None).await;
     }
     if !matches!(state, Running::Same(_)) {
         steps.begin("starting the parts");
         start(&cluster, &options, &steps).await?;
     }
-    steps.bar.finish_and_clear();
-    tell(&cluster, began.elapsed(), as_json);
+    steps.end();
+    tell(&cluster, began.elapsed(), as_json.then_some(warnings))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(cluster: &Cluster, took: Duration, as_json: bool) {
+/// Says where the cluster is; as JSON with the warnings, where they are given.
+fn tell(cluster: &Cluster, took: Duration, as_json: Option<Vec<String>>) -> Result<(), Failure> {
     let kubeconfig = cluster.admin_kubeconfig();
     let server = format!("https://127.0.0.1:{}", cluster.settings.secure_port);
     let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
-    if as_json {
-        let value = json!({
+    if let Some(warnings) = as_json {
+        return output::print_json(&json!({
             "name": cluster.layout.name(),
             "server": server,
             "kubeconfig": kubeconfig,
             "seconds": seconds,
-        });
-        println!("{value}");
-        return;
+            "warnings": warnings,
+        }));
     }
-    println!("Cluster {:?} is ready after {seconds} s.", cluster.layout.name());
-    println!("Kubeconfig: {}", kubeconfig.display());
-    println!();
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    if cluster.settings.node {
-        println!("  kubectl get nodes -o wide");
-        println!(
-            "  kubectl create deployment hello --image={}:{} --replicas=3",
-            images::HELLO,
-            images::VERSION
-        );
+    let kubeconfig = kubeconfig.display();
+    let next = if cluster.settings.node {
+        let image = format!("{}:{}", images::HELLO, images::VERSION);
+        format!(
+            "  kubectl get nodes -o wide\n  kubectl create deployment hello --image={image} --replicas=3\n"
+        )
     } else {
-        println!("  kubectl get namespaces");
-        println!("  kubectl api-resources");
-    }
+        "  kubectl get namespaces\n  kubectl api-resources\n".to_owned()
+    };
+    output::print(&format!(
+        "Cluster {:?} is ready after {seconds} s.\nKubeconfig: {kubeconfig}\n\n  export KUBECONFIG={kubeconfig}\n{next}",
+        cluster.layout.name(),
+    ))
 }
 
 /// Starts the parts in a process of their own and waits until they say that they are ready.

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{Anonymous, ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use apiserver::{
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, TlsFiles};
+use async_trait::async_trait;
 use clap::{Args, ValueEnum};
-use storage::{Embedded, Options};
+use storage::{Embedded, Etcd, Options, Storage};
 
 use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use crate::output::Failure;
@@ -33,16 +35,20 @@ pub enum Mode {
 /// Flags of the API server, with upstream's names.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Directory of the embedded store.
-    #[arg(long)]
-    data_dir: PathBuf,
+    /// Directory of the embedded store; without it, objects are kept in etcd.
+    #[arg(long, conflicts_with = "etcd_servers", required_unless_present = "etcd_servers")]
+    data_dir: Option<PathBuf>,
+    /// Where objects are kept.
+    #[command(flatten)]
+    etcd: EtcdFlags,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
     /// Port to listen on.
     #[arg(long, default_value_t = 6443)]
     secure_port: u16,
-    /// Where others reach this server; the bind address if absent.
+    /// Where others reach this server; the bind address if absent, or that of the default route where it listens on
+    /// all addresses or on loopback alone.
     #[arg(long)]
     advertise_address: Option<IpAddr>,
     /// Serving certificate.
@@ -101,6 +107,115 @@ pub struct Flags {
     service_node_port_range: RangeInclusive<u16>,
 }
 
+/// Flags about etcd, with upstream's names.
+#[derive(Args, Debug)]
+struct EtcdFlags {
+    /// URLs of the etcd members, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// CA of etcd's serving certificates.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
+    /// Prefix of all keys in etcd.
+    #[arg(long, default_value = "/registry")]
+    etcd_prefix: String,
+    /// How often etcd's history is forgotten; 0: never by this server.
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    etcd_compaction_interval: Duration,
+    /// Form of the storage.
+    #[arg(long, default_value = "etcd3", value_parser = ["etcd3"])]
+    storage_backend: String,
+    /// Other etcds for some resources.
+    #[arg(long, value_parser = no_overrides)]
+    etcd_servers_overrides: Option<String>,
+}
+
+fn no_overrides(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    Err("all resources are kept in one etcd: leave it out, and move what the other etcd holds into the one that \
+         --etcd-servers names"
+        .into())
+}
+
+/// A duration as Go prints it: `5m`, `1m30s`, `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("time: invalid duration {text:?}");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let number: f64 = rest[..end].parse().map_err(|_| bad())?;
+        rest = &rest[end..];
+        let units = [("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+        let (unit, seconds) = units.into_iter().find(|(unit, _)| rest.starts_with(unit)).ok_or_else(bad)?;
+        rest = &rest[unit.len()..];
+        total += number * seconds;
+    }
+    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(total).map_err(|_| bad()) }
+}
+
+impl EtcdFlags {
+    async fn open(self) -> Result<Etcd, storage::etcd::OpenError> {
+        let client = self.etcd_certfile.zip(self.etcd_keyfile);
+        let tls = self.etcd_cafile.map(|authority| storage::etcd::TlsFiles { authority, client });
+        let options = storage::etcd::Options {
+            endpoints: self.etcd_servers,
+            tls,
+            prefix: self.etcd_prefix,
+            compaction: Some(self.etcd_compaction_interval),
+            ..storage::etcd::Options::default()
+        };
+        Etcd::open(options).await
+    }
+}
+
+/// etcd, as `componentstatuses` asks it.
+struct EtcdHealth(Arc<Etcd>);
+
+#[async_trait]
+impl Component for EtcdHealth {
+    fn name(&self) -> &str {
+        "etcd-0"
+    }
+
+    async fn probe(&self) -> Result<String, String> {
+        self.0.healthy().map(|()| "ok".into()).map_err(|e| e.to_string())
+    }
+}
+
+/// A store, and what it means for the server.
+struct Opened {
+    storage: Arc<dyn Storage>,
+    /// Whether other servers may use it.
+    shared: bool,
+    components: Vec<Arc<dyn Component>>,
+}
+
+/// Opens the store that the flags name.
+async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
+    let Some(dir) = data_dir else {
+        let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
+        let components: Vec<Arc<dyn Component>> = vec![Arc::new(EtcdHealth(etcd.clone()))];
+        return Ok(Opened { storage: etcd, shared: true, components });
+    };
+    let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
+        .await
+        .map_err(|e| Failure::of(&e))?
+        .map_err(|e| Failure::of(&e))?;
+    Ok(Opened { storage: Arc::new(embedded), shared: false, components: Vec::new() })
+}
+
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').ok_or("want FIRST-LAST, for example 30000-32767")?;
     let number = |s: &str| s.trim().parse::<u16>().map_err(|e| format!("{s}: {e}"));
@@ -111,11 +226,14 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// Runs the API server until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let dir = flags.data_dir.clone();
-    let storage = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
-        .await
-        .map_err(|e| Failure::of(&e))?
-        .map_err(|e| Failure::of(&e))?;
+    let opened = open(flags.data_dir, flags.etcd).await?;
+    let advertise = match flags.advertise_address {
+        Some(address) => address,
+        None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
+            super::own_address("--advertise-address").await?
+        }
+        None => flags.bind_address,
+    };
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -134,9 +252,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let mut issuers = flags.service_account_issuer.into_iter();
     let issuer = issuers.next().unwrap_or_default();
     let config = Config {
-        storage: Arc::new(storage),
+        storage: opened.storage,
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
-        advertise: flags.advertise_address.unwrap_or(flags.bind_address),
+        advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
         client_ca: flags.client_ca_file,
         token_file: flags.token_auth_file,
@@ -165,7 +283,8 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         kubelet,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
-        components: Vec::new(),
+        shared: opened.shared,
+        components: opened.components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");
@@ -177,6 +296,44 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parse(extra: &[&str]) -> Result<Flags, String> {
+        use clap::Parser as _;
+        let files = ["tls-cert-file", "tls-private-key-file", "client-ca-file"];
+        let accounts = ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
+        let needed = files.iter().chain(&accounts).map(|flag| format!("--{flag}=x"));
+        let line = std::iter::once("kube-apiserver".to_owned()).chain(needed);
+        Line::try_parse_from(line.chain(extra.iter().map(|s| (*s).to_owned())))
+            .map(|line| line.flags)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn etcd_or_a_directory_is_named() {
+        assert!(parse(&["--data-dir=/x"]).is_ok());
+        let flags = parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
+        assert_eq!(flags.etcd.etcd_servers, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(flags.etcd.etcd_compaction_interval, Duration::from_secs(300));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--data-dir=/x", "--etcd-servers=https://a:2379"]).is_err());
+        assert!(parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
+            .is_err_and(|e| e.contains("one etcd")));
+        assert!(parse(&["--etcd-servers=https://a:2379", "--etcd-certfile=x"]).is_err());
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, seconds) in [("5m", 300.0), ("1m30s", 90.0), ("0", 0.0), ("1.5h", 5400.0), ("200ms", 0.2)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        assert!(["", "5", "m", "-1s", "1x"].iter().all(|text| duration(text).is_err()));
+    }
 
     #[test]
     fn port_ranges_are_checked() {

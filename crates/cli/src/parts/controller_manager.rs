@@ -1,6 +1,7 @@
 //! `cox kube-controller-manager`.
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -28,6 +29,10 @@ pub struct Flags {
     /// Which controllers run: `*`, names, and -name for those not to run.
     #[arg(long, value_delimiter = ',', default_value = "*")]
     controllers: Vec<String>,
+    /// Gives each controller a client of its own, with a token for its service account in kube-system; needed where
+    /// the API server asks RBAC. Without it all controllers act as the kubeconfig's user.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    use_service_account_credentials: bool,
     /// Signing of certificates and tokens.
     #[command(flatten)]
     signing: SigningFlags,
@@ -36,7 +41,8 @@ pub struct Flags {
 /// Runs the controllers until they are asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
+    let remote = super::remote(&flags.kubeconfig, "kube-controller-manager").await?;
+    let client = remote.client().map_err(|e| Failure::of(&e))?;
     let root_ca = match &flags.root_ca_file {
         Some(path) => std::fs::read_to_string(path).map_err(|e| {
             Failure::new(format!("cannot read {}: {e}", path.display()), "see --root-ca-file")
@@ -53,7 +59,12 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         ..controllers::Config::default()
     };
     flags.signing.apply(&mut config)?;
-    let shared = client.clone();
-    let clients: controllers::ClientFor = std::sync::Arc::new(move |_| shared.clone());
+    let clients: controllers::ClientFor = if flags.use_service_account_credentials {
+        let accounts = remote.service_accounts("kube-system").map_err(|e| Failure::of(&e))?;
+        Arc::new(move |account| accounts.client(account))
+    } else {
+        let shared = client.clone();
+        Arc::new(move |_| shared.clone())
+    };
     super::ended(controllers::run(config, client, clients, stop).await)
 }

@@ -27,7 +27,7 @@ pub struct Flags {
 /// Runs the DNS until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig).await?;
+    let client = super::client_of(&flags.kubeconfig, "coredns").await?;
     let config = dns::Config {
         domain: flags.cluster_domain,
         resolv_conf: Some(flags.resolv_conf),

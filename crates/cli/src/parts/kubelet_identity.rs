@@ -58,6 +58,6 @@ impl IdentityFlags {
             tokio::spawn(rotating.rotate(stop.clone()));
             return Ok(client);
         }
-        super::client_of(kubeconfig).await
+        super::client_of(kubeconfig, "kubelet").await
     }
 }

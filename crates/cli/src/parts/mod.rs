@@ -3,6 +3,7 @@ pub mod api_server;
 mod api_server_identity;
 pub mod controller_manager;
 pub mod dns;
+mod files;
 pub mod kubelet;
 mod kubelet_identity;
 pub mod proxy;
@@ -12,10 +13,14 @@ mod signing;
 use std::path::Path;
 use std::process::ExitCode;
 
+use client::Remote;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::output::Failure;
+
+/// The version of Kubernetes that the parts speak.
+pub const VERSION: &str = "v1.36.0";
 
 /// A token that fires on SIGTERM and SIGINT.
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
@@ -30,9 +35,14 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
     Ok(stop)
 }
 
+/// The API server that `--kubeconfig` names, for a part of this name.
+async fn remote(kubeconfig: &Path, part: &str) -> Result<Remote, Failure> {
+    Remote::from_kubeconfig_file(kubeconfig, &format!("{part}/{VERSION}")).await.map_err(|e| Failure::of(&e))
+}
+
 /// The client that `--kubeconfig` gives.
-async fn client_of(kubeconfig: &Path) -> Result<kube::Client, Failure> {
-    client::from_kubeconfig_file(kubeconfig).await.map_err(|e| Failure::of(&e))
+async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
+    remote(kubeconfig, part).await?.client().map_err(|e| Failure::of(&e))
 }
 
 /// Ends a part that ran until it was asked to stop.
@@ -42,24 +52,7 @@ fn ended<E: std::error::Error + 'static>(result: Result<(), E>) -> Result<ExitCo
 
 /// Reads a flag that is a duration, as Go writes them.
 fn go_duration(text: &str) -> Result<std::time::Duration, String> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| "it is no duration; one is 1m30s".to_owned())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        total += number
-            * match &rest[..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                _ => return Err("it is no duration; one is 1m30s".to_owned()),
-            };
-        rest = &rest[unit..];
-    }
-    std::time::Duration::try_from_secs_f64(total).map_err(|e| e.to_string())
+    files::duration(text).ok_or_else(|| "it is no duration; one is 1m30s".to_owned())
 }
 
 /// The host's name as a node's.
@@ -72,10 +65,10 @@ fn identity() -> String {
     format!("{}_{}", host_name(), std::process::id())
 }
 
-/// The address that this host would use to reach others.
-async fn own_address() -> Result<std::net::IpAddr, Failure> {
+/// The address that this host would use to reach others; `flag` names one where there is none.
+async fn own_address(flag: &str) -> Result<std::net::IpAddr, Failure> {
     let addresses = net::host::addresses().await.map_err(|e| Failure::of(&e))?;
     net::host::primary_address(&addresses, &net::host::routes()).ok_or_else(|| {
-        Failure::new("this host has no address that others can reach", "name one with --bind-address")
+        Failure::new("this host has no address that others can reach", format!("name one with {flag}"))
     })
 }

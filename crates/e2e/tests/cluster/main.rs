@@ -1,6 +1,7 @@
 //! One cluster, and everything that its users do with it, in order. Each scenario has a namespace of its own.
 //!
 //! `cargo test -p e2e -- NAME` runs the scenarios whose name contains NAME.
+mod apply;
 mod bad_input;
 mod basics;
 mod configuration;
@@ -11,12 +12,11 @@ mod restart;
 mod rollout;
 mod streams;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use e2e::Cluster;
+use e2e::{Cluster, binary};
 
 /// The image that every test can use: a small HTTP server with a shell.
 pub const HELLO: &str = concat!("localhost/cox/hello:", env!("CARGO_PKG_VERSION"));
@@ -27,6 +27,8 @@ type Scenario = (&'static str, fn(&Cluster) -> Result<()>);
 const SCENARIOS: &[Scenario] = &[
     ("basics", basics::basics),
     ("table of an empty namespace", basics::empty),
+    ("server-side apply and owners of fields", apply::apply_and_owners),
+    ("apply moves from client to server", apply::migration),
     ("deployment rolls, scales and undoes", rollout::rollout),
     ("services by IP and by name", rollout::services),
     ("logs, exec, cp, attach, port-forward, run", streams::streams),
@@ -42,16 +44,6 @@ const SCENARIOS: &[Scenario] = &[
     ("kill -9 loses nothing and disturbs nothing", restart::restart),
     ("down and up again", restart::down_and_up),
 ];
-
-/// The binary under test: `COX_BIN`, else the one that was built with this test.
-fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("COX_BIN") {
-        return path.into();
-    }
-    // target/PROFILE/deps/cluster-HASH
-    let own = std::env::current_exe().unwrap_or_default();
-    own.ancestors().nth(2).map(|dir| dir.join("cox")).unwrap_or_default()
-}
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();

@@ -1,5 +1,7 @@
 //! The pod's status, from its spec, what runs and what is remembered: pure. Upstream's conditions, reasons and phases.
 
+mod patch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -13,6 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::actual::{ContainerRecord, Phase, PodRuntime};
 use crate::plan::{Memory, restarts_after};
 use crate::pod::{PodExt, Role, as_container};
+
+pub use patch::patch;
 
 /// Why a pod was ended by the kubelet itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -536,78 +540,6 @@ fn conditions(
         out.set("DisruptionTarget", true, Some("TerminationByKubelet"), Some(verdict.message.clone()));
     }
     out.list
-}
-
-/// The merge patch from the status that the API has to the one to report; `None` when nothing differs.
-pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<serde_json::Value> {
-    let old = serde_json::to_value(before).ok()?;
-    let new = serde_json::to_value(after).ok()?;
-    let (old, new) = (old.as_object()?, new.as_object()?);
-    let mut changes = serde_json::Map::new();
-    for (field, value) in new {
-        let unchanged = old.get(field).is_some_and(|before| match field.as_str() {
-            // Conditions of others live in the same list: only ours are compared, the patch merges by type.
-            "conditions" => conditions_contain(before, value),
-            _ => before == value,
-        });
-        if !unchanged {
-            let value = match field.as_str() {
-                "conditions" => conditions_with_removals(old.get(field), value),
-                _ => value.clone(),
-            };
-            changes.insert(field.clone(), value);
-        }
-    }
-    for field in [
-        "reason",
-        "message",
-        "podIP",
-        "podIPs",
-        "containerStatuses",
-        "initContainerStatuses",
-        "ephemeralContainerStatuses",
-    ] {
-        if old.contains_key(field) && !new.contains_key(field) {
-            changes.insert(field.to_owned(), serde_json::Value::Null);
-        }
-    }
-    (!changes.is_empty()).then(|| serde_json::json!({"metadata": {"uid": uid}, "status": changes}))
-}
-
-/// A strategic merge keeps the fields of a condition that a patch leaves out: those that went are named as null.
-fn conditions_with_removals(
-    before: Option<&serde_json::Value>,
-    ours: &serde_json::Value,
-) -> serde_json::Value {
-    let mut ours = ours.clone();
-    for condition in ours.as_array_mut().into_iter().flatten() {
-        let old = before
-            .and_then(|list| list.as_array())
-            .and_then(|list| list.iter().find(|old| old.get("type") == condition.get("type")));
-        let Some(fields) = condition.as_object_mut() else { continue };
-        for field in ["reason", "message"] {
-            if old.is_some_and(|old| old.get(field).is_some()) && !fields.contains_key(field) {
-                fields.insert(field.to_owned(), serde_json::Value::Null);
-            }
-        }
-    }
-    ours
-}
-
-fn conditions_contain(before: &serde_json::Value, ours: &serde_json::Value) -> bool {
-    let empty = Vec::new();
-    let before = before.as_array().unwrap_or(&empty);
-    ours.as_array().is_some_and(|ours| {
-        ours.iter().all(|condition| {
-            before.iter().any(|old| {
-                let mut old = old.clone();
-                if let Some(fields) = old.as_object_mut() {
-                    fields.remove("lastProbeTime");
-                }
-                old == *condition
-            })
-        })
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod attach;
 pub mod auth;
 pub mod exec;
+mod log_lines;
 pub mod logs;
 pub mod port_forward;
 pub mod run;

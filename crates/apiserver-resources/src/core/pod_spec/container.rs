@@ -15,6 +15,8 @@ struct Pod<'v> {
     volumes: Vec<(&'v str, bool)>,
     claims: Vec<&'v str>,
     host_network: bool,
+    never_restarts: bool,
+    grace: i64,
 }
 
 /// Checks all containers of a pod specification.
@@ -33,6 +35,8 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
             .collect(),
         claims: spec.field("resourceClaims").items().map(|c| c.field("name").text()).collect(),
         host_network: spec.field("hostNetwork").is_true(),
+        never_restarts: spec.field("restartPolicy").text() == "Never",
+        grace: spec.field("terminationGracePeriodSeconds").int().unwrap_or(30),
     };
     let (regular, init, ephemeral) =
         (spec.field("containers"), spec.field("initContainers"), spec.field("ephemeralContainers"));
@@ -45,7 +49,7 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
         validate_common(&container, &pod, errors);
         validate_unique(&container, &mut names_seen, errors);
         validate_host_ports(&container, &mut host_ports, errors);
-        probe::validate_lifecycle(&container.field("lifecycle"), errors);
+        probe::validate_lifecycle(&container.field("lifecycle"), pod.grace, errors);
         probe::validate_probes(&container, errors);
     }
     for container in init.items() {
@@ -55,7 +59,7 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
         if restarts {
             // A sidecar runs beside the others, so its ports may clash with theirs.
             validate_host_ports(&container, &mut host_ports, errors);
-            probe::validate_lifecycle(&container.field("lifecycle"), errors);
+            probe::validate_lifecycle(&container.field("lifecycle"), pod.grace, errors);
             probe::validate_probes(&container, errors);
         } else {
             validate_host_ports(&container, &mut BTreeSet::new(), errors);
@@ -73,7 +77,17 @@ pub(crate) fn validate_all(spec: &At, errors: &mut FieldErrors) {
     for container in ephemeral.items() {
         validate_common(&container, &pod, errors);
         validate_unique(&container, &mut names_seen, errors);
-        for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"] {
+        for field in [
+            "ports",
+            "resources",
+            "resizePolicy",
+            "restartPolicy",
+            "restartPolicyRules",
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+            "lifecycle",
+        ] {
             if !container.field(field).is_empty() {
                 errors.push(container.field(field).forbidden("cannot be set for an Ephemeral Container"));
             }
@@ -134,9 +148,67 @@ fn validate_common(container: &At, pod: &Pod, errors: &mut FieldErrors) {
     resource_list::validate_requirements(&container.field("resources"), &pod.claims, errors);
     security::validate_container(&container.field("securityContext"), errors);
     checks::one_of_or_empty(&container.field("restartPolicy"), &["Always", "Never", "OnFailure"], errors);
-    for policy in container.field("resizePolicy").items() {
-        required_one_of(&policy.field("resourceName"), &["cpu", "memory"], errors);
-        required_one_of(&policy.field("restartPolicy"), &["NotRequired", "RestartContainer"], errors);
+    validate_resize_policy(container, pod.never_restarts, errors);
+    validate_restart_rules(container, errors);
+}
+
+fn validate_resize_policy(container: &At, never_restarts: bool, errors: &mut FieldErrors) {
+    let policies = container.field("resizePolicy");
+    let mut seen: Vec<&str> = Vec::new();
+    // Errors name the list, not its items.
+    let mut of_list = |mut error: FieldError| {
+        error.path = policies.path();
+        errors.push(error);
+    };
+    for policy in policies.items() {
+        let (name, restart) = (policy.field("resourceName"), policy.field("restartPolicy"));
+        if seen.contains(&name.text()) {
+            of_list(name.duplicate());
+        }
+        seen.push(name.text());
+        match name.text() {
+            "cpu" | "memory" => {}
+            "" => of_list(name.required("")),
+            _ => of_list(name.not_supported(&["cpu", "memory"])),
+        }
+        match restart.text() {
+            "NotRequired" => {}
+            "RestartContainer" if never_restarts => {
+                of_list(restart.invalid("must be 'NotRequired' when `restartPolicy` is 'Never'"));
+            }
+            "RestartContainer" => {}
+            "" => of_list(restart.required("")),
+            _ => of_list(restart.not_supported(&["NotRequired", "RestartContainer"])),
+        }
+    }
+}
+
+const MAX_RESTART_RULES: usize = 20;
+const MAX_EXIT_CODES: usize = 255;
+
+fn validate_restart_rules(container: &At, errors: &mut FieldErrors) {
+    let rules = container.field("restartPolicyRules");
+    if rules.is_empty() {
+        return;
+    }
+    let policy = container.field("restartPolicy");
+    if !policy.exists() {
+        errors.push(policy.required("must specify restartPolicy when restart rules are used"));
+    }
+    if rules.len() > MAX_RESTART_RULES {
+        errors.push(rules.too_many(MAX_RESTART_RULES));
+    }
+    for rule in rules.items() {
+        required_one_of(&rule.field("action"), &["Restart"], errors);
+        let codes = rule.field("exitCodes");
+        if !codes.exists() {
+            errors.push(codes.required("must be specified"));
+            continue;
+        }
+        required_one_of(&codes.field("operator"), &["In", "NotIn"], errors);
+        if codes.field("values").len() > MAX_EXIT_CODES {
+            errors.push(codes.field("values").too_many(MAX_EXIT_CODES));
+        }
     }
 }
 

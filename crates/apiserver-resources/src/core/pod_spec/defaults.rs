@@ -1,4 +1,7 @@
 //! Defaults of a pod specification: the same for a pod and for a template, so that comparisons of the two hold.
+use std::collections::BTreeMap;
+
+use machinery::Quantity;
 use serde_json::Value;
 
 use crate::core::resource_list;
@@ -71,6 +74,64 @@ pub(crate) fn fill_standalone(spec: &mut Tree) {
             }
         }
     }
+    fill_pod_requests(spec);
+}
+
+/// A pod that has limits of its own requests what its containers do, or else what it limits.
+fn fill_pod_requests(spec: &mut Tree) {
+    let limits = match child(spec, "resources").and_then(|r| r.get("limits")) {
+        Some(Value::Object(limits)) if !limits.is_empty() => limits.clone(),
+        _ => return,
+    };
+    let of_containers = container_requests(spec);
+    let Some(resources) = child(spec, "resources") else { return };
+    let requests = ensure(resources, "requests");
+    for (name, quantity) in of_containers {
+        if matches!(name.as_str(), "cpu" | "memory") {
+            default_value(requests, &name, quantity.to_string());
+        }
+    }
+    for (name, quantity) in limits {
+        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
+            default_value(requests, &name, quantity);
+        }
+    }
+}
+
+/// What the containers of a pod request together, at the time when they need most.
+fn container_requests(spec: &Tree) -> BTreeMap<String, Quantity> {
+    let list = |name: &str| spec.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let requests = |container: &Value| -> Vec<(String, Quantity)> {
+        let all = container.pointer("/resources/requests").and_then(Value::as_object);
+        all.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), resource_list::parse(v)?))).collect()
+    };
+    let add = |sum: &mut BTreeMap<String, Quantity>, container: &Value| {
+        for (name, quantity) in requests(container) {
+            let total = sum.get(&name).map_or(quantity, |before| before.add(&quantity));
+            sum.insert(name, total);
+        }
+    };
+    let (mut sidecars, mut most) = (BTreeMap::new(), BTreeMap::<String, Quantity>::new());
+    for container in list("initContainers") {
+        let mut now = sidecars.clone();
+        add(&mut now, container);
+        if container.get("restartPolicy").is_some_and(|p| p == "Always") {
+            sidecars = now.clone();
+        }
+        for (name, quantity) in now {
+            if most.get(&name).is_none_or(|before| *before < quantity) {
+                most.insert(name, quantity);
+            }
+        }
+    }
+    let mut together = sidecars;
+    list("containers").iter().for_each(|container| add(&mut together, container));
+    for (name, quantity) in together {
+        if most.get(&name).is_none_or(|before| *before < quantity) {
+            most.insert(name, quantity);
+        }
+    }
+    most
 }
 
 fn requests_from_limits(container: &mut Tree) {

@@ -40,11 +40,17 @@ fn validate_probe(probe: &At, errors: &mut FieldErrors) {
 }
 
 /// Checks the hooks of a container.
-pub(crate) fn validate_lifecycle(lifecycle: &At, errors: &mut FieldErrors) {
+pub(crate) fn validate_lifecycle(lifecycle: &At, grace: i64, errors: &mut FieldErrors) {
     for hook in ["postStart", "preStop"] {
         let hook = lifecycle.field(hook);
         if hook.exists() {
             validate_handler(&hook, &["exec", "httpGet", "tcpSocket", "sleep"], errors);
+            let sleep = hook.fields(&["sleep", "seconds"]);
+            if sleep.int().is_some_and(|n| n < 0 || n > grace) {
+                errors.push(sleep.invalid(format!(
+                    "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                )));
+            }
         }
     }
 }
@@ -65,7 +71,7 @@ fn validate_handler(handler: &At, kinds: &[&'static str], errors: &mut FieldErro
             "exec" => checks::required(&action.field("command"), errors),
             "httpGet" => validate_http(&action, errors),
             "tcpSocket" | "grpc" => validate_port_or_name(&action.field("port"), errors),
-            _ => checks::non_negative(&action.field("seconds"), errors),
+            _ => {}
         }
     }
     if found == 0 {

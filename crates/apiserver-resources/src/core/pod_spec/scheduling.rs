@@ -93,6 +93,7 @@ fn validate_pod_term(term: &At, errors: &mut FieldErrors) {
             checks::label_selector(&term.field(selector), errors);
         }
     }
+    validate_label_keys(term, errors);
     for namespace in term.field("namespaces").items() {
         for problem in names::dns1123_label(namespace.text()) {
             errors.push(FieldError::invalid(&term.path().child("namespace"), namespace.text(), problem));
@@ -103,6 +104,26 @@ fn validate_pod_term(term: &At, errors: &mut FieldErrors) {
         errors.push(key.required("can not be empty"));
     } else {
         checks::text_rule(&key, names::qualified_name, errors);
+    }
+}
+
+/// Keys whose values come from the pod itself add to a selector, so there has to be one.
+fn validate_label_keys(term: &At, errors: &mut FieldErrors) {
+    let (same, other) = (term.field("matchLabelKeys"), term.field("mismatchLabelKeys"));
+    for keys in [&same, &other] {
+        if !keys.is_empty() && !term.field("labelSelector").exists() {
+            errors.push(keys.forbidden("must not be specified when labelSelector is not set"));
+            continue;
+        }
+        for (i, key) in keys.items().enumerate() {
+            checks::text_rule(&key, names::qualified_name, errors);
+            if keys.items().take(i).any(|k| k.text() == key.text()) {
+                errors.push(key.duplicate());
+            }
+        }
+    }
+    for key in same.items().filter(|key| other.lists(key.text())) {
+        errors.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
     }
 }
 
@@ -153,7 +174,11 @@ pub(crate) fn validate_spread(constraints: &At, errors: &mut FieldErrors) {
         if constraint.field("labelSelector").exists() {
             checks::label_selector(&constraint.field("labelSelector"), errors);
         }
-        for key in constraint.field("matchLabelKeys").items() {
+        let keys = constraint.field("matchLabelKeys");
+        if !keys.is_empty() && !constraint.field("labelSelector").exists() {
+            errors.push(keys.forbidden("must not be specified when labelSelector is not set"));
+        }
+        for key in keys.items() {
             checks::text_rule(&key, names::qualified_name, errors);
         }
     }

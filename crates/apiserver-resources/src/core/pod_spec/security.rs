@@ -1,7 +1,8 @@
 //! Checks of security contexts.
-use machinery::{FieldError, FieldErrors};
+use machinery::FieldErrors;
 
 use crate::checks;
+use crate::core::pod_spec::volume::validate_descending;
 use crate::tree::At;
 
 /// Largest user and group id.
@@ -42,6 +43,7 @@ pub(crate) fn validate_pod(spec: &At, errors: &mut FieldErrors) {
     }
     checks::one_of_or_empty(&context.field("fsGroupChangePolicy"), &["Always", "OnRootMismatch"], errors);
     checks::one_of_or_empty(&context.field("supplementalGroupsPolicy"), &["Merge", "Strict"], errors);
+    checks::one_of_or_empty(&context.field("seLinuxChangePolicy"), &["MountOption", "Recursive"], errors);
     validate_profiles(&context, errors);
 }
 
@@ -54,24 +56,64 @@ fn is_sysctl(name: &str) -> bool {
 }
 
 fn validate_profiles(context: &At, errors: &mut FieldErrors) {
-    for profile in ["seccompProfile", "appArmorProfile"] {
-        let profile = context.field(profile);
-        if !profile.exists() {
+    const MAX_PROFILE: usize = 4095;
+    for (profile, word) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
+        let at = context.field(profile);
+        if !at.exists() {
             continue;
         }
-        let (ty, local) = (profile.field("type"), profile.field("localhostProfile"));
+        let (ty, local) = (at.field("type"), at.field("localhostProfile"));
         match ty.text() {
-            "" => errors.push(ty.required("")),
-            "Localhost" if !local.exists() => {
-                errors.push(local.required("must be set when type is Localhost"));
-            }
-            "Localhost" => {}
-            "RuntimeDefault" | "Unconfined" if local.exists() => errors.push(FieldError::invalid(
-                &local.path(),
-                local.text(),
-                "can only be set when type is Localhost",
-            )),
+            "" => errors.push(ty.required(format!("type is required when {profile} is set"))),
+            "Localhost" | "RuntimeDefault" | "Unconfined" => {}
             _ => checks::one_of(&ty, &["Localhost", "RuntimeDefault", "Unconfined"], errors),
+        }
+        if ty.text() != "Localhost" {
+            if local.exists() {
+                errors.push(local.invalid(format!("can only be set when {word} type is Localhost")));
+            }
+            continue;
+        }
+        let missing = format!("must be set when {word} type is Localhost");
+        if !local.exists() {
+            errors.push(local.required(missing));
+        } else if word == "seccomp" {
+            validate_descending(&local, errors);
+        } else if local.text().trim() != local.text() {
+            errors.push(local.invalid("must not be padded with whitespace"));
+        } else if local.text().is_empty() {
+            errors.push(local.required(missing));
+        } else if local.text().len() > MAX_PROFILE {
+            errors.push(local.too_long(MAX_PROFILE));
+        }
+    }
+    validate_windows_options(&context.field("windowsOptions"), errors);
+}
+
+fn validate_windows_options(options: &At, errors: &mut FieldErrors) {
+    const MAX_CREDENTIAL: usize = 64 * 1024;
+    let (name, credential, user) = (
+        options.field("gmsaCredentialSpecName"),
+        options.field("gmsaCredentialSpec"),
+        options.field("runAsUserName"),
+    );
+    if name.exists() {
+        checks::text_rule(&name, machinery::names::dns1123_subdomain, errors);
+    }
+    if credential.exists() {
+        if credential.text().is_empty() {
+            errors.push(credential.invalid("gmsaCredentialSpec cannot be an empty string"));
+        } else if credential.text().len() > MAX_CREDENTIAL {
+            errors.push(credential.invalid("gmsaCredentialSpec size must be under 64 KiB"));
+        }
+    }
+    if user.exists() {
+        if user.text().is_empty() {
+            errors.push(user.invalid("runAsUserName cannot be an empty string"));
+        } else if user.text().chars().any(char::is_control) {
+            errors.push(user.invalid("runAsUserName cannot contain control characters"));
+        } else if user.text().matches('\\').count() > 1 {
+            errors.push(user.invalid("runAsUserName cannot contain more than one backslash"));
         }
     }
 }

@@ -2,7 +2,7 @@
 use machinery::{FieldError, FieldErrors, names};
 
 use crate::checks;
-use crate::core::pod_spec::{container, scheduling, security, volume};
+use crate::core::pod_spec::{container, os, scheduling, security, volume};
 use crate::core::{resource_list, taint};
 use crate::tree::At;
 
@@ -37,6 +37,7 @@ pub(crate) fn validate_restarts_always(template: &At, kind: &str, errors: &mut F
 /// Checks a pod specification.
 pub(crate) fn validate_pod_spec(spec: &At, errors: &mut FieldErrors) {
     volume::validate_volumes(&spec.field("volumes"), errors);
+    validate_resource_claims(&spec.field("resourceClaims"), errors);
     container::validate_all(spec, errors);
 
     let restart_policy = spec.field("restartPolicy");
@@ -87,13 +88,32 @@ pub(crate) fn validate_pod_spec(spec: &At, errors: &mut FieldErrors) {
     if spec.field("resources").exists() {
         resource_list::validate_requirements(&spec.field("resources"), &[], errors);
     }
-    let os = spec.field("os");
-    if os.exists() {
-        let name = os.field("name");
-        if name.text().is_empty() {
-            errors.push(name.required("cannot be empty"));
-        } else {
-            checks::one_of(&name, &["linux", "windows"], errors);
+    os::validate(spec, errors);
+    os::validate_host_users(spec, errors);
+}
+
+fn validate_resource_claims(claims: &At, errors: &mut FieldErrors) {
+    let mut seen: Vec<&str> = Vec::new();
+    for claim in claims.items() {
+        let name = claim.field("name");
+        if !name.text().is_empty() && seen.contains(&name.text()) {
+            errors.push(name.duplicate());
+        }
+        seen.push(name.text());
+        checks::required_text(&name, names::dns1123_label, errors);
+        let (own, template) = (claim.field("resourceClaimName"), claim.field("resourceClaimTemplateName"));
+        match (own.exists(), template.exists()) {
+            (true, true) => errors.push(claim.invalid(
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            )),
+            (false, false) => errors
+                .push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")),
+            _ => {}
+        }
+        for reference in [&own, &template] {
+            if reference.exists() {
+                checks::text_rule(reference, names::dns1123_subdomain, errors);
+            }
         }
     }
 }

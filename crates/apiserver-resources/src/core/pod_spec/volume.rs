@@ -1,12 +1,12 @@
 //! Checks of the volumes of a pod.
 use std::collections::BTreeSet;
 
-use machinery::{FieldError, FieldErrors, names};
+use machinery::{FieldErrors, names};
 
 use crate::checks;
 use crate::core::persistent_volume_claim::validate_claim_spec;
 use crate::core::pod_spec::defaults::VOLUME_SOURCES;
-use crate::core::pod_spec::env;
+use crate::core::pod_spec::{env, projected, remote_volume};
 use crate::core::resource_list;
 use crate::tree::At;
 
@@ -41,26 +41,30 @@ fn validate_source(volume: &At, errors: &mut FieldErrors) {
         }
         match name {
             "hostPath" => validate_host_path(&source, errors),
-            "emptyDir" if source.field("sizeLimit").exists() => {
-                resource_list::validate_quantity(&source.field("sizeLimit"), errors);
+            "emptyDir" => {
+                let size = source.field("sizeLimit");
+                if resource_list::quantity(&size).is_some_and(|q| q.is_negative()) {
+                    errors.push(size.forbidden("SizeLimit field must be a valid resource quantity"));
+                }
             }
             "secret" => validate_key_files(&source, "secretName", true, errors),
             "configMap" => validate_key_files(&source, "name", true, errors),
             "downwardAPI" => validate_downward(&source, true, errors),
-            "projected" => validate_projected(&source, errors),
+            "projected" => projected::validate(&source, errors),
             "persistentVolumeClaim" => checks::required(&source.field("claimName"), errors),
-            "nfs" => {
-                checks::required(&source.field("server"), errors);
-                let path = source.field("path");
-                checks::required(&path, errors);
-                if !path.text().starts_with('/') {
-                    errors.push(path.invalid("must be an absolute path"));
+            "csi" => {
+                checks::csi_driver_name(&source.field("driver"), errors);
+                let secret = source.field("nodePublishSecretRef");
+                if secret.exists() {
+                    checks::required(&secret.field("name"), errors);
                 }
             }
-            "csi" => checks::required(&source.field("driver"), errors),
             "ephemeral" => {
                 let template = source.field("volumeClaimTemplate");
                 if template.exists() {
+                    let metadata = template.field("metadata");
+                    checks::labels(&metadata.field("labels"), errors);
+                    checks::annotations(&metadata.field("annotations"), errors);
                     validate_claim_spec(&template.field("spec"), errors);
                 } else {
                     errors.push(template.required(""));
@@ -71,12 +75,11 @@ fn validate_source(volume: &At, errors: &mut FieldErrors) {
                 &["Always", "IfNotPresent", "Never"],
                 errors,
             ),
-            "iscsi" => {
-                for field in ["targetPortal", "iqn"] {
-                    checks::required(&source.field(field), errors);
-                }
+            "gitRepo" => {
+                checks::required(&source.field("repository"), errors);
+                validate_descending(&source.field("directory"), errors);
             }
-            _ => {}
+            _ => remote_volume::validate(name, &source, errors),
         }
     }
     if found == 0 {
@@ -84,7 +87,8 @@ fn validate_source(volume: &At, errors: &mut FieldErrors) {
     }
 }
 
-fn validate_host_path(source: &At, errors: &mut FieldErrors) {
+/// Checks a path on the node.
+pub(crate) fn validate_host_path(source: &At, errors: &mut FieldErrors) {
     let path = source.field("path");
     if path.text().is_empty() {
         errors.push(path.required(""));
@@ -101,7 +105,7 @@ fn validate_host_path(source: &At, errors: &mut FieldErrors) {
 }
 
 /// Mode bits of a file.
-fn validate_mode(at: &At, errors: &mut FieldErrors) {
+pub(super) fn validate_mode(at: &At, errors: &mut FieldErrors) {
     if at.int().is_some_and(|mode| !(0..=0o777).contains(&mode)) {
         errors.push(at.invalid("must be a number between 0 and 0777 (octal), both inclusive"));
     }
@@ -118,14 +122,20 @@ pub(crate) fn validate_descending(at: &At, errors: &mut FieldErrors) {
 }
 
 /// A path for a file that the kubelet writes, which keeps `..` names for itself.
-fn validate_file_path(at: &At, errors: &mut FieldErrors) {
+pub(super) fn validate_file_path(at: &At, errors: &mut FieldErrors) {
     validate_descending(at, errors);
     if at.text().starts_with("..") && !at.text().split('/').any(|step| step == "..") {
         errors.push(at.invalid("must not start with '..'"));
     }
 }
 
-fn validate_key_files(source: &At, name: &'static str, whole_volume: bool, errors: &mut FieldErrors) {
+/// Checks the files of a secret or a config map.
+pub(super) fn validate_key_files(
+    source: &At,
+    name: &'static str,
+    whole_volume: bool,
+    errors: &mut FieldErrors,
+) {
     checks::required(&source.field(name), errors);
     if whole_volume {
         validate_mode(&source.field("defaultMode"), errors);
@@ -139,7 +149,8 @@ fn validate_key_files(source: &At, name: &'static str, whole_volume: bool, error
     }
 }
 
-fn validate_downward(source: &At, whole_volume: bool, errors: &mut FieldErrors) {
+/// Checks the files of the downward API.
+pub(super) fn validate_downward(source: &At, whole_volume: bool, errors: &mut FieldErrors) {
     if whole_volume {
         validate_mode(&source.field("defaultMode"), errors);
     }
@@ -148,61 +159,5 @@ fn validate_downward(source: &At, whole_volume: bool, errors: &mut FieldErrors) 
         validate_file_path(&item.field("path"), errors);
         env::validate_downward_file(&item, errors);
         validate_mode(&item.field("mode"), errors);
-    }
-}
-
-const PROJECTED: [&str; 6] =
-    ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
-const MIN_TOKEN_SECONDS: i64 = 10 * 60;
-const MAX_TOKEN_SECONDS: i64 = 1 << 32;
-
-fn validate_projected(projected: &At, errors: &mut FieldErrors) {
-    validate_mode(&projected.field("defaultMode"), errors);
-    let mut paths: BTreeSet<&str> = BTreeSet::new();
-    for source in projected.field("sources").items() {
-        let mut found = 0;
-        for name in PROJECTED {
-            let part = source.field(name);
-            if !part.exists() {
-                continue;
-            }
-            found += 1;
-            if found > 1 {
-                errors.push(part.forbidden("may not specify more than 1 volume type"));
-                continue;
-            }
-            match name {
-                "secret" | "configMap" => validate_key_files(&part, "name", false, errors),
-                "downwardAPI" => validate_downward(&part, false, errors),
-                "serviceAccountToken" => validate_token(&part, errors),
-                _ => {}
-            }
-            let items = part.tree().and_then(|t| t.get("items")).and_then(|i| i.as_array());
-            let own = part.tree().and_then(|t| t.get("path")).and_then(|p| p.as_str());
-            let listed = items.into_iter().flatten().filter_map(|item| item.get("path")?.as_str());
-            for path in listed.chain(own).filter(|p| !p.is_empty()) {
-                if !paths.insert(path) {
-                    errors.push(FieldError::invalid(&source.path(), path, "conflicting duplicate paths"));
-                }
-            }
-        }
-        if found == 0 {
-            errors.push(source.required("must specify a volume type"));
-        }
-    }
-}
-
-fn validate_token(token: &At, errors: &mut FieldErrors) {
-    let (seconds, path) = (token.field("expirationSeconds"), token.field("path"));
-    if seconds.int().is_some_and(|n| n < MIN_TOKEN_SECONDS) {
-        errors.push(seconds.invalid("may not specify a duration less than 10 minutes"));
-    }
-    if seconds.int().is_some_and(|n| n > MAX_TOKEN_SECONDS) {
-        errors.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
-    }
-    if path.text().is_empty() {
-        errors.push(path.required(""));
-    } else {
-        validate_file_path(&path, errors);
     }
 }

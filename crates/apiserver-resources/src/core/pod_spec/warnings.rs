@@ -1,6 +1,7 @@
 //! What is allowed in a pod specification but surely not meant (pkg/api/pod/warnings.go).
 use machinery::Object;
 
+use crate::core::resource_list;
 use crate::tree::At;
 
 /// Labels of nodes that have newer names.
@@ -19,10 +20,23 @@ pub(crate) fn warnings(new: &Object, old: Option<&Object>, path: &[&'static str]
         return Vec::new();
     }
     let mut found = Vec::new();
-    for (label, since, now) in OLD_NODE_LABELS {
-        let at = spec.field("nodeSelector").key(label);
-        if at.exists() {
-            found.push(format!("{}: deprecated since {since}; use \"{now}\" instead", at.path()));
+    if old.is_none() {
+        found.extend(host_name(new));
+    }
+    old_labels(&spec.field("nodeSelector"), &mut found);
+    volumes(&spec.field("volumes"), &mut found);
+    null_selectors(&spec, &mut found);
+    let mut addresses: Vec<&str> = Vec::new();
+    for alias in spec.field("hostAliases").items() {
+        let ip = alias.field("ip");
+        if addresses.contains(&ip.text()) {
+            found.push(format!("{}: duplicate ip {:?}", ip.path(), ip.text()));
+        }
+        addresses.push(ip.text());
+    }
+    for secret in spec.field("imagePullSecrets").items() {
+        if secret.field("name").text().is_empty() {
+            found.push(format!("{}: invalid empty name \"\"", secret.path()));
         }
     }
     for list in ["initContainers", "containers"] {
@@ -37,6 +51,18 @@ pub(crate) fn warnings(new: &Object, old: Option<&Object>, path: &[&'static str]
                     ));
                 }
                 names.push(name);
+            }
+            for list in ["limits", "requests"] {
+                for (name, amount) in container.field("resources").field(list).entries() {
+                    let whole = resource_list::quantity(&amount).is_none_or(|q| q.is_integer());
+                    if matches!(name, "memory" | "ephemeral-storage") && !whole {
+                        found.push(format!(
+                            "{}: fractional byte value {:?} is invalid, must be an integer",
+                            amount.path(),
+                            amount.text()
+                        ));
+                    }
+                }
             }
             let mut ports: Vec<(&str, Option<i64>)> = Vec::new();
             for port in container.field("ports").items() {
@@ -57,6 +83,68 @@ pub(crate) fn warnings(new: &Object, old: Option<&Object>, path: &[&'static str]
         ));
     }
     found
+}
+
+/// Labels of nodes that have newer names, at a selector.
+pub(crate) fn old_labels(selector: &At, found: &mut Vec<String>) {
+    for (label, since, now) in OLD_NODE_LABELS {
+        let at = selector.key(label);
+        if at.exists() {
+            found.push(format!("{}: deprecated since {since}; use \"{now}\" instead", at.path()));
+        }
+    }
+}
+
+/// What makes pods should have a name that is a host name, since theirs begin with it.
+fn host_name(object: &Object) -> Option<String> {
+    let problems = machinery::names::dns1123_label(object.name());
+    (!object.name().is_empty() && !problems.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            problems.join(" ")
+        )
+    })
+}
+
+/// Sources of volumes that are on their way out or gone.
+pub(crate) const OLD_SOURCES: [(&str, &str); 9] = [
+    ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
+    ("gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+    ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
+];
+
+fn volumes(volumes: &At, found: &mut Vec<String>) {
+    for volume in volumes.items() {
+        for (source, problem) in OLD_SOURCES {
+            if volume.field(source).exists() {
+                found.push(format!("{}: {problem}", volume.field(source).path()));
+            }
+        }
+    }
+}
+
+/// A selector that is not there selects nothing, where many mean everything.
+fn null_selectors(spec: &At, found: &mut Vec<String>) {
+    let mut check = |term: &At| {
+        let selector = term.field("labelSelector");
+        if !selector.exists() {
+            found.push(format!("{}: a null labelSelector results in matching no pod", selector.path()));
+        }
+    };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let kind = spec.field("affinity").field(kind);
+        kind.field("requiredDuringSchedulingIgnoredDuringExecution").items().for_each(|term| check(&term));
+        for term in kind.field("preferredDuringSchedulingIgnoredDuringExecution").items() {
+            check(&term.field("podAffinityTerm"));
+        }
+    }
+    spec.field("topologySpreadConstraints").items().for_each(|term| check(&term));
 }
 
 #[cfg(test)]

@@ -1,0 +1,7 @@
+//! Parts that run alone, and `cox` on hosts and with input that will not do. Each test starts what it needs.
+mod controllers;
+mod credentials;
+mod disk;
+mod host;
+mod output;
+mod scheduler;
