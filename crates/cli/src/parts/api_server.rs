@@ -226,6 +226,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// Runs the API server until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
+    let flags = *flags;
     let opened = open(flags.data_dir, flags.etcd).await?;
     let advertise = match flags.advertise_address {
         Some(address) => address,
