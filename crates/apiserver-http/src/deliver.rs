@@ -104,7 +104,10 @@ impl http_body::Body for Delivered {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut held = lock(&self.held);
         let Some(body) = &mut held.body else {
             return Poll::Ready(Some(Err("the client took too long to read the answer".into())));

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use apiserver_http::{Serving, TlsFiles};
 use apiserver_http::endpoints::Component;
+use apiserver_http::{Serving, TlsFiles};
 use ipnet::Ipv4Net;
 use storage::Storage;
 

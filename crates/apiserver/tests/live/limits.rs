@@ -68,7 +68,8 @@ async fn a_request_that_takes_too_long_is_ended() -> Result<()> {
     // A watch is not held to it.
     let watch = format!("{MAPS}?watch=1&timeoutSeconds=1");
     let began = Instant::now();
-    let answer = live.send(Who::Admin, request(Method::GET, &watch, "application/json", Bytes::new())).await?;
+    let answer =
+        live.send(Who::Admin, request(Method::GET, &watch, "application/json", Bytes::new())).await?;
     ensure!(answer.status == 200 && began.elapsed() >= Duration::from_millis(900));
     Ok(())
 }
