@@ -37,9 +37,10 @@ unit: ## Tests of the crates.
 
 # The whole workspace is selected, so that features are those of `unit` and nothing is built twice.
 e2e: ## A whole cluster, driven by kubectl.
-	cargo build --locked --workspace --bin cox --test cluster
-	cargo test --locked --workspace --test cluster
+	cargo build --locked --workspace --bin cox --test cluster --test security
+	cargo test --locked --workspace --test cluster --test security
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli
 	@scripts/bench $(CARGO_TARGET_DIR)/release/cox
+	@scripts/bench storage --dir /var/tmp

@@ -1,11 +1,13 @@
 //! Writes `crates/api/src/generated/` from the OpenAPI document of the Kubernetes release.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
+
+type Map = serde_json::Map<String, Value>;
 
 /// What `kinds.toml` adds to a resource.
 #[derive(Deserialize, Default)]
@@ -33,10 +35,11 @@ pub fn generate(spec: &Path, extras: &Path, pointers: &Path) -> Result<BTreeMap<
     let index: BTreeMap<&str, usize> =
         definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
     let mut files = BTreeMap::new();
-    files.insert("schema.rs", schema(definitions, &index)?);
-    files.insert("kinds.rs", kinds(&spec, &index, &extras)?);
     let pointers = std::fs::read_to_string(pointers)?;
-    files.insert("proto.rs", crate::proto::generate(&proto, definitions, &pointers, HEADER)?);
+    let (messages, structs) = crate::proto::generate(&proto, definitions, &pointers, HEADER)?;
+    files.insert("proto.rs", messages);
+    files.insert("schema.rs", schema(definitions, &index, &structs)?);
+    files.insert("kinds.rs", kinds(&spec, &index, &extras)?);
     Ok(files)
 }
 
@@ -76,12 +79,21 @@ fn string_list(v: &Value) -> Vec<String> {
     v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
-fn schema(definitions: &serde_json::Map<String, Value>, index: &BTreeMap<&str, usize>) -> Result<String> {
+/// Whether Go always has a value for a field, so that nothing is added when it is first set: a struct, or a list or
+/// map that is written even where it is empty.
+fn always(path: &str, v: &Value, required: bool, structs: &BTreeSet<String>, definitions: &Map) -> bool {
+    match reference(v) {
+        Some(name) => structs.contains(path) && definitions[name]["properties"].is_object(),
+        None => required && matches!(v["type"].as_str(), Some("array" | "object")),
+    }
+}
+
+fn schema(definitions: &Map, index: &BTreeMap<&str, usize>, structs: &BTreeSet<String>) -> Result<String> {
     let mut out = String::from(HEADER);
     out.push_str(
         "use crate::schema::{Field, List::{self, *}, Shape::{self, *}, Ty::{self, *}, TypeDef};\n\n",
     );
-    out.push_str("const fn f(name: &'static str, ty: Ty, required: bool, list: List, merge_key: &'static str, merge: bool, retain_keys: bool, atomic: bool) -> Field {\n    Field { name, ty, required, list, merge_key, merge, retain_keys, atomic }\n}\n");
+    out.push_str("const fn f(name: &'static str, ty: Ty, required: bool, list: List, merge_key: &'static str, merge: bool, retain_keys: bool, atomic: bool, always: bool) -> Field {\n    Field { name, ty, required, list, merge_key, merge, retain_keys, atomic, always }\n}\n");
     out.push_str("const fn t(name: &'static str, shape: Shape, atomic: bool) -> TypeDef {\n    TypeDef { name, shape, atomic }\n}\n\n");
     writeln!(out, "pub static TYPES: [TypeDef; {}] = [", definitions.len())?;
     for (name, def) in definitions {
@@ -111,15 +123,16 @@ fn schema(definitions: &serde_json::Map<String, Value>, index: &BTreeMap<&str, u
                             _ => "Plain".to_owned(),
                         };
                         let strategy = v["x-kubernetes-patch-strategy"].as_str().unwrap_or("");
+                        let needed = required.iter().any(|r| r == field);
                         writeln!(
                             fields,
-                            "        f({field:?}, {}, {}, {list}, {:?}, {}, {}, {}),",
+                            "        f({field:?}, {}, {needed}, {list}, {:?}, {}, {}, {}, {}),",
                             ty(v, index)?,
-                            required.iter().any(|r| r == field),
                             v["x-kubernetes-patch-merge-key"].as_str().unwrap_or(""),
                             strategy.split(',').any(|s| s == "merge"),
                             strategy.split(',').any(|s| s == "retainKeys"),
                             v["x-kubernetes-map-type"] == "atomic",
+                            always(&format!("{name}.{field}"), v, needed, structs, definitions),
                         )?;
                     }
                     fields.push_str("    ])");

@@ -39,18 +39,20 @@ const ALSO: [&str; 2] = [
     "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList",
 ];
 
-/// The generated file. `pointers` names the fields that are pointers in Go, one a line.
+/// The generated file, and the fields that are a struct of its own right in Go, as `type.field`: not a pointer, so
+/// always there. `pointers` names the fields that are pointers in Go, one a line.
 pub fn generate(
     dir: &Path,
     definitions: &Map<String, Value>,
     pointers: &str,
     header: &str,
-) -> Result<String> {
+) -> Result<(String, BTreeSet<String>)> {
     let mut messages = Messages::new();
     read(&dir.join("k8s.io"), &mut messages)?;
     let wanted = reachable(&messages, definitions)?;
     let index: BTreeMap<&str, usize> = wanted.iter().enumerate().map(|(i, name)| (*name, i)).collect();
     let mut pointers: BTreeSet<&str> = pointers.lines().collect();
+    let mut structs = BTreeSet::new();
     let mut out = String::from(header);
     out.push_str(
         "use crate::proto::table::{Field, Form::{self, *}, Many::{self, *}, Message, Ty::{self, *}};\n\n",
@@ -68,7 +70,12 @@ pub fn generate(
                 && index.contains_key(field.ty.as_str())
                 && definitions.contains_key(*name);
             let property = property.unwrap_or_else(|| field.name.clone());
-            let pointer = pointers.remove(format!("{name}.{property}").as_str());
+            let path = format!("{name}.{property}");
+            let pointer = pointers.remove(path.as_str());
+            let scalar = SCALARS.iter().any(|(scalar, _)| *scalar == field.ty);
+            if !pointer && !inline && !scalar && field.many == Many::One {
+                structs.insert(path);
+            }
             let ty = match SCALARS.iter().find(|(scalar, _)| *scalar == field.ty) {
                 Some((_, ty)) => (*ty).to_owned(),
                 None => format!("M({})", index[field.ty.as_str()]),
@@ -93,7 +100,7 @@ pub fn generate(
     out.push_str("];\n");
     match pointers.first() {
         Some(unknown) => bail!("pointers.txt names {unknown}, which no message has"),
-        None => Ok(out),
+        None => Ok((out, structs)),
     }
 }
 

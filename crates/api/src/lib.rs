@@ -3,6 +3,7 @@
 //! Types come from `k8s-openapi`. Read [`kinds::Kind`] first, then [`schema::TypeDef`].
 //! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
 pub mod decode;
+pub mod fields;
 // One short line for each field, thousands of them: a table, not code to read.
 mod describe;
 #[allow(clippy::too_many_arguments)]

@@ -73,6 +73,8 @@ pub struct Field {
     pub retain_keys: bool,
     /// Server-side apply treats this map as one unit.
     pub atomic: bool,
+    /// Go always has a value here, if an empty one: a struct that is no pointer, a list or map that is never left out.
+    pub always: bool,
 }
 
 /// Type of a field's value.

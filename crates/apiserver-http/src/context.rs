@@ -83,7 +83,8 @@ impl Context {
     }
 }
 
-fn options_kind(verb: &str) -> &'static str {
+/// The options of a verb.
+pub fn options_kind(verb: &str) -> &'static str {
     match verb {
         "create" => "CreateOptions",
         "update" => "UpdateOptions",

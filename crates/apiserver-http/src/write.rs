@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::body::{self, Body};
 use crate::context::Context;
+use crate::field_manager::{field_manager, force, invalid_options};
 use crate::negotiate::{Agreed, Form, Media};
 use crate::read;
 use crate::respond;
@@ -47,12 +48,7 @@ fn field_validation(context: &Context) -> StatusResult<FieldValidation> {
     FieldValidation::parse(asked).ok_or_else(|| {
         let path = machinery::FieldPath::new("fieldValidation");
         let e = machinery::FieldError::not_supported(&path, asked, &["", "Ignore", "Strict", "Warn"]);
-        let options = match context.info.verb.as_str() {
-            "create" => "CreateOptions",
-            "update" => "UpdateOptions",
-            _ => "PatchOptions",
-        };
-        StatusError::invalid(&GroupVersionKind::new("meta.k8s.io", "v1", options), "", &[e])
+        invalid_options(context, &[e])
     })
 }
 
@@ -79,6 +75,7 @@ pub fn write<'a>(context: &'a Context, warnings: &'a Warnings) -> StatusResult<W
         name: &context.info.name,
         subresource: &context.info.subresource,
         user: &context.user,
+        manager: field_manager(context)?,
         dry_run: context.dry_run()?,
         warnings,
     })
@@ -151,7 +148,11 @@ pub const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    APPLY,
 ];
+
+/// The content type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// How a patch is written.
 enum PatchType {
@@ -189,12 +190,32 @@ impl Patch {
             }
             // The type of a custom resource says nothing about merging.
             (PatchType::Strategic, None) => {
-                return Err(StatusError::unsupported_media_type(&PATCH_TYPES[..2]));
+                return Err(StatusError::unsupported_media_type(&[PATCH_TYPES[0], PATCH_TYPES[1], APPLY]));
             }
         };
         Object::from_value(patched)
             .ok_or_else(|| StatusError::bad_request("the patch does not leave an object"))
     }
+}
+
+/// Whether a patch is a server-side apply.
+pub fn is_apply(headers: &HeaderMap) -> bool {
+    content_type(headers) == APPLY
+}
+
+/// Decodes the configuration of a server-side apply. Second: whether to take fields from their owners.
+pub fn applied(
+    context: &Context,
+    bytes: &[u8],
+    target: &Target<'_>,
+    warnings: &Warnings,
+) -> StatusResult<(Object, bool)> {
+    let force = force(context, true)?;
+    let decoded = api::decode::decode_applied(bytes, target, field_validation(context)?)?;
+    for warning in decoded.warnings {
+        warnings.add(warning);
+    }
+    Ok((decoded.object, force))
 }
 
 /// Serves `patch`.
@@ -203,7 +224,14 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
     let warnings = Warnings::default();
     let headers = request.headers().clone();
     let bytes = body::read(request.into_body()).await?;
+    if is_apply(&headers) {
+        let (config, force) = applied(context, &bytes, &Target::of(&context.kind), &warnings)?;
+        let (stored, created) = store.apply(&write(context, &warnings)?, config, force).await?;
+        let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+        return answer(context, store, status, stored, &warnings);
+    }
     let patch = Patch::new(&headers, bytes)?;
+    force(context, false)?;
     let validation = field_validation(context)?;
     let change = |old: &Object| {
         let current = context.from_storage(old.clone());

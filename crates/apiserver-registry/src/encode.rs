@@ -2,8 +2,11 @@
 //!
 //! The fixed beginning, `{"apiVersion":"v1","kind":"Pod","metadata":{`, tells where the revision is spliced in, so
 //! that one encoding serves storage, get, list and watch.
+use api::decode::Target;
 use api::kinds::Kind;
+use api::proto::{Envelope, MAGIC, decode_protobuf};
 use bytes::Bytes;
+use machinery::gvk::GroupVersionKind;
 use machinery::{Object, StatusError, StatusResult};
 use serde_json::Value;
 use storage::Revision;
@@ -84,10 +87,22 @@ fn member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) -> Stat
 
 /// Decodes a stored object and puts its revision in.
 pub fn decode(value: &[u8], revision: Revision) -> StatusResult<Object> {
-    let mut object: Object = serde_json::from_slice(value)
-        .map_err(|e| StatusError::internal(format!("a stored object does not decode: {e}")))?;
+    let mut object =
+        tree(value).map_err(|e| StatusError::internal(format!("a stored object does not decode: {e}")))?;
     object.set(&["metadata", "resourceVersion"], revision.to_string());
     Ok(object)
+}
+
+/// The tree of a stored value: JSON, or the protobuf that upstream's server writes.
+pub fn tree(value: &[u8]) -> Result<Object, String> {
+    if !value.starts_with(MAGIC) {
+        return serde_json::from_slice(value).map_err(|e| e.to_string());
+    }
+    let envelope = Envelope::read(value).map_err(|e| e.to_string())?;
+    let gvk = GroupVersionKind::from_api_version(&envelope.api_version, &envelope.kind);
+    let kind = api::kinds::by_kind(&gvk.group, &gvk.version, &gvk.kind)
+        .ok_or_else(|| format!("it is a {} of {}, which is not known", gvk.kind, gvk.api_version()))?;
+    decode_protobuf(value, &Target::of(kind)).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -111,5 +126,22 @@ mod tests {
         assert_eq!(back, decode(&value, Revision(7)).unwrap());
         assert_eq!(back.resource_version(), "7");
         assert_eq!(back.str_at(&["data", "a"]), "b");
+    }
+
+    #[test]
+    fn what_upstream_stored_as_protobuf_reads_as_json_does() {
+        let kind = api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        let header = Header::new(kind);
+        let json = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","namespace":"d","uid":"u",
+            "creationTimestamp":"2026-01-02T03:04:05Z","labels":{"a":"b"}},"data":{"k":"v"}}"#;
+        let object: Object = serde_json::from_str(json).unwrap();
+        let sealed = api::proto::encode_object(&object.0).unwrap();
+        assert!(sealed.starts_with(MAGIC) && !header.fits(&sealed));
+        let read = decode(&sealed, Revision(9)).unwrap();
+        assert_eq!(read, decode(json.as_bytes(), Revision(9)).unwrap());
+        assert_eq!(header.encode(&read).unwrap(), header.encode(&object).unwrap());
+        for broken in [&sealed[..sealed.len() - 3], b"k8s\0", b"k8s\0\x0a\xff", b"{", b""] {
+            assert_eq!(decode(broken, Revision(9)).unwrap_err().code(), 500);
+        }
     }
 }

@@ -9,7 +9,7 @@ use machinery::Object;
 use serde::Deserialize;
 use storage::KeyValue;
 
-use crate::encode::Header;
+use crate::encode::{self, Header};
 
 /// Finds the facts of a stored object of one kind.
 pub struct Decoder {
@@ -111,7 +111,7 @@ impl Decode for Decoder {
                 return Ok(Decoded { value: kv.value.clone(), splice, facts: head.facts() });
             }
         }
-        let object: Object = serde_json::from_slice(&kv.value).map_err(|e| DecodeError(e.to_string()))?;
+        let object = encode::tree(&kv.value).map_err(DecodeError)?;
         let value = if self.header.fits(&kv.value) {
             kv.value.clone()
         } else {

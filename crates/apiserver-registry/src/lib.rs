@@ -2,10 +2,12 @@
 //!
 //! Read [`Store`] first (writes), then [`list`] and [`Registry`]. It combines a kind's strategy, admission, storage
 //! and the watch cache in one documented order. It knows no concrete kind and no HTTP.
+mod apply;
 mod delete;
 pub mod encode;
 mod facts;
 pub mod list;
+mod ownership;
 mod registry;
 mod request;
 mod store;

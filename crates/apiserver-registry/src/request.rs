@@ -16,6 +16,8 @@ pub struct Write<'a> {
     pub subresource: &'a str,
     /// Who writes.
     pub user: &'a UserInfo,
+    /// The field manager; empty: who owns which field is left as it is.
+    pub manager: String,
     /// Everything but storing it.
     pub dry_run: bool,
     /// What the writer should know.

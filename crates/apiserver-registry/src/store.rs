@@ -15,6 +15,7 @@ use storage::{DeleteOutcome, Expect, KeyValue, Revision, SharedLeases, Storage, 
 
 use crate::delete::{self, Plan};
 use crate::encode::{self, Header};
+use crate::ownership::{self, Ownership};
 use crate::request::{DeleteOptions, Write};
 
 /// How often a write is tried again when another one came between, as upstream's patch (handlers/patch.go) does.
@@ -135,15 +136,11 @@ impl Store {
     }
 
     /// The rules of a write: events are asked for more when they come by their own group.
-    fn strategy_of(&self, write: &Write<'_>) -> &'static dyn Strategy {
+    fn strategy_of(&self, write: &Write<'_>, subresource: &str) -> &'static dyn Strategy {
         if write.kind.group == "events.k8s.io" {
-            return apiserver_resources::strategy_for(
-                &write.kind.group,
-                &write.kind.plural,
-                write.subresource,
-            );
+            return apiserver_resources::strategy_for(&write.kind.group, &write.kind.plural, subresource);
         }
-        self.strategy(write.subresource)
+        self.strategy(subresource)
     }
 
     fn strategy(&self, subresource: &str) -> &'static dyn Strategy {
@@ -225,7 +222,16 @@ impl Store {
     }
 
     /// Creates an object. The name in it counts; `write.name` is empty.
-    pub async fn create(&self, write: &Write<'_>, mut object: Object) -> StatusResult<Stored> {
+    pub async fn create(&self, write: &Write<'_>, object: Object) -> StatusResult<Stored> {
+        self.insert(write, object, Ownership::Tracked).await
+    }
+
+    async fn insert(
+        &self,
+        write: &Write<'_>,
+        mut object: Object,
+        ownership: Ownership,
+    ) -> StatusResult<Stored> {
         let strategy = self.strategy("");
         self.before_create(write, &mut object)?;
         strategy.fill_defaults(&mut object);
@@ -237,9 +243,10 @@ impl Store {
             }
             object.set(&["metadata", "name"], names::generate(&base));
         }
+        ownership.note(&self.kind, write, &Object::default(), &mut object);
         self.mutate(write, Operation::Create, &mut object, None).await?;
         strategy.fill_defaults(&mut object);
-        let mut errors = self.strategy_of(&Write { subresource: "", ..*write }).admit_create(&mut object);
+        let mut errors = self.strategy_of(write, "").admit_create(&mut object);
         let name_rule = apiserver_resources::name_rule(&self.kind.group, &self.kind.plural);
         errors.splice(
             0..0,
@@ -252,7 +259,9 @@ impl Store {
             hook.allocate(&mut object, None, write.dry_run).await?;
         }
         let result = self.store_new(write, &mut object, generated).await;
-        if let (Err(_), Some(hook), false) = (&result, &self.hook, write.dry_run) {
+        if let (Err(e), Some(hook), false) = (&result, &self.hook, write.dry_run)
+            && !may_have_happened(e)
+        {
             hook.release(&object, None).await;
         }
         result
@@ -350,20 +359,35 @@ impl Store {
     pub async fn update(
         &self,
         write: &Write<'_>,
-        mut change: impl FnMut(&Object) -> StatusResult<Object> + Send,
+        change: impl FnMut(&Object) -> StatusResult<Object> + Send,
         when_absent: Option<Object>,
+    ) -> StatusResult<(Stored, bool)> {
+        let creates = self.strategy(write.subresource).allows_create_on_update();
+        let absent = || when_absent.filter(|_| creates && write.subresource.is_empty()).map(Ok);
+        self.replace(write, change, absent, Ownership::Tracked).await
+    }
+
+    pub(crate) async fn replace(
+        &self,
+        write: &Write<'_>,
+        mut change: impl FnMut(&Object) -> StatusResult<Object> + Send,
+        when_absent: impl FnOnce() -> Option<StatusResult<Object>> + Send,
+        ownership: Ownership,
     ) -> StatusResult<(Stored, bool)> {
         let strategy = self.strategy(write.subresource);
         let key = self.key(write.namespace, write.name);
         for _ in 0..ATTEMPTS {
             let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
             let Some(found) = found else {
-                return match when_absent {
-                    Some(object) if strategy.allows_create_on_update() && write.subresource.is_empty() => {
-                        Ok((self.create(write, object).await?, true))
-                    }
-                    _ => Err(self.not_found(write.name)),
-                };
+                let object = when_absent().ok_or_else(|| self.not_found(write.name))??;
+                if ownership == Ownership::Settled && !object.uid().is_empty() {
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                        object.uid()
+                    );
+                    return Err(StatusError::conflict(&self.gr, write.name, &why));
+                }
+                return Ok((self.insert(write, object, ownership).await?, true));
             };
             let old = self.stored(&found)?;
             let mut new = change(&old.object)?;
@@ -373,9 +397,10 @@ impl Store {
             }
             self.before_update(write, &mut new, &old.object)?;
             strategy.fill_defaults(&mut new);
+            ownership.note(&self.kind, write, &old.object, &mut new);
             self.mutate(write, Operation::Update, &mut new, Some(&old.object)).await?;
             strategy.fill_defaults(&mut new);
-            let mut errors = self.strategy_of(write).admit_update(&mut new, &old.object);
+            let mut errors = self.strategy_of(write, write.subresource).admit_update(&mut new, &old.object);
             errors.splice(0..0, apiserver_resources::validate_object_meta_update(&new, &old.object));
             if !errors.is_empty() {
                 return Err(StatusError::invalid(&self.gvk, write.name, &errors));
@@ -389,6 +414,8 @@ impl Store {
             {
                 match &stored {
                     Ok(Some(_)) => hook.release(&old.object, Some(&new)).await,
+                    // What both forms hold stays taken, since either may be the stored one.
+                    Err(e) if may_have_happened(e) => {}
                     _ => hook.release(&new, Some(&old.object)).await,
                 }
             }
@@ -407,7 +434,9 @@ impl Store {
     /// Refuses a replacement that does not name the revision it is about, where the kind asks for that. A patch is
     /// made from the stored object, so it is about that one anyway.
     pub fn check_conditional(&self, write: &Write<'_>, new: &Object) -> StatusResult<()> {
-        if !new.resource_version().is_empty() || self.strategy_of(write).allows_unconditional_update() {
+        if !new.resource_version().is_empty()
+            || self.strategy_of(write, write.subresource).allows_unconditional_update()
+        {
             return Ok(());
         }
         let path = machinery::FieldPath::new("metadata").child("resourceVersion");
@@ -450,6 +479,7 @@ impl Store {
         for warning in self.strategy(write.subresource).warnings(new, Some(&old.object)) {
             write.warnings.add(warning);
         }
+        ownership::keep_times(new, &old.object);
         let value = self.header.encode(new)?;
         new.set_type(&self.kind.api_version(), &self.kind.kind);
         if delete::finished(new, &old.object, self.strategy(write.subresource)) && !write.dry_run {
@@ -550,6 +580,15 @@ pub fn prefix(kind: &Kind) -> String {
     format!("/registry/{}/", kind.key)
 }
 
+/// Cause in the answer to a write of which nobody knows whether it happened. A client that repeats it has to look first.
+const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
+
+/// Whether a write that failed so may be stored all the same.
+fn may_have_happened(e: &StatusError) -> bool {
+    let causes = e.0.details.as_ref().and_then(|d| d.causes.as_ref());
+    causes.into_iter().flatten().any(|c| c.reason.as_deref() == Some(OUTCOME_UNKNOWN))
+}
+
 /// An error of storage as a client sees it.
 pub fn storage_error(e: storage::Error) -> StatusError {
     match e {
@@ -557,6 +596,9 @@ pub fn storage_error(e: storage::Error) -> StatusError {
             StatusError::expired("The resourceVersion for the provided watch is too old.")
         }
         storage::Error::ValueTooLarge { .. } => StatusError::too_large(e.to_string()),
+        storage::Error::Indeterminate(_) => {
+            StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string())
+        }
         storage::Error::FutureRevision { requested, current } => too_large_revision(requested, current),
         e if e.retryable() => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
         e => StatusError::internal(e),

@@ -77,6 +77,19 @@ fn validate_rest(meta: &At, built_in: bool, errors: &mut FieldErrors) {
     checks::annotations(&meta.field("annotations"), errors);
     validate_owners(&meta.field("ownerReferences"), errors);
     validate_finalizers(&meta.field("finalizers"), built_in, errors);
+    validate_managers(&meta.field("managedFields"), errors);
+}
+
+/// The rest of what an entry says is read before it gets here.
+fn validate_managers(managed: &At, errors: &mut FieldErrors) {
+    for entry in managed.items() {
+        for (field, max) in [("manager", 128), ("subresource", 256)] {
+            let at = entry.field(field);
+            if at.text().len() > max {
+                errors.push(machinery::FieldError::too_long(&at.path(), max));
+            }
+        }
+    }
 }
 
 fn validate_owners(owners: &At, errors: &mut FieldErrors) {

@@ -8,6 +8,8 @@ use machinery::request::UserInfo;
 use machinery::{Object, StatusError, StatusResult};
 use serde_json::{Value, json};
 
+use crate::authentication::FrontProxy;
+
 /// Where the API server itself can be reached.
 #[derive(Debug, Clone)]
 pub struct Advertised {
@@ -50,6 +52,7 @@ impl<'a> Bootstrap<'a> {
             name: object.name(),
             subresource: "",
             user: &self.user,
+            manager: "kube-apiserver".to_owned(),
             dry_run: false,
             warnings,
         }
@@ -150,7 +153,7 @@ impl<'a> Bootstrap<'a> {
         Ok(())
     }
 
-    /// The `kubernetes` Service with its endpoints, and the service CIDR.
+    /// The `kubernetes` Service, and the service CIDR.
     pub async fn kubernetes_service(&self, at: &Advertised) -> StatusResult<()> {
         let cidr = json!({
             "apiVersion": "networking.k8s.io/v1",
@@ -178,7 +181,12 @@ impl<'a> Bootstrap<'a> {
             },
         });
         self.ensure(self.store("", "services")?, &object(service)).await?;
+        Ok(())
+    }
 
+    /// The endpoints of the `kubernetes` Service.
+    pub async fn endpoints(&self, at: &Advertised, addresses: &[IpAddr]) -> StatusResult<()> {
+        let each: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
         let endpoints = json!({
             "apiVersion": "v1",
             "kind": "Endpoints",
@@ -188,12 +196,16 @@ impl<'a> Bootstrap<'a> {
                 "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
             },
             "subsets": [{
-                "addresses": [{ "ip": at.address.to_string() }],
+                "addresses": each,
                 "ports": [{ "name": "https", "port": at.port, "protocol": "TCP" }],
             }],
         });
         self.enforce(self.store("", "endpoints")?, &object(endpoints), &[&["subsets"]]).await?;
 
+        let each: Vec<Value> = addresses
+            .iter()
+            .map(|ip| json!({ "addresses": [ip.to_string()], "conditions": { "ready": true } }))
+            .collect();
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -203,7 +215,7 @@ impl<'a> Bootstrap<'a> {
                 "labels": { "kubernetes.io/service-name": "kubernetes" },
             },
             "addressType": if at.address.is_ipv4() { "IPv4" } else { "IPv6" },
-            "endpoints": [{ "addresses": [at.address.to_string()], "conditions": { "ready": true } }],
+            "endpoints": each,
             "ports": [{ "name": "https", "port": at.port, "protocol": "TCP" }],
         });
         let slices = self.store("discovery.k8s.io", "endpointslices")?;
@@ -247,12 +259,26 @@ impl<'a> Bootstrap<'a> {
     }
 
     /// What aggregated API servers and kubelets read to authenticate clients.
-    pub async fn authentication_config(&self, client_ca: &str) -> StatusResult<()> {
+    pub async fn authentication_config(
+        &self,
+        client_ca: &str,
+        front_proxy: Option<&(FrontProxy, String)>,
+    ) -> StatusResult<()> {
+        let mut data = json!({ "client-ca-file": client_ca });
+        if let Some((proxy, ca)) = front_proxy {
+            let list = |values: &[String]| json!(json!(values).to_string());
+            data["requestheader-client-ca-file"] = json!(ca);
+            data["requestheader-allowed-names"] = list(&proxy.allowed_names);
+            data["requestheader-username-headers"] = list(&proxy.headers.username);
+            data["requestheader-uid-headers"] = list(&proxy.headers.uid);
+            data["requestheader-group-headers"] = list(&proxy.headers.group);
+            data["requestheader-extra-headers-prefix"] = list(&proxy.headers.extra_prefixes);
+        }
         let config = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-            "data": { "client-ca-file": client_ca },
+            "data": data,
         });
         self.enforce(self.store("", "configmaps")?, &object(config), &[&["data"]]).await
     }

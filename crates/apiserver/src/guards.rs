@@ -151,6 +151,7 @@ pub fn aggregate_roles(registry: Arc<Registry>, stop: CancellationToken) {
                         name: role.name(),
                         subresource: "",
                         user: &user,
+                        manager: "clusterrole-aggregation-controller".to_owned(),
                         dry_run: false,
                         warnings: &warnings,
                     };

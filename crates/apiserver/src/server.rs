@@ -1,18 +1,12 @@
 //! Starting and stopping an API server.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
-use apiserver_authn::service_account::{
-    ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
-};
-use apiserver_authn::{
-    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache,
-    TokenFile, TokenUnion, Union, system_time,
-};
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
@@ -32,13 +26,15 @@ use storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
+use crate::masters::Masters;
 use crate::metered::{Metered, StoreTimes};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{endpoints, feed};
+use crate::{endpoints, feed, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +56,21 @@ pub enum StartError {
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
+}
+
+/// Where a resource or subresource is served.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Group; empty for core.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// Resource.
+    pub plural: String,
+    /// Subresource; empty: the resource itself.
+    pub subresource: String,
+    /// Whether it is in a namespace.
+    pub namespaced: bool,
 }
 
 /// A running API server.
@@ -146,71 +157,10 @@ fn go_arch() -> &'static str {
     }
 }
 
-/// Everything about who one is.
-struct Identity {
-    requests: Box<dyn Authenticator>,
-    tokens: Arc<dyn TokenAuthenticator>,
-    issuer: TokenIssuer,
-    discovery: Value,
-    jwks: Value,
-}
-
-fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
-    let accounts = &config.service_accounts;
-    let text = |path: &PathBuf| {
-        read(path).and_then(|b| String::from_utf8(b).map_err(|_| unusable(path)(&"it is not text")))
-    };
-    let mut keys = VerifyKeys::default();
-    for path in &accounts.keys {
-        keys.add_pem(&text(path)?).map_err(|e| unusable(path)(&e))?;
-    }
-    let keys = Arc::new(keys);
-    let signing = SigningKey::from_pem(&text(&accounts.signing_key)?)
-        .map_err(|e| unusable(&accounts.signing_key)(&e))?;
-    let audiences = if accounts.audiences.is_empty() {
-        vec![accounts.issuer.clone()]
-    } else {
-        accounts.audiences.clone()
-    };
-    let now = system_time();
-    let mut methods: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
-    if let Some(path) = &config.token_file {
-        methods.push(Box::new(TokenFile::parse(&text(path)?).map_err(|e| unusable(path)(&e))?));
-    }
-    methods.push(Box::new(ServiceAccountTokens {
-        issuers: vec![accounts.issuer.clone()],
-        api_audiences: audiences.clone(),
-        keys: keys.clone(),
-        cluster: view.clone(),
-        now: now.clone(),
-    }));
-    methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
-    let tokens: Arc<dyn TokenAuthenticator> =
-        Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
-    let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
-        .map_err(|e| unusable(&config.client_ca)(&e))?;
-    let requests =
-        Union::new(vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))], config.anonymous);
-    let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
-    Ok(Identity {
-        requests: Box::new(requests),
-        tokens,
-        discovery: openid_configuration(&accounts.issuer, &jwks_uri, &keys),
-        jwks: keys.jwks(),
-        issuer: TokenIssuer {
-            issuer: accounts.issuer.clone(),
-            api_audiences: audiences,
-            max_expiration: None,
-            extend_expiration: true,
-            key: Arc::new(signing),
-        },
-    })
-}
-
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
-        let listener = Listener::bind(config.listen, &config.tls).await?;
+        let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
 
         let times = Arc::new(StoreTimes::new(kept()));
@@ -244,8 +194,9 @@ impl ApiServer {
         let allocator =
             ServiceAllocator::new(config.storage.clone(), config.service_cidr, config.node_ports.clone())
                 .map_err(StartError::Bootstrap)?;
+        let allocator = Arc::new(allocator);
         let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
-        hooks.insert(("", "services"), Arc::new(allocator));
+        hooks.insert(("", "services"), allocator.clone());
         let registry = Arc::new(builder.finish(admission.clone(), &hooks));
 
         let identity = identity(&config, view)?;
@@ -294,18 +245,35 @@ impl ApiServer {
             port: address.port(),
         };
         let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        let front_proxy = match &config.authentication.front_proxy {
+            Some(proxy) => {
+                let ca = String::from_utf8_lossy(&read(&proxy.client_ca)?).into_owned();
+                Some((proxy.clone(), ca))
+            }
+            None => None,
+        };
+        service_repair::start(allocator, &registry, stop.clone()).await;
+        let masters = Masters::new(config.storage.clone(), registry.clone(), advertised.clone());
         let bootstrap = Bootstrap::new(&registry);
-        let work = async {
+        let work = || async {
             bootstrap.namespaces().await?;
             bootstrap.policy().await?;
             bootstrap.flow_control().await?;
             bootstrap.kubernetes_service(&advertised).await?;
-            bootstrap.authentication_config(&client_ca).await?;
+            if config.shared {
+                masters.renew().await?;
+            } else {
+                bootstrap.endpoints(&advertised, &[advertised.address]).await?;
+            }
+            bootstrap.authentication_config(&client_ca, front_proxy.as_ref()).await?;
             bootstrap.storage_answers().await
         };
-        work.await.map_err(StartError::Bootstrap)?;
-        guards::aggregate_roles(registry, closing.clone());
+        repeated(work).await.map_err(StartError::Bootstrap)?;
+        guards::aggregate_roles(registry.clone(), closing.clone());
         ready.store(true, Ordering::Release);
+        if config.shared {
+            tasks.spawn(masters.run(stop.clone()));
+        }
         tasks.spawn(listener.serve(server.clone(), closing.clone()));
         let delay = config.serving.shutdown_delay;
         tasks.spawn(async move {
@@ -325,6 +293,47 @@ impl ApiServer {
         self.address
     }
 
+    /// Every resource and subresource that there is a route for: what is listed in discovery, and what is served besides.
+    pub fn routes(&self) -> Vec<Route> {
+        let mut all = Vec::new();
+        for kind in self.server.kinds.all() {
+            let mut subresources: BTreeSet<String> =
+                kind.subresources.iter().map(|s| s.name.to_string()).collect();
+            let served = self.server.endpoints.keys();
+            let served = served.filter(|(group, plural, _)| *group == kind.group && *plural == kind.plural);
+            subresources.extend(served.map(|(_, _, subresource)| subresource.clone()));
+            subresources.insert(String::new());
+            all.extend(subresources.into_iter().map(|subresource| Route {
+                group: kind.group.to_string(),
+                version: kind.version.to_string(),
+                plural: kind.plural.to_string(),
+                subresource,
+                namespaced: kind.namespaced,
+            }));
+        }
+        all
+    }
+
+    /// Every path outside of resources that is served.
+    pub fn paths(&self) -> Vec<String> {
+        let fixed = ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+        let versions = self.server.kinds.group_versions().into_iter().flat_map(|(group, version)| {
+            if group.is_empty() {
+                vec![format!("/api/{version}"), format!("/openapi/v3/api/{version}")]
+            } else {
+                vec![
+                    format!("/apis/{group}"),
+                    format!("/apis/{group}/{version}"),
+                    format!("/openapi/v3/apis/{group}/{version}"),
+                ]
+            }
+        });
+        let documents = self.server.documents.keys().cloned();
+        let all: BTreeSet<String> =
+            fixed.into_iter().map(str::to_owned).chain(versions).chain(documents).collect();
+        all.into_iter().collect()
+    }
+
     /// Answers a request of a part in this process, which acts as `user`.
     pub async fn handle_local(&self, user: Arc<UserInfo>, request: Request<Body>) -> Response<Body> {
         let peer = Peer { local: Some(user), ..Peer::default() };
@@ -334,6 +343,25 @@ impl ApiServer {
     /// Waits until all connections have ended after a stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+    }
+}
+
+/// Repeats work that can be repeated, while it fails only since other servers do the same at the same time.
+async fn repeated<F>(work: impl Fn() -> F) -> Result<(), StatusError>
+where
+    F: Future<Output = Result<(), StatusError>>,
+{
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match work().await {
+            // 422: the other one has taken the service IP and not written the Service yet.
+            Err(e) if attempts < 20 && matches!(e.code(), 409 | 422 | 503) => {
+                tracing::debug!(error = %e, "another server writes the first objects too");
+                tokio::time::sleep(Duration::from_millis(20 * attempts)).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! What is taken is written to the same store as the objects, with compare-and-swap: an `IPAddress` object for each
 //! cluster IP, one `RangeAllocation` bitmap for node ports. So any number of servers share one truth.
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use apiserver_registry::encode::Header;
+use apiserver_registry::encode::{self, Header};
 use apiserver_registry::{Hook, storage_error, timestamp};
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -34,12 +35,12 @@ pub struct ServiceAllocator {
 
 /// What a Service holds.
 #[derive(Debug, Default, PartialEq)]
-struct Held {
-    ips: Vec<String>,
-    ports: Vec<u16>,
+pub(crate) struct Held {
+    pub(crate) ips: Vec<String>,
+    pub(crate) ports: Vec<u16>,
 }
 
-fn held(service: &Object) -> Held {
+pub(crate) fn held(service: &Object) -> Held {
     let ips = service
         .list_at(&["spec", "clusterIPs"])
         .iter()
@@ -72,6 +73,11 @@ fn invalid(service: &Object, e: FieldError) -> StatusError {
     StatusError::invalid(&GroupVersionKind::new("", "v1", "Service"), service.name(), &[e])
 }
 
+/// How an `IPAddress` names the Service it belongs to.
+pub(crate) fn parent(service: &Object) -> Value {
+    json!({ "resource": "services", "namespace": service.namespace(), "name": service.name() })
+}
+
 impl ServiceAllocator {
     /// Allocates from a service CIDR and a range of node ports.
     pub fn new(storage: Arc<dyn Storage>, cidr: Ipv4Net, ports: RangeInclusive<u16>) -> StatusResult<Self> {
@@ -85,7 +91,7 @@ impl ServiceAllocator {
     }
 
     /// Takes one IP; false where it is taken already.
-    async fn take_ip(&self, ip: &str, service: &Object) -> StatusResult<bool> {
+    pub(crate) async fn take_ip(&self, ip: &str, service: &Object) -> StatusResult<bool> {
         let mut object = Object::default();
         object.set(&["metadata", "name"], ip);
         object.set(&["metadata", "uid"], uuid::Uuid::new_v4().to_string());
@@ -98,14 +104,29 @@ impl ServiceAllocator {
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
             }),
         );
-        object.set(
-            &["spec", "parentRef"],
-            json!({ "resource": "services", "namespace": service.namespace(), "name": service.name() }),
-        );
+        object.set(&["spec", "parentRef"], parent(service));
         let value = self.address.encode(&object)?;
         let outcome =
             self.storage.put(&Self::key(ip), value, Expect::Absent, None).await.map_err(storage_error)?;
         Ok(matches!(outcome, WriteOutcome::Done(_)))
+    }
+
+    /// Gives an IP back, if it is still that Service's: another server may have given it to somebody else by now.
+    pub(crate) async fn give_back(&self, ip: &str, parent: &Value) -> StatusResult<()> {
+        let key = Self::key(ip);
+        for _ in 0..ATTEMPTS {
+            let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
+            let Some(found) = found else { return Ok(()) };
+            let object = encode::decode(&found.value, found.mod_revision)?;
+            if object.at(&["spec", "parentRef"]) != Some(parent) {
+                return Ok(());
+            }
+            match self.storage.delete(&key, Expect::At(found.mod_revision)).await.map_err(storage_error)? {
+                DeleteOutcome::Deleted { .. } => return Ok(()),
+                DeleteOutcome::Mismatch { .. } => {}
+            }
+        }
+        Ok(())
     }
 
     async fn is_taken(&self, ip: &str) -> StatusResult<bool> {
@@ -209,6 +230,42 @@ impl ServiceAllocator {
             .with_retry_after(1))
     }
 
+    /// The cluster IPs.
+    pub(crate) fn contains(&self, ip: &str) -> bool {
+        ip.parse::<Ipv4Addr>().is_ok_and(|ip| self.cidr.contains(&ip))
+    }
+
+    /// The node ports that are taken.
+    pub(crate) async fn taken_ports(&self) -> StatusResult<BTreeSet<u16>> {
+        let start = *self.ports.start();
+        let count = self.ports.end() - start + 1;
+        self.change_ports(
+            |bitmap| {
+                Ok((0..count).filter(|offset| bitmap.has(*offset)).map(|offset| start + offset).collect())
+            },
+            true,
+        )
+        .await
+    }
+
+    /// Marks these node ports as taken and these as free.
+    pub(crate) async fn correct_ports(&self, take: &BTreeSet<u16>, free: &BTreeSet<u16>) -> StatusResult<()> {
+        let start = *self.ports.start();
+        self.change_ports(
+            |bitmap| {
+                for port in take.iter().filter(|port| self.ports.contains(port)) {
+                    bitmap.take(port - start);
+                }
+                for port in free.iter().filter(|port| self.ports.contains(port)) {
+                    bitmap.free(port - start);
+                }
+                Ok(())
+            },
+            false,
+        )
+        .await
+    }
+
     async fn allocate_ports(&self, new: &mut Object, old: &Held, dry_run: bool) -> StatusResult<()> {
         if !needs_node_ports(new) {
             return Ok(());
@@ -284,11 +341,12 @@ impl Hook for ServiceAllocator {
     }
 
     async fn release(&self, dropped: &Object, kept: Option<&Object>) {
+        let parent = parent(dropped);
         let (dropped, kept) = (held(dropped), kept.map(held).unwrap_or_default());
-        for ip in dropped.ips.iter().filter(|ip| !kept.ips.contains(ip)) {
-            match self.storage.delete(&Self::key(ip), Expect::Any).await {
-                Ok(DeleteOutcome::Deleted { .. } | DeleteOutcome::Mismatch { .. }) => {}
-                Err(e) => tracing::warn!(ip, error = %e, "a cluster IP was not released"),
+        let gone = dropped.ips.iter().filter(|ip| !kept.ips.contains(ip)).cloned().collect::<Vec<_>>();
+        for ip in gone {
+            if let Err(e) = self.give_back(&ip, &parent).await {
+                tracing::warn!(ip, error = %e, "a cluster IP was not released");
             }
         }
         let ports: Vec<u16> = dropped.ports.into_iter().filter(|p| !kept.ports.contains(p)).collect();
@@ -328,6 +386,10 @@ impl Bitmap {
         free
     }
 
+    fn has(&self, offset: u16) -> bool {
+        self.0.get(usize::from(offset / 8)).is_some_and(|byte| byte & (1 << (offset % 8)) != 0)
+    }
+
     fn free(&mut self, offset: u16) {
         if let Some(byte) = self.0.get_mut(usize::from(offset / 8)) {
             *byte &= !(1u8 << (offset % 8));
@@ -351,7 +413,7 @@ impl Bitmap {
     }
 
     fn decode(value: &[u8], range: &str) -> StatusResult<Self> {
-        let stored: Value = serde_json::from_slice(value).map_err(StatusError::internal)?;
+        let stored = Value::Object(encode::tree(value).map_err(StatusError::internal)?.0);
         if stored["range"] != range {
             return Err(StatusError::internal(format!(
                 "node ports were allocated from {}, not {range}: --service-node-port-range may not change",
@@ -381,7 +443,7 @@ mod tests {
     async fn ips_are_given_once_and_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let a = allocator(dir.path());
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut last = Object::default();
         for _ in 0..14 {
             last = service(json!({"type": "ClusterIP"}));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::parts;
+use crate::{commands, parts};
 
 /// A whole Kubernetes in one binary, and the way to bring it up.
 #[derive(Parser)]
@@ -31,6 +31,7 @@ impl Cli {
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
             }
+            Command::Backup(_) | Command::Restore(_) | Command::Db(_) | Command::Migrate(_) => false,
             _ => true,
         };
         self.v.unwrap_or(u8::from(is_server))
@@ -60,6 +61,14 @@ pub enum Command {
     Status(Which),
     /// Prints the admin kubeconfig.
     Kubeconfig(Kubeconfig),
+    /// Writes all objects of a cluster to one file, while it runs or not.
+    Backup(commands::backup::Backup),
+    /// Makes a stopped cluster what a backup holds.
+    Restore(commands::restore::Restore),
+    /// Looks into a cluster's store.
+    Db(commands::db::Db),
+    /// Moves a stopped cluster's objects between its embedded store and etcd.
+    Migrate(Box<commands::migrate::Migrate>),
     /// Prints a completion script for a shell.
     #[command(
         after_help = "Examples:\n  source <(cox completion bash)\n  cox completion zsh > \"${fpath[1]}/_cox\"\n  \

@@ -82,6 +82,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
+            Command::Backup(options) => commands::backup::backup(options, json).await,
+            Command::Restore(options) => commands::restore::restore(options, json).await,
+            Command::Db(options) => commands::db::db(options, json).await,
+            Command::Migrate(options) => commands::migrate::migrate(*options, json).await,
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 let script = args::completion(shell);

@@ -1,9 +1,10 @@
 //! The words of the Kubernetes API that no concrete kind owns: objects as trees, metadata, `Status`,
-//! selectors, quantities, field paths and errors, names, patches.
+//! selectors, quantities, field paths and errors, names, patches, owners of fields.
 //!
 //! Read [`Object`] first, then [`StatusError`]. Nothing here knows a concrete kind, storage or HTTP.
 pub mod field;
 pub mod field_selector;
+pub mod fields;
 pub mod gvk;
 pub mod label_selector;
 pub mod names;

@@ -51,6 +51,15 @@ pub enum Error {
     /// The store could not make a write durable and accepts no more, since it cannot know what reached the disk.
     #[error("the store accepts no more writes ({0}); restart the server once the disk is healthy")]
     Failed(Arc<str>),
+    /// The store could not be reached. Nothing was written.
+    #[error("{0}")]
+    Unreachable(Arc<str>),
+    /// The connection broke, or the time was over, after a write was sent: it may have happened, or may happen yet.
+    #[error("{0}; the write may have happened")]
+    Indeterminate(Arc<str>),
+    /// The store refused, for a reason that does not pass by itself.
+    #[error("{0}")]
+    Refused(Arc<str>),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -59,6 +68,6 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without a change.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Lagged | Self::NoSpace | Self::FutureRevision { .. })
+        matches!(self, Self::Lagged | Self::NoSpace | Self::FutureRevision { .. } | Self::Unreachable(_))
     }
 }

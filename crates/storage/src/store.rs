@@ -11,8 +11,8 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, WatchBatch,
-    WriteOutcome,
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    WatchBatch, WriteOutcome,
 };
 
 /// A key-value store in etcd's model.
@@ -54,6 +54,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Ends a lease at once and deletes its keys.
     async fn revoke(&self, lease: LeaseId) -> Result<(), Error>;
 
+    /// Tells how much time a lease has left. Only what copies a store needs it.
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        let _ = lease;
+        Err(Error::Refused("this kind of store cannot look up leases".into()))
+    }
+
     /// Forgets the history below a revision: what was deleted or overwritten by then.
     async fn compact(&self, at: Revision) -> Result<(), Error>;
 
@@ -66,8 +72,8 @@ pub trait Storage: Send + Sync + 'static {
 
 /// Asks a running watch how far it has come.
 pub trait Progress: Send + Sync + 'static {
-    /// Makes the watch deliver a batch (without events if there are none) whose revision is at least the store's
-    /// revision of now.
+    /// Makes the watch deliver a batch (without events if there are none) whose revision is at least every revision
+    /// that the store has told anyone in this process before.
     fn request(&self);
 }
 

@@ -48,6 +48,7 @@ where
         compacted_history_is_refused,
         leases_take_their_keys_along,
         leases_expire,
+        leases_tell_what_is_left,
         a_put_without_the_lease_keeps_the_key,
         shared_leases_are_shared,
         waiting_for_a_revision_ends_when_it_comes,
@@ -368,6 +369,15 @@ async fn leases_expire(store: Store) {
     let seen = events(&mut watch, 1).await;
     assert!(seen[0].is_delete());
     assert_eq!(value(&store, "/e/1", None).await, None);
+}
+
+async fn leases_tell_what_is_left(store: Store) {
+    let hour = Duration::from_secs(3600);
+    let lease = store.grant(hour).await.expect("grant");
+    let info = store.lease(lease).await.expect("lease");
+    assert!(info.id == lease && info.ttl == hour && info.left <= hour && info.left > hour / 2, "{info:?}");
+    store.revoke(lease).await.expect("revoke");
+    assert!(matches!(store.lease(lease).await, Err(Error::LeaseNotFound(id)) if id == lease));
 }
 
 async fn a_put_without_the_lease_keeps_the_key(store: Store) {

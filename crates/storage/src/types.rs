@@ -30,6 +30,17 @@ impl fmt::Display for LeaseId {
     }
 }
 
+/// What is known of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// Its name.
+    pub id: LeaseId,
+    /// The time it was made for.
+    pub ttl: std::time::Duration,
+    /// How much of that is left.
+    pub left: std::time::Duration,
+}
+
 /// One version of a key.
 ///
 /// Clones share key and value.

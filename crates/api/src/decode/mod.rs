@@ -2,10 +2,12 @@
 //!
 //! Errors are upstream's (apimachinery/pkg/runtime, sigs.k8s.io/json), because clients and tests read them.
 //! Start at [`decode`]; [`check`] does the same to a tree that is already parsed, such as the result of a patch.
+mod applied;
 mod scalar;
 mod walk;
 mod yaml;
 
+pub use applied::{decode_applied, normalize_applied};
 use machinery::gvk::GroupVersionKind;
 use machinery::{Object, StatusError, StatusResult};
 use serde::Deserialize;
@@ -180,12 +182,15 @@ pub fn check_patched(
 }
 
 fn parse_json(bytes: &[u8], target: &Target<'_>, walk: &mut Walk) -> Result<Object, String> {
+    into_object(parse_root(bytes, target.root(), walk)?)
+}
+
+fn parse_root(bytes: &[u8], ty: Ty, walk: &mut Walk) -> Result<Option<Value>, String> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Typed { walk, ty: target.root(), root: true }
+    Typed { walk, ty, root: true }
         .deserialize(&mut json)
         .and_then(|value| json.end().map(|()| value))
-        .map_err(|e| go_syntax_error(&e, bytes))?;
-    into_object(parsed)
+        .map_err(|e| go_syntax_error(&e, bytes))
 }
 
 fn into_object(value: Option<Value>) -> Result<Object, String> {

@@ -179,3 +179,28 @@ fn checks_what_a_patch_made() {
     let mut value = json!({"spec": {"replicas": {}}});
     assert!(check(deployment().schema, &mut value).is_err());
 }
+
+#[test]
+fn an_applied_configuration_is_read_as_it_is() {
+    let body = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a, creationTimestamp: null}\nspec:\n  replicas: 1\n  foo: 1\n  replicas: 2\n";
+    let got = decode_applied(body.as_bytes(), &deployment(), FieldValidation::Warn).expect("lenient");
+    assert_eq!(got.object.at(&["spec", "foo"]), Some(&json!(1)));
+    assert_eq!(got.warnings, ["yaml: unmarshal errors:\n  line 7: key \"replicas\" already set in map"]);
+    let e = decode_applied(body.as_bytes(), &deployment(), FieldValidation::Strict).expect_err("strict");
+    assert!(e.to_string().starts_with("error strict decoding YAML: "), "{e}");
+    let e = decode_applied(b"a: [", &deployment(), FieldValidation::Warn).expect_err("broken");
+    assert!(e.to_string().starts_with("error decoding YAML: "), "{e}");
+    let json = br#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","nope":1}}"#;
+    let e = decode_applied(json, &deployment(), FieldValidation::Ignore).expect_err("unknown");
+    assert!(e.to_string().ends_with(".metadata.nope: field not declared in schema"), "{e}");
+}
+
+#[test]
+fn an_applied_configuration_is_written_one_way() {
+    let object = json!({"metadata": {"creationTimestamp": null}, "spec": {"template": {"spec": {"containers": [
+        {"name": "a", "resources": {"limits": {"cpu": 1}}}]}}}});
+    let object = Object::from_value(object).unwrap();
+    let got = normalize_applied(object, &deployment()).unwrap().into_value();
+    assert_eq!(got["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"], "1");
+    assert_eq!(got["metadata"], json!({}));
+}

@@ -66,6 +66,7 @@ fn patch_path(kind: &Kind, name: &str) -> (String, Value) {
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
         ],
         "produces": ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
         "parameters": [
@@ -73,6 +74,7 @@ fn patch_path(kind: &Kind, name: &str) -> (String, Value) {
             query("dryRun", "string"),
             query("fieldManager", "string"),
             query("fieldValidation", "string"),
+            query("force", "boolean"),
         ],
         "responses": {
             "200": { "description": "OK", "schema": reference(name) },

@@ -101,6 +101,8 @@ impl Endpoint for Binding {
             name,
             subresource: "binding",
             user: &context.user,
+            // As upstream: the assignment is nobody's field.
+            manager: String::new(),
             dry_run: context.dry_run()?,
             warnings: &warnings,
         };

@@ -87,6 +87,8 @@ async fn ask_budgets(context: &Context, pod: &Object, dry_run: bool) -> StatusRe
         name: budget.name(),
         subresource: "status",
         user: &context.user,
+        // The server itself keeps the account.
+        manager: "kube-apiserver".to_owned(),
         dry_run,
         warnings: &warnings,
     };
@@ -111,6 +113,7 @@ async fn evict(context: &Context, pods: &Store, options: &DeleteOptions, dry_run
         name,
         subresource: "",
         user: &context.user,
+        manager: String::new(),
         dry_run,
         warnings: &warnings,
     };

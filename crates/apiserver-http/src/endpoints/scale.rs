@@ -4,6 +4,7 @@ use api::decode::Target;
 use apiserver_registry::{Warnings, encode};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
+use machinery::fields;
 use machinery::gvk::GroupVersionKind;
 use machinery::label_selector::LabelSelector;
 use machinery::{FieldError, FieldPath, Object, StatusError, StatusResult};
@@ -64,6 +65,22 @@ fn replicas(scale: &Object, name: &str) -> StatusResult<i64> {
     Ok(replicas)
 }
 
+/// An applied `Scale` as a configuration of the workload: the owners of `spec.replicas` are kept there.
+fn to_parent(context: &Context, target: &Target<'_>, config: Object) -> StatusResult<Object> {
+    fields::fits(api::fields::typed(target.schema), &config)?;
+    let config = api::decode::normalize_applied(config, target)?;
+    let mut out = Object::default();
+    out.set_type(&context.kind.api_version(), &context.kind.kind);
+    out.set(&["metadata", "name"], context.info.name.as_str());
+    for field in ["namespace", "uid", "resourceVersion"] {
+        out.copy_from(&config, &["metadata", field]);
+    }
+    if config.at(&["spec", "replicas"]).is_some() {
+        out.set(&["spec", "replicas"], replicas(&config, &context.info.name)?);
+    }
+    Ok(out)
+}
+
 #[async_trait]
 impl Endpoint for Scale {
     async fn serve(&self, context: &Context, request: Request<Body>) -> StatusResult<Response<Body>> {
@@ -107,6 +124,12 @@ impl Endpoint for Scale {
                     )));
                 }
                 store.update(&write, |old| set(old, &wanted), None).await?
+            }
+            "patch" if write::is_apply(&headers) => {
+                let target = Target::of_subresource(speaks);
+                let (config, force) = write::applied(context, &bytes, &target, &warnings)?;
+                let config = to_parent(context, &target, config)?;
+                store.apply(&write, config, force).await?
             }
             "patch" => {
                 let patch = Patch::new(&headers, bytes)?;

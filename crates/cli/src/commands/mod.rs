@@ -1,6 +1,11 @@
 //! The verbs, one file each.
+pub mod backup;
+pub mod db;
 pub mod down;
 pub mod hello;
 pub mod kubeconfig;
+pub mod migrate;
+pub mod restore;
 pub mod status;
+pub mod store;
 pub mod up;

@@ -6,10 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles};
+use apiserver::{
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
+};
+use async_trait::async_trait;
 use clap::{Args, ValueEnum};
-use storage::{Embedded, Options};
+use storage::{Embedded, Etcd, Options, Storage};
 
+use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use crate::output::Failure;
 
 /// One of `--authorization-mode`.
@@ -32,9 +37,12 @@ pub enum Mode {
 /// Flags of the API server, with upstream's names.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Directory of the embedded store.
-    #[arg(long)]
-    data_dir: PathBuf,
+    /// Directory of the embedded store; without it, objects are kept in etcd.
+    #[arg(long, conflicts_with = "etcd_servers", required_unless_present = "etcd_servers")]
+    data_dir: Option<PathBuf>,
+    /// Where objects are kept.
+    #[command(flatten)]
+    etcd: EtcdFlags,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -57,9 +65,12 @@ pub struct Flags {
     /// Static tokens, CSV.
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
-    /// Whether requests without credentials are anonymous rather than refused.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    anonymous_auth: bool,
+    /// Who one is.
+    #[command(flatten)]
+    authentication: AuthenticationFlags,
+    /// Versions, cipher suites, certificates for other names.
+    #[command(flatten)]
+    tls: TlsFlags,
     /// Who decides what one may, in order.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<Mode>,
@@ -69,9 +80,15 @@ pub struct Flags {
     /// Checks service-account tokens; may be given more than once.
     #[arg(long, required = true)]
     service_account_key_file: Vec<PathBuf>,
-    /// Issuer of service-account tokens.
-    #[arg(long)]
-    service_account_issuer: String,
+    /// Issuer of service-account tokens; of several, the first issues and all are believed.
+    #[arg(long, required = true)]
+    service_account_issuer: Vec<String>,
+    /// The longest that service-account tokens last.
+    #[arg(long, value_parser = super::go_duration)]
+    service_account_max_token_expiration: Option<Duration>,
+    /// Whether tokens of pods last a year, so that old clients which never read them again go on.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    service_account_extend_token_expiration: bool,
     /// Audiences of the API; the issuer if absent.
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
@@ -142,6 +159,95 @@ fn chance(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Flags about etcd, with upstream's names.
+#[derive(Args, Debug)]
+struct EtcdFlags {
+    /// URLs of the etcd members, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// CA of etcd's serving certificates.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
+    /// Prefix of all keys in etcd.
+    #[arg(long, default_value = "/registry")]
+    etcd_prefix: String,
+    /// How often etcd's history is forgotten; 0: never by this server.
+    #[arg(long, default_value = "5m", value_parser = go_duration)]
+    etcd_compaction_interval: Duration,
+    /// Form of the storage.
+    #[arg(long, default_value = "etcd3", value_parser = ["etcd3"])]
+    storage_backend: String,
+    /// Other etcds for some resources.
+    #[arg(long, value_parser = no_overrides)]
+    etcd_servers_overrides: Option<String>,
+}
+
+fn no_overrides(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    Err("all resources are kept in one etcd: leave it out, and move what the other etcd holds into the one that \
+         --etcd-servers names"
+        .into())
+}
+
+impl EtcdFlags {
+    async fn open(self) -> Result<Etcd, storage::etcd::OpenError> {
+        let client = self.etcd_certfile.zip(self.etcd_keyfile);
+        let tls = self.etcd_cafile.map(|authority| storage::etcd::TlsFiles { authority, client });
+        let options = storage::etcd::Options {
+            endpoints: self.etcd_servers,
+            tls,
+            prefix: self.etcd_prefix,
+            compaction: Some(self.etcd_compaction_interval),
+            ..storage::etcd::Options::default()
+        };
+        Etcd::open(options).await
+    }
+}
+
+/// etcd, as `componentstatuses` asks it.
+struct EtcdHealth(Arc<Etcd>);
+
+#[async_trait]
+impl Component for EtcdHealth {
+    fn name(&self) -> &str {
+        "etcd-0"
+    }
+
+    async fn probe(&self) -> Result<String, String> {
+        self.0.healthy().map(|()| "ok".into()).map_err(|e| e.to_string())
+    }
+}
+
+/// A store, and what it means for the server.
+struct Opened {
+    storage: Arc<dyn Storage>,
+    /// Whether other servers may use it.
+    shared: bool,
+    components: Vec<Arc<dyn Component>>,
+}
+
+/// Opens the store that the flags name.
+async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
+    let Some(dir) = data_dir else {
+        let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
+        let components: Vec<Arc<dyn Component>> = vec![Arc::new(EtcdHealth(etcd.clone()))];
+        return Ok(Opened { storage: etcd, shared: true, components });
+    };
+    let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
+        .await
+        .map_err(|e| Failure::of(&e))?
+        .map_err(|e| Failure::of(&e))?;
+    Ok(Opened { storage: Arc::new(embedded), shared: false, components: Vec::new() })
+}
+
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').ok_or("want FIRST-LAST, for example 30000-32767")?;
     let number = |s: &str| s.trim().parse::<u16>().map_err(|e| format!("{s}: {e}"));
@@ -152,6 +258,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// Runs the API server until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
+    let flags = *flags;
     let advertise = match flags.advertise_address {
         Some(address) => address,
         None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
@@ -159,11 +266,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
-    let dir = flags.data_dir.clone();
-    let storage = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
-        .await
-        .map_err(|e| Failure::of(&e))?
-        .map_err(|e| Failure::of(&e))?;
+    let opened = open(flags.data_dir, flags.etcd).await?;
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -174,14 +277,25 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         _ => None,
     };
+    let (authentication, mut anonymous) = flags.authentication.settled()?;
+    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow))
+        && anonymous != Anonymous::Refused
+    {
+        tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
+        anonymous = Anonymous::Refused;
+    }
+    let mut issuers = flags.service_account_issuer.into_iter();
+    let issuer = issuers.next().unwrap_or_default();
     let config = Config {
-        storage: Arc::new(storage),
+        storage: opened.storage,
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
         client_ca: flags.client_ca_file,
         token_file: flags.token_auth_file,
-        anonymous: flags.anonymous_auth,
+        anonymous,
+        authentication,
+        tls_options: flags.tls.settled(),
         authorization: flags
             .authorization_mode
             .iter()
@@ -195,14 +309,18 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,
-            issuer: flags.service_account_issuer,
+            issuer,
+            former_issuers: issuers.collect(),
+            max_token_expiration: flags.service_account_max_token_expiration,
+            extend_token_expiration: flags.service_account_extend_token_expiration,
             audiences: flags.api_audiences,
         },
         kubelet,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
+        shared: opened.shared,
         serving: flags.serving.into(),
-        components: Vec::new(),
+        components: opened.components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");
@@ -214,6 +332,40 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parse(extra: &[&str]) -> Result<Flags, String> {
+        use clap::Parser as _;
+        let files = ["tls-cert-file", "tls-private-key-file", "client-ca-file"];
+        let accounts =
+            ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
+        let needed = files.iter().chain(&accounts).map(|flag| format!("--{flag}=x"));
+        let line = std::iter::once("kube-apiserver".to_owned()).chain(needed);
+        Line::try_parse_from(line.chain(extra.iter().map(|s| (*s).to_owned())))
+            .map(|line| line.flags)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn etcd_or_a_directory_is_named() {
+        assert!(parse(&["--data-dir=/x"]).is_ok());
+        let flags =
+            parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
+        assert_eq!(flags.etcd.etcd_servers, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(flags.etcd.etcd_compaction_interval, Duration::from_secs(300));
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--data-dir=/x", "--etcd-servers=https://a:2379"]).is_err());
+        assert!(
+            parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
+                .is_err_and(|e| e.contains("one etcd"))
+        );
+        assert!(parse(&["--etcd-servers=https://a:2379", "--etcd-certfile=x"]).is_err());
+    }
 
     #[test]
     fn chances_are_checked() {

@@ -1,6 +1,7 @@
 //! One cluster, and everything that its users do with it, in order. Each scenario has a namespace of its own.
 //!
 //! `cargo test -p e2e -- NAME` runs the scenarios whose name contains NAME.
+mod apply;
 mod bad_input;
 mod basics;
 mod configuration;
@@ -27,6 +28,8 @@ type Scenario = (&'static str, fn(&Cluster) -> Result<()>);
 const SCENARIOS: &[Scenario] = &[
     ("basics", basics::basics),
     ("table of an empty namespace", basics::empty),
+    ("server-side apply and owners of fields", apply::apply_and_owners),
+    ("apply moves from client to server", apply::migration),
     ("deployment rolls, scales and undoes", rollout::rollout),
     ("services by IP and by name", rollout::services),
     ("logs, exec, cp, attach, port-forward, run", streams::streams),

@@ -229,6 +229,12 @@ impl Index {
         chunk
     }
 
+    /// The present versions of the keys of a range without an end.
+    pub(super) fn live_from<'a>(&'a self, from: Bound<&'a str>) -> impl Iterator<Item = KeyValue> + 'a {
+        let keys = self.keys.range::<str, _>((from, Bound::Unbounded));
+        keys.filter_map(|(key, history)| history.latest.key_value(key))
+    }
+
     /// The events above a revision of keys with a prefix, from at most `steps` changes; and up to which revision the
     /// changes were looked at.
     pub(super) fn events(

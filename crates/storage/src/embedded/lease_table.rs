@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::LeaseId;
+use crate::{LeaseId, LeaseInfo};
 
 /// The leases, owned by the writer.
 #[derive(Debug)]
@@ -33,14 +33,26 @@ impl LeaseTable {
 
     /// Adds a lease that begins now.
     ///
-    /// After a restart every lease begins anew, as etcd's do when its leader changes: the wall clock may have jumped.
+    /// A restart takes up what was last written down of a lease's time, as etcd does when its leader changes. No wall
+    /// clock is asked: it may have jumped.
     pub(super) fn grant(&mut self, id: LeaseId, ttl: Duration, now: Instant) {
         self.revoke(id);
         // So far away that nobody waits for it, and still a point in time.
         let deadline = now.checked_add(ttl).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86400));
         self.leases.insert(id, Lease { ttl, deadline, keys: HashSet::new() });
         self.deadlines.insert((deadline, id));
-        self.next = self.next.max(id.0 + 1);
+        self.next = self.next.max(id.0.saturating_add(1));
+    }
+
+    /// Says how much of its time a lease has left; never more than all of it.
+    pub(super) fn shorten(&mut self, id: LeaseId, left: Duration, now: Instant) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Some(deadline) = now.checked_add(left).filter(|deadline| *deadline < lease.deadline) else {
+            return;
+        };
+        self.deadlines.remove(&(lease.deadline, id));
+        lease.deadline = deadline;
+        self.deadlines.insert((deadline, id));
     }
 
     pub(super) fn revoke(&mut self, id: LeaseId) {
@@ -82,9 +94,15 @@ impl LeaseTable {
         self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, id)| *id)
     }
 
-    /// Every lease with its time to live.
-    pub(super) fn all(&self) -> Vec<(LeaseId, Duration)> {
-        self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
+    /// What is known of a lease.
+    pub(super) fn info(&self, id: LeaseId, now: Instant) -> Option<LeaseInfo> {
+        let lease = self.leases.get(&id)?;
+        Some(LeaseInfo { id, ttl: lease.ttl, left: lease.deadline.saturating_duration_since(now) })
+    }
+
+    /// Every lease, the one that ends first at the front.
+    pub(super) fn all(&self, now: Instant) -> impl Iterator<Item = LeaseInfo> {
+        self.deadlines.iter().filter_map(move |(_, id)| self.info(*id, now))
     }
 }
 
@@ -107,6 +125,12 @@ mod tests {
         assert_eq!(table.next_deadline(), Some(now + Duration::from_secs(3)));
         assert_eq!(table.expired(now), None);
         assert_eq!(table.expired(now + Duration::from_secs(4)), Some(two));
+        table.shorten(two, Duration::from_secs(9), now);
+        table.shorten(one, Duration::from_secs(4), now);
+        let left: Vec<_> =
+            table.all(now).map(|lease| (lease.id, lease.ttl.as_secs(), lease.left.as_secs())).collect();
+        assert_eq!(left, [(two, 3, 3), (one, 5, 4)], "time only gets shorter");
+        table.revoke(one);
         table.revoke(two);
         assert_eq!(table.expired(now + Duration::from_secs(4)), None);
         assert_eq!(table.next(), 3);

@@ -13,16 +13,22 @@ mod dir;
 #[cfg(test)]
 mod faults;
 mod frame;
+#[cfg(feature = "test-suite")]
+pub mod fuzzing;
+mod image;
 mod index;
 mod lease_table;
 mod log;
 mod plan;
 mod record;
 mod recover;
+mod restore;
 mod snapshot;
 mod watch;
 mod writer;
 
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod tests;
 
@@ -42,12 +48,14 @@ use tokio::sync::{Semaphore, oneshot, watch as reached};
 use tracing::info;
 
 use self::dir::Dir;
+pub use self::image::{Image, Survey};
 use self::index::Index;
+pub use self::restore::Restored;
 use self::watch::{Batches, Watchers};
 use self::writer::{Command, Writer};
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, RangeRequest, RangeResponse, Revision, Storage,
-    WatchStream, WriteOutcome,
+    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
+    Storage, WatchStream, WriteOutcome,
 };
 
 /// Bytes of values that wait for the writer, in kilobytes; who comes then has to wait before queueing.
@@ -101,8 +109,10 @@ pub enum OpenError {
     },
     /// Another version of the program wrote the directory.
     #[error(
-        "{} has format version {found}, this program reads version {}: a data directory of another version",
+        "{} has format version {found}, this program reads versions {} to {}: use the program that wrote it, or a \
+         newer one",
         path.display(),
+        frame::OLDEST,
         frame::VERSION
     )]
     OtherVersion {
@@ -119,6 +129,22 @@ pub enum OpenError {
     )]
     Corrupt {
         /// The damaged file.
+        path: PathBuf,
+        /// Where the damage begins.
+        offset: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// The file is something else.
+    #[error("{} is no backup: it does not begin as one", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A backup is damaged or its end is missing.
+    #[error("{} cannot be used: {reason}, from offset {offset} on; take another backup", path.display())]
+    DamagedBackup {
+        /// The file.
         path: PathBuf,
         /// Where the damage begins.
         offset: u64,
@@ -171,6 +197,17 @@ pub struct Stats {
     pub full: bool,
 }
 
+/// A data directory that no store can be opened on meanwhile.
+#[derive(Debug)]
+pub struct Held {
+    _dir: Dir,
+}
+
+/// Keeps every process off a data directory until what is returned is dropped. Changes nothing.
+pub fn hold(path: impl AsRef<Path>) -> Result<Held, OpenError> {
+    Dir::hold(path.as_ref()).map(|dir| Held { _dir: dir })
+}
+
 /// What the writer, the readers and the watches share.
 struct Shared {
     index: RwLock<Index>,
@@ -218,8 +255,9 @@ impl Embedded {
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         let began = Instant::now();
         let path = path.as_ref();
-        let dir = Arc::new(Dir::open(path)?);
-        let (index, recovered) = writer::parts(recover::recover(&dir, &options)?);
+        let mut dir = Dir::open(path)?;
+        let (index, recovered) = writer::parts(recover::recover(&mut dir, &options)?);
+        let dir = Arc::new(dir);
         info!(
             path = %path.display(),
             revision = index.revision(),
@@ -268,6 +306,12 @@ impl Embedded {
             log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
             full: self.shared.full.load(Ordering::Relaxed),
         }
+    }
+
+    /// Writes a snapshot now, so that the log before it goes: the least disk that the store can take. A server does so
+    /// by itself whenever the log has grown.
+    pub async fn snapshot(&self) -> Result<(), Error> {
+        self.ask(|answer| Command::Snapshot { answer }).await
     }
 
     /// Finishes the writes that are queued, refuses later ones, ends the watches and releases the data directory.
@@ -405,6 +449,10 @@ impl Storage for Embedded {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
         self.ask(|answer| Command::Revoke { lease, answer }).await
+    }
+
+    async fn lease(&self, lease: LeaseId) -> Result<LeaseInfo, Error> {
+        self.ask(|answer| Command::Lease { lease, answer }).await
     }
 
     async fn compact(&self, at: Revision) -> Result<(), Error> {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::frame;
 use super::index::{Change, Index, Version};
 use super::lease_table::LeaseTable;
-use super::record::Record;
-use crate::{DeleteOutcome, Error, Expect, KeyValue, LeaseId, Revision, WriteOutcome};
+use super::record::{Record, millis};
+use crate::{DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, Revision, WriteOutcome};
 
 /// A group of writes that becomes durable together.
 pub(super) struct Plan<'a> {
@@ -122,10 +122,21 @@ impl<'a> Plan<'a> {
     pub(super) fn grant(&mut self, ttl: Duration) -> LeaseId {
         let id = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Record::Grant { lease: id, ttl_ms }.encode(&mut self.frame);
+        Record::Grant { lease: id, ttl_ms: millis(ttl) }.encode(&mut self.frame);
         self.steps.granted.push((id, ttl));
         id
+    }
+
+    /// Whether the group has anything to write.
+    pub(super) fn writes(&self) -> bool {
+        self.frame.len() > self.empty
+    }
+
+    /// Writes down how much of their time leases have left.
+    pub(super) fn leases_left(&mut self, leases: impl Iterator<Item = LeaseInfo>) {
+        for lease in leases {
+            Record::Left { lease: lease.id, left_ms: millis(lease.left) }.encode(&mut self.frame);
+        }
     }
 
     /// Deletes up to `limit` keys of a lease, then the lease; tells whether it is gone. Has to be alone in its group.
@@ -156,7 +167,7 @@ impl<'a> Plan<'a> {
 
     /// The frame to append, unless nothing has to be written; its buffer in any case; and what to do then.
     pub(super) fn finish(mut self) -> (Vec<u8>, bool, Steps) {
-        let write = self.frame.len() > self.empty;
+        let write = self.writes();
         if write {
             frame::seal(&mut self.frame);
         }

@@ -10,8 +10,9 @@
 //! begin  = 5 revision:u64 next_lease:u64          first record of a snapshot
 //! entry  = 6 create:u64 revision:u64 version:u64 lease:u64 keylen:u32 valuelen:u32 key value
 //! end    = 7 entries:u64                          last record of a snapshot
+//! left   = 8 lease:u64 left_ms:u64                how much of its time a lease has left; since version 2
 //! ```
-//! A lease of 0 is none.
+//! A lease of 0 is none. A backup has the records of a snapshot.
 
 use crate::{KeyValue, LeaseId};
 
@@ -24,6 +25,7 @@ pub(super) enum Record<'a> {
     Begin { revision: u64, next_lease: u64 },
     Entry { create: u64, revision: u64, version: u64, lease: Option<LeaseId>, key: &'a str, value: &'a [u8] },
     End { entries: u64 },
+    Left { lease: LeaseId, left_ms: u64 },
 }
 
 impl<'a> Record<'a> {
@@ -78,6 +80,10 @@ impl<'a> Record<'a> {
                 out.push(7);
                 u64s(out, &[entries]);
             }
+            Self::Left { lease, left_ms } => {
+                out.push(8);
+                u64s(out, &[lease.0, left_ms]);
+            }
         }
     }
 }
@@ -87,6 +93,11 @@ fn key_and_value(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     out.extend_from_slice(&(value.len() as u32).to_le_bytes());
     out.extend_from_slice(key.as_bytes());
     out.extend_from_slice(value);
+}
+
+/// Milliseconds, as many as fit.
+pub(super) fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads records from a payload.
@@ -129,6 +140,7 @@ impl<'a> Records<'a> {
                 Record::Entry { create, revision, version, lease: lease_id(lease), key, value }
             }
             7 => Record::End { entries: self.u64()? },
+            8 => Record::Left { lease: LeaseId(self.u64()?), left_ms: self.u64()? },
             _ => return None,
         })
     }
@@ -180,6 +192,7 @@ mod tests {
             Record::Begin { revision: 9, next_lease: 8 },
             Record::Entry { create: 1, revision: 2, version: 3, lease: None, key: "", value: b"" },
             Record::End { entries: 1 },
+            Record::Left { lease: LeaseId(7), left_ms: 999 },
         ];
         let mut bytes = Vec::new();
         for record in &records {
@@ -194,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(0u8..9, 0..200)) {
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(0u8..10, 0..200)) {
             let mut reader = Records::new(&bytes);
             while let Ok(Some(_)) = reader.next() {}
         }

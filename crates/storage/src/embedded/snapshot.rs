@@ -1,8 +1,9 @@
-//! Snapshots: all keys at one revision in one file, so that the log before it can go.
+//! Snapshots: all keys at one revision in one file, so that the log before it can go. Backups have the same form.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,20 +11,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::dir::Dir;
-use super::frame::{self, FileKind, FrameReader, Header, Next, Opened};
-use super::index::{Index, Version};
+use super::frame::{self, FileKind, Header, Next, Opened, Source};
+use super::index::{Chunk, Index, Version};
 use super::lease_table::LeaseTable;
-use super::record::{Record, Records};
+use super::record::{Record, Records, millis};
 use super::{OpenError, Shared};
-use crate::LeaseId;
+use crate::LeaseInfo;
 
 /// Keys looked at while the index is locked.
 const STEPS: usize = 512;
 /// Bytes of values in one frame. Each is synced by itself: the file system must never have to write much of a snapshot
 /// before it can finish the sync of a client's write.
 const BYTES: usize = 1 << 20;
+/// No store comes here; revisions, versions and leases above are damage. etcd's are signed.
+pub(super) const LIMIT: u64 = i64::MAX as u64;
 
 /// What a snapshot has to hold besides the keys.
+#[derive(Debug)]
 pub(super) struct Contents {
     /// The number of the log file that goes on from here.
     pub number: u64,
@@ -31,46 +35,74 @@ pub(super) struct Contents {
     /// Pinned by whoever asks for the snapshot.
     pub revision: u64,
     pub next_lease: u64,
-    pub leases: Vec<(LeaseId, Duration)>,
+    pub leases: Vec<LeaseInfo>,
 }
 
 /// Writes a snapshot; afterwards it is durable under its name. Tells its size.
 pub(super) fn write(shared: &Shared, dir: &Dir, contents: &Contents, sync: bool) -> io::Result<u64> {
     let path = dir.path(FileKind::Snapshot, contents.number);
     let temporary = dir.temporary(&path);
-    let written = write_to(dir.create(&temporary)?, shared, contents, sync).and_then(|size| {
-        fs::rename(&temporary, &path)?;
-        if sync {
-            dir.sync()?;
+    let chunk = |from: Bound<&str>| {
+        if shared.closed.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "the store is being closed"));
         }
-        Ok(size)
-    });
+        Ok(shared.index().chunk(from, "", contents.revision, STEPS, STEPS, BYTES))
+    };
+    let written = dir
+        .create(&temporary)
+        .and_then(|file| write_to(file, FileKind::Snapshot, contents, sync, chunk))
+        .and_then(|size| {
+            fs::rename(&temporary, &path)?;
+            if sync {
+                dir.sync()?;
+            }
+            Ok(size)
+        });
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     written
 }
 
-fn write_to(mut file: File, shared: &Shared, contents: &Contents, sync: bool) -> io::Result<u64> {
-    let header = Header::new(FileKind::Snapshot, contents.number, contents.next_frame);
+/// Writes the keys of an index that nobody else has.
+pub(super) fn write_index(
+    file: File,
+    kind: FileKind,
+    contents: &Contents,
+    index: &Index,
+    written: &mut dyn FnMut(u64),
+) -> io::Result<u64> {
+    let mut keys = 0;
+    write_to(file, kind, contents, true, |from| {
+        let chunk = index.chunk(from, "", contents.revision, STEPS, STEPS, BYTES);
+        keys += chunk.count;
+        written(keys);
+        Ok(chunk)
+    })
+}
+
+fn write_to(
+    mut file: File,
+    kind: FileKind,
+    contents: &Contents,
+    sync: bool,
+    mut next: impl FnMut(Bound<&str>) -> io::Result<Chunk>,
+) -> io::Result<u64> {
+    let header = Header::new(kind, contents.number, contents.next_frame);
     file.write_all(&header.encode())?;
     let mut size = frame::HEADER as u64;
     let mut number = contents.next_frame;
     let mut out = Vec::new();
     frame::begin(&mut out, header.salt, number);
     Record::Begin { revision: contents.revision, next_lease: contents.next_lease }.encode(&mut out);
-    for (lease, ttl) in &contents.leases {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Record::Grant { lease: *lease, ttl_ms }.encode(&mut out);
+    for lease in &contents.leases {
+        Record::Grant { lease: lease.id, ttl_ms: millis(lease.ttl) }.encode(&mut out);
+        Record::Left { lease: lease.id, left_ms: millis(lease.left) }.encode(&mut out);
     }
     let mut entries = 0;
     let mut resume: Option<Arc<str>> = None;
     loop {
-        if shared.closed.load(Ordering::Relaxed) {
-            return Err(io::Error::new(io::ErrorKind::Interrupted, "the store is being closed"));
-        }
-        let from = resume.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let chunk = shared.index().chunk(from, "", contents.revision, STEPS, STEPS, BYTES);
+        let chunk = next(resume.as_deref().map_or(Bound::Unbounded, Bound::Excluded))?;
         for kv in &chunk.kvs {
             Record::entry(kv).encode(&mut out);
         }
@@ -102,50 +134,81 @@ pub(super) struct Loaded {
     pub next_frame: u64,
 }
 
-/// Reads a snapshot.
-pub(super) fn load(dir: &Dir, number: u64, now: Instant) -> Result<Loaded, OpenError> {
-    let path = dir.path(FileKind::Snapshot, number);
-    // A snapshot gets its name when all of it is durable: whatever is missing from it was lost later.
-    let damaged =
-        |offset| OpenError::Corrupt { path: path.clone(), offset, reason: "the snapshot is damaged" };
-    let Opened::Reader(mut reader) = FrameReader::open(&path, FileKind::Snapshot, number)? else {
+/// Reads a snapshot or a backup.
+pub(super) fn load<S: Source>(
+    source: (S, u64),
+    path: &Path,
+    kind: FileKind,
+    number: u64,
+    now: Instant,
+) -> Result<Loaded, OpenError> {
+    let reason = if kind == FileKind::Backup { "the backup is not whole" } else { "the snapshot is damaged" };
+    // Both get their names when all of them is durable: whatever is missing was lost later.
+    let damaged = |offset| OpenError::Corrupt { path: path.to_owned(), offset, reason };
+    let Opened::Reader(mut reader) = frame::read(source, path, kind, number)? else {
         return Err(damaged(0));
     };
     let next_frame = reader.header().frame;
-    let mut loaded: Option<Loaded> = None;
-    let mut count = 0;
-    let mut ended = false;
+    let mut loading = Loading { state: None, last: None, count: 0, ended: false, now };
     loop {
         let offset = reader.offset();
-        let payload = match reader.next()? {
-            Next::Frame(payload) => payload,
+        match reader.next()? {
+            Next::Frame(payload) => loading.frame(payload).ok_or_else(|| damaged(offset))?,
             Next::End => break,
             Next::Torn { offset } => return Err(damaged(offset)),
-        };
-        let mut records = Records::new(payload);
-        while let Some(record) = records.next().map_err(|_| damaged(offset))? {
-            if ended {
-                return Err(damaged(offset));
-            }
-            match (record, &mut loaded) {
-                (Record::Begin { revision, next_lease }, None) => {
-                    let index = Index::new(revision, revision);
-                    loaded = Some(Loaded { index, leases: LeaseTable::new(next_lease), next_frame });
-                }
-                (Record::Grant { lease, ttl_ms }, Some(loaded)) => {
-                    loaded.leases.grant(lease, Duration::from_millis(ttl_ms), now);
-                }
-                (Record::Entry { create, revision, version, lease, key, value }, Some(loaded)) => {
-                    let key: Arc<str> = key.into();
-                    let value = Some(Bytes::copy_from_slice(value));
-                    loaded.leases.moved(&key, None, lease);
-                    loaded.index.load(key, Version { create, revision, version, lease, value });
-                    count += 1;
-                }
-                (Record::End { entries }, Some(_)) if entries == count => ended = true,
-                _ => return Err(damaged(offset)),
-            }
         }
     }
-    loaded.filter(|_| ended).ok_or_else(|| damaged(reader.offset()))
+    match loading.state {
+        Some((index, leases)) if loading.ended => Ok(Loaded { index, leases, next_frame }),
+        _ => Err(damaged(reader.offset())),
+    }
+}
+
+struct Loading {
+    state: Option<(Index, LeaseTable)>,
+    last: Option<Arc<str>>,
+    count: u64,
+    ended: bool,
+    now: Instant,
+}
+
+impl Loading {
+    /// Takes a frame; `None` when it says what no snapshot says.
+    fn frame(&mut self, payload: &[u8]) -> Option<()> {
+        let mut records = Records::new(payload);
+        while let Some(record) = records.next().ok()? {
+            if self.ended {
+                return None;
+            }
+            match (record, &mut self.state) {
+                (Record::Begin { revision, next_lease }, None) if revision < LIMIT && next_lease < LIMIT => {
+                    self.state = Some((Index::new(revision, revision), LeaseTable::new(next_lease)));
+                }
+                (Record::Grant { lease, ttl_ms }, Some((_, leases))) if lease.0 < LIMIT => {
+                    leases.grant(lease, Duration::from_millis(ttl_ms), self.now);
+                }
+                (Record::Left { lease, left_ms }, Some((_, leases))) => {
+                    leases.shorten(lease, Duration::from_millis(left_ms), self.now);
+                }
+                (Record::Entry { create, revision, version, lease, key, value }, Some((index, leases))) => {
+                    let possible = (1..LIMIT).contains(&version)
+                        && create <= revision
+                        && revision <= index.revision()
+                        && self.last.as_deref().is_none_or(|last| last < key);
+                    if !possible {
+                        return None;
+                    }
+                    let key: Arc<str> = key.into();
+                    let value = Some(Bytes::copy_from_slice(value));
+                    leases.moved(&key, None, lease);
+                    index.load(key.clone(), Version { create, revision, version, lease, value });
+                    self.last = Some(key);
+                    self.count += 1;
+                }
+                (Record::End { entries }, Some(_)) if entries == self.count => self.ended = true,
+                _ => return None,
+            }
+        }
+        Some(())
+    }
 }

@@ -162,6 +162,39 @@ async fn leases_survive_snapshots_and_restarts() {
 }
 
 #[tokio::test]
+async fn a_restart_does_not_give_a_lease_its_time_again() {
+    let root = tempfile::tempdir().expect("a directory");
+    let dir = root.path().join("db");
+    let (id, ttl, minute) = (LeaseId(1), Duration::from_secs(3600), Duration::from_secs(60));
+    let image = Image::of(Revision(5), Vec::new(), vec![LeaseInfo { id, ttl, left: minute }]);
+    image.restore(&dir, 1, &mut |_| {}).expect("restore");
+    // Without a history, what leases have left is written with every group.
+    let options = Options { history: Duration::ZERO, ..small() };
+    for round in 0..4 {
+        let store = Embedded::open(&dir, options.clone()).expect("open");
+        let found = store.lease(id).await.expect("the lease is there");
+        assert!(found.ttl == ttl && found.left <= minute && found.left > minute / 2, "{found:?}");
+        if round % 2 == 0 {
+            store.snapshot().await.expect("a snapshot");
+        }
+        let next = store.grant(ttl).await.expect("grant");
+        assert!(next > id, "an id is never given twice");
+        put(&store, "/a", b"1").await.expect("put");
+        assert!(matches!(store.lease(LeaseId(77)).await, Err(Error::LeaseNotFound(LeaseId(77)))));
+    }
+    // The log alone says it too.
+    let log = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(log.path(), options.clone()).expect("open");
+    let lease = store.grant(ttl).await.expect("grant");
+    put(&store, "/a", b"1").await.expect("put");
+    let before = store.lease(lease).await.expect("lease").left;
+    put(&store, "/a", b"2").await.expect("put");
+    drop(store);
+    let store = Embedded::open(log.path(), options).expect("open again");
+    assert!(store.lease(lease).await.expect("lease").left <= before);
+}
+
+#[tokio::test]
 async fn closing_ends_everything_that_waits() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Arc::new(Embedded::open(dir.path(), small()).expect("open"));

@@ -15,21 +15,25 @@ use super::dir::Dir;
 use super::frame::FileKind;
 use super::index::Change;
 use super::lease_table::LeaseTable;
-use super::log::{AppendError, Log};
+use super::log::{AppendError, Log, is_full};
 use super::plan::{Plan, Steps};
 use super::recover::Recovered;
 use super::snapshot::{self, Contents};
 use super::{Options, Shared, bound_history, watch};
-use crate::{DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, Revision, WriteOutcome};
+use crate::{DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, Revision, WriteOutcome};
 
 /// The writes of one group.
-const GROUP: usize = 4096;
+pub(super) const GROUP: usize = 4096;
 /// The bytes of one group; one write more may be in it.
 const GROUP_BYTES: usize = 4 << 20;
 /// The changes shown to readers, or freed, while the index is locked.
 const CHUNK: usize = 512;
 /// The keys of a lease deleted in one group.
 const LEASE_KEYS: usize = 1024;
+/// How often it is written down how much of their time leases have left; a restart gives back at most this much.
+const LEASES_LEFT: Duration = Duration::from_secs(300);
+/// The leases of which it is written down, those that end first.
+const LEASES_KEPT: usize = 1024;
 /// How long an expired lease waits for space on a full disk.
 const LEASE_RETRY: Duration = Duration::from_secs(5);
 
@@ -58,6 +62,13 @@ pub(super) enum Command {
     },
     Compact {
         at: Revision,
+        answer: Answer<()>,
+    },
+    Lease {
+        lease: LeaseId,
+        answer: Answer<LeaseInfo>,
+    },
+    Snapshot {
         answer: Answer<()>,
     },
     /// A snapshot is durable with this size, or could not be written.
@@ -113,6 +124,9 @@ pub(super) struct Writer {
     /// When the store was at which revision, for compacting by age.
     marks: VecDeque<(Instant, u64)>,
     snapshot: Option<JoinHandle<()>>,
+    /// Who waits for the snapshot that is being written, and who for the one after it.
+    snapshot_asked: (Vec<Answer<()>>, Vec<Answer<()>>),
+    leases_written: Instant,
     first_log: u64,
     earlier_bytes: u64,
     /// The bytes of log that ask for the next snapshot.
@@ -144,6 +158,8 @@ impl Writer {
             frame: Vec::new(),
             marks: VecDeque::new(),
             snapshot: None,
+            snapshot_asked: Default::default(),
+            leases_written: Instant::now(),
             first_log,
             earlier_bytes,
             snapshot_at: 0,
@@ -169,10 +185,19 @@ impl Writer {
             match command {
                 Command::Revoke { lease, answer } => self.revoke(lease, answer),
                 Command::SnapshotDone { number, written } => self.snapshot_done(number, written),
+                Command::Snapshot { answer } => self.snapshot_asked.1.push(answer),
+                Command::Lease { lease, answer } => {
+                    let found = self.leases.info(lease, Instant::now());
+                    // Whoever asked may not be waiting any more.
+                    let _ = answer.send(found.ok_or(Error::LeaseNotFound(lease)));
+                }
                 Command::Close => self.closing = true,
                 first => self.group(first),
             }
-            if self.failed.is_none() && self.snapshot.is_none() && self.log_bytes() >= self.snapshot_at {
+            let asked = !self.snapshot_asked.1.is_empty() || self.log_bytes() >= self.snapshot_at;
+            if let Some(error) = self.failed.clone() {
+                self.answer_snapshots(Some(&error));
+            } else if asked && self.snapshot.is_none() && !self.closing {
                 self.start_snapshot();
             }
         }
@@ -257,7 +282,11 @@ impl Writer {
                     let result = plan.compact(at);
                     replies.push(Reply::Done(answer, result));
                 }
-                other @ (Command::Revoke { .. } | Command::SnapshotDone { .. } | Command::Close) => {
+                other @ (Command::Revoke { .. }
+                | Command::Lease { .. }
+                | Command::Snapshot { .. }
+                | Command::SnapshotDone { .. }
+                | Command::Close) => {
                     self.carried = Some(other);
                     break;
                 }
@@ -265,6 +294,11 @@ impl Writer {
             if replies.len() < GROUP && plan.len() < GROUP_BYTES {
                 next = self.commands.try_recv().ok();
             }
+        }
+        let now = Instant::now();
+        if plan.writes() && now.duration_since(self.leases_written) >= LEASES_LEFT.min(self.options.history) {
+            plan.leases_left(self.leases.all(now).take(LEASES_KEPT));
+            self.leases_written = now;
         }
         let (frame, write, steps) = plan.finish();
         drop(index);
@@ -425,12 +459,14 @@ impl Writer {
 
     /// Begins a new log file and has a snapshot written of everything before it.
     fn start_snapshot(&mut self) {
+        self.snapshot_asked.0.append(&mut self.snapshot_asked.1);
         let number = self.log.number() + 1;
         let log = match Log::create(&self.dir, number, self.next_frame, self.options.sync) {
             Ok(log) => log,
             Err(error) => {
                 warn!(%error, "cannot begin a new log file; the snapshot has to wait");
                 self.snapshot_at = self.log_bytes() + self.snapshot_distance();
+                self.answer_snapshots(Some(&snapshot_error(&error)));
                 return;
             }
         };
@@ -450,7 +486,7 @@ impl Writer {
                 next_frame: self.next_frame,
                 revision: index.revision(),
                 next_lease: self.leases.next(),
-                leases: self.leases.all(),
+                leases: self.leases.all(Instant::now()).collect(),
             }
         };
         let (shared, dir, sender, sync) =
@@ -475,6 +511,7 @@ impl Writer {
         if let Some(snapshot) = self.snapshot.take() {
             let _ = snapshot.join();
         }
+        let failed = written.as_ref().err().map(snapshot_error);
         match written {
             Ok(bytes) => {
                 for old in self.first_log..number {
@@ -502,6 +539,25 @@ impl Writer {
             }
         }
         self.shared.log_bytes.store(self.log_bytes(), Ordering::Relaxed);
+        for answer in std::mem::take(&mut self.snapshot_asked.0) {
+            Reply::Done(answer, Ok(())).send(failed.as_ref());
+        }
+    }
+
+    fn answer_snapshots(&mut self, failed: Option<&Error>) {
+        let (now, next) = std::mem::take(&mut self.snapshot_asked);
+        for answer in now.into_iter().chain(next) {
+            Reply::Done(answer, Ok(())).send(failed);
+        }
+    }
+}
+
+/// What is told about a snapshot that could not be written: the store goes on without it.
+fn snapshot_error(error: &std::io::Error) -> Error {
+    if is_full(error) {
+        Error::NoSpace
+    } else {
+        Error::Refused(format!("cannot write a snapshot: {error}").into())
     }
 }
 

@@ -1,16 +1,15 @@
 //! What a crash may leave: a log that ends anywhere, a process that is gone in the middle of anything.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use storage::{Embedded, Expect, Options, Storage, WriteOutcome};
+use proptest::prelude::*;
+use storage::{Embedded, Expect, Storage, WriteOutcome};
 
 use crate::quick;
 
-/// Tells the test binary, started again by itself, to be the process that gets killed.
-const CHILD: &str = "STORAGE_TEST_CRASH_DIR";
+/// The unit that a disk writes whole or not at all.
+const SECTOR: usize = 512;
 
 async fn put(store: &Embedded, key: &str, value: &str) -> u64 {
     match store.put(key, Bytes::copy_from_slice(value.as_bytes()), Expect::Any, None).await {
@@ -83,85 +82,56 @@ async fn what_was_half_made_is_removed() {
     assert!(!half.exists());
 }
 
-/// The process that gets killed; does nothing in an ordinary run of the tests.
-#[test]
-fn child() {
-    let Some(dir) = std::env::var_os(CHILD) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let options = Options { snapshot_bytes: 4000, ..quick() };
-        let store = std::sync::Arc::new(Embedded::open(dir, options).expect("open"));
-        let began = store.stats().revision.0;
-        let writers: Vec<_> = (0..4)
-            .map(|writer| {
-                let store = store.clone();
-                tokio::spawn(async move {
-                    for round in 0.. {
-                        let key = format!("/{writer}/{}", round % 5);
-                        let value = format!("{began}.{round}");
-                        let revision = put(&store, &key, &value).await;
-                        let line = format!("ack {revision} {key} {value}\n");
-                        // One write each: a line is whole or not there. The reader kills us, so it may be gone first.
-                        if std::io::stderr().write_all(line.as_bytes()).is_err() {
-                            return;
-                        }
-                    }
-                })
-            })
-            .collect();
-        for writer in writers {
-            writer.await.expect("no panic");
-        }
-    });
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The power fails while the last group is on its way: the disk has written any of its sectors, in any order, the
+    /// others are as they were (zero, or the remains of another file), and the file may have any length.
+    #[test]
+    fn a_power_cut_leaves_the_last_group_absent_or_whole(
+        sizes in proptest::collection::vec(0..3000_usize, 1..5),
+        last in 0..6000_usize,
+        written in proptest::collection::vec(any::<bool>(), 16),
+        old in any::<u8>(),
+        lost in 0..7000_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(power_cut(sizes, last, written, old, lost));
+    }
 }
 
-#[tokio::test]
-async fn a_killed_process_loses_nothing_acknowledged() {
+async fn power_cut(sizes: Vec<usize>, last: usize, written: Vec<bool>, old: u8, lost: usize) {
     let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("data");
-    let mut last = 1;
-    for round in 0..12_usize {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["crash::child", "--exact", "--nocapture", "--test-threads=1"])
-            .env(CHILD, &path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let mut acknowledged = Vec::new();
-        let enough = 50 + round * 37;
-        while acknowledged.len() < enough {
-            let line = lines.next().expect("the child goes on").expect("a line");
-            acknowledged.extend(line.strip_prefix("ack ").map(str::to_owned));
+    let log = dir.path().join("0000000000000001.log");
+    let store = Embedded::open(dir.path(), quick()).expect("open");
+    for (number, size) in sizes.iter().enumerate() {
+        put(&store, &format!("/{number}"), &"s".repeat(*size)).await;
+    }
+    let synced = fs::metadata(&log).expect("metadata").len() as usize;
+    put(&store, "/last", &"l".repeat(last)).await;
+    drop(store);
+    let whole = fs::read(&log).expect("read");
+    let mut found = whole.clone();
+    for (number, start) in (synced / SECTOR * SECTOR..whole.len()).step_by(SECTOR).enumerate() {
+        if !written[number % written.len()] {
+            let from = start.max(synced);
+            let to = (start + SECTOR).min(whole.len());
+            found[from..to].fill(old);
         }
-        child.kill().expect("kill -9");
-        // What it had acknowledged before it died counts too; its last line may be cut.
-        acknowledged.extend(
-            lines.map_while(Result::ok).filter_map(|line| Some(line.strip_prefix("ack ")?.to_owned())),
-        );
-        child.wait().expect("wait");
-
-        let store = Embedded::open(&path, quick()).expect("opens by itself");
-        let revision = store.stats().revision.0;
-        for line in &acknowledged {
-            let words: Vec<_> = line.split(' ').collect();
-            let [written, key, value] = words[..] else { continue };
-            let Ok(written) = written.parse::<u64>() else { continue };
-            assert!(written > last, "revisions go on: {written} after {last}");
-            assert!(written <= revision, "acknowledged {written} but the store is at {revision}");
-            let (kv, _) = store.get(key, None).await.expect("get");
-            let kv = kv.expect("acknowledged and never deleted");
-            assert!(kv.mod_revision.0 >= written, "{key} went back to {}", kv.mod_revision);
-            if kv.mod_revision.0 == written {
-                assert_eq!(&kv.value[..], value.as_bytes());
-            }
+    }
+    found.truncate(whole.len().saturating_sub(lost).max(synced));
+    fs::write(&log, &found).expect("write");
+    let before = sizes.len() as u64 + 1;
+    let expected = if found == whole { before + 1 } else { before };
+    for again in 0..2 {
+        let store = Embedded::open(dir.path(), quick()).expect("opens by itself");
+        assert_eq!(store.stats().revision.0, expected + again);
+        for (number, size) in sizes.iter().enumerate() {
+            let (kv, _) = store.get(&format!("/{number}"), None).await.expect("get");
+            assert_eq!(kv.expect("acknowledged").value.len(), *size);
         }
-        last = revision;
+        let (kv, _) = store.get("/last", None).await.expect("get");
+        assert_eq!(kv.map(|kv| kv.value.len()), (found == whole).then_some(last));
+        assert_eq!(put(&store, "/after", "x").await, expected + again + 1);
     }
 }

@@ -52,7 +52,7 @@ async fn a_directory_of_another_version_is_refused() {
     fs::write(dir.path().join("FORMAT"), "coxswain-storage 9\n").expect("write");
     let error = refusal(dir.path());
     assert!(matches!(&error, OpenError::OtherVersion { found, .. } if found == "9"), "{error}");
-    assert!(error.to_string().contains("format version 9, this program reads version 1"), "{error}");
+    assert!(error.to_string().contains("format version 9, this program reads versions 1 to 2"), "{error}");
     fs::remove_file(dir.path().join("FORMAT")).expect("remove");
     assert!(matches!(refusal(dir.path()), OpenError::Missing { .. }));
 }

@@ -1,8 +1,13 @@
-//! The embedded store from outside, in one binary.
+//! The stores from outside, in one binary.
 
 mod crash;
 mod directory;
+mod etcd;
+mod fuzzed;
+mod image;
+mod kill;
 mod model;
+mod readonly;
 
 use std::sync::Arc;
 

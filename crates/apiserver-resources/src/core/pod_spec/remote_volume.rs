@@ -5,7 +5,7 @@ use crate::checks;
 use crate::tree::At;
 
 /// What each of them has to have.
-const REQUIRED: [(&str, &[&'static str]); 15] = [
+const REQUIRED: [(&str, &[&str]); 15] = [
     ("awsElasticBlockStore", &["volumeID"]),
     ("azureDisk", &["diskName", "diskURI"]),
     ("azureFile", &["secretName", "shareName"]),

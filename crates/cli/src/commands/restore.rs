@@ -1,0 +1,101 @@
+//! `cox restore`: a store becomes what a backup holds.
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+use storage::Image;
+use storage::copy::{self, Plan};
+
+use super::migrate::{Raise, copy_failure};
+use super::store::{Local, Meter, Place, Target, blocking, seconds};
+use crate::output::{Failure, print, print_json};
+
+/// `cox restore`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  cox down && cox restore /backup/monday.cox && cox up\n  \
+    cox restore b.cox --db /var/lib/apiserver/db    the embedded store of a stopped kube-apiserver\n  \
+    cox restore b.cox --etcd-servers https://10.0.0.1:2379 --replace    with all API servers stopped\n\n\
+    The cluster has to be stopped. Its old data stays beside the new. Revisions go on above all that were ever given, so\n\
+    everybody who watched before lists anew. Secrets need the encryption keys that they were written with.")]
+pub struct Restore {
+    /// The backup.
+    pub file: PathBuf,
+    /// By how much the revision is raised above the highest one known.
+    #[arg(long, default_value_t = 1_000_000_000, value_name = "N")]
+    pub bump_revision: u64,
+    /// For etcd: removes the keys that are there.
+    #[arg(long, requires = "etcd_servers")]
+    pub replace: bool,
+    /// For etcd: how far its revision is raised.
+    #[command(flatten)]
+    pub raise: Raise,
+    /// Which store.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `cox restore`.
+pub async fn restore(options: Restore, as_json: bool) -> Result<ExitCode, Failure> {
+    let file = options.file.clone();
+    let image = blocking(move || Image::read_backup(&file)).await?.map_err(|e| Failure::of(&e))?;
+    match options.target.place()? {
+        Place::Local(local) => to_embedded(image, &local, &options, as_json).await,
+        Place::Etcd(flags) => {
+            let began = Instant::now();
+            let store = flags.open().await?;
+            let meter = Meter::new("writing keys", image.len(), as_json);
+            let plan = Plan { replace: options.replace, raise: options.raise.limit() };
+            let written = copy::write(&image, &store, plan, &mut |keys| meter.at(keys)).await;
+            meter.end();
+            let written = written.map_err(|e| copy_failure(&e))?;
+            super::migrate::tell(&image, &written, &flags.name(), seconds(began.elapsed()), as_json)
+        }
+    }
+}
+
+async fn to_embedded(
+    image: Image,
+    local: &Local,
+    options: &Restore,
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
+    let held = local.hold()?;
+    let meter = Meter::new("writing keys", image.len(), as_json);
+    let (db, bump, shown) = (local.db.clone(), options.bump_revision, meter.clone());
+    let (image, restored) = blocking(move || {
+        let restored = image.restore(&db, bump, &mut |keys| shown.at(keys));
+        (image, restored)
+    })
+    .await?;
+    meter.end();
+    drop(held);
+    let restored = restored.map_err(|e| local.failure(&e))?;
+    let took = seconds(began.elapsed());
+    if as_json {
+        print_json(&json!({
+            "store": local.db,
+            "keys": image.len(),
+            "backupRevision": image.revision().0,
+            "revisionBefore": restored.before.map(|revision| revision.0),
+            "revision": restored.revision.0,
+            "oldData": restored.aside,
+            "seconds": took,
+        }))?;
+    } else {
+        let mut text = format!(
+            "{} keys of revision {} are in {}, which goes on at revision {} ({took} s).\n",
+            image.len(),
+            image.revision(),
+            local.db.display(),
+            restored.revision
+        );
+        if let Some(aside) = &restored.aside {
+            text.push_str(&format!("The old data is in {}; remove it once all is well.\n", aside.display()));
+        }
+        print(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
