@@ -37,7 +37,7 @@ pub use health::{Check, Health, Probe};
 pub use kinds::Kinds;
 pub use limits::{Limits, Serving, go_duration};
 pub use listener::{Listener, ListenerError, TlsFiles};
-pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};
 pub use openapi::OpenApi;
 pub use query::Query;
 pub use server::{Peer, Server};
+pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};

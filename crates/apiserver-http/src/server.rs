@@ -139,21 +139,23 @@ impl Server {
             let page = self.metrics.page(reading, writing);
             return Ok(respond::bytes(StatusCode::OK, Text::CONTENT_TYPE, page));
         }
-        if let Some(answer) = self.openapi.answer(&self.kinds, trimmed, request.uri.query(), &request.headers)? {
+        if let Some(answer) =
+            self.openapi.answer(&self.kinds, trimmed, request.uri.query(), &request.headers)?
+        {
             return Ok(answer);
         }
         if let Some(document) = self.documents.get(trimmed) {
             return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, document));
         }
         if trimmed == "/" {
-            let mut paths: Vec<&str> =
-                vec!["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3"];
+            let mut paths: Vec<&str> = vec!["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3"];
             let groups = self.kinds.groups();
             let group_paths: Vec<String> = groups
                 .iter()
                 .flat_map(|(group, versions)| {
                     let of_group = format!("/apis/{group}");
-                    let of_versions: Vec<String> = versions.iter().map(|v| format!("{of_group}/{v}")).collect();
+                    let of_versions: Vec<String> =
+                        versions.iter().map(|v| format!("{of_group}/{v}")).collect();
                     std::iter::once(of_group).chain(of_versions)
                 })
                 .chain(self.health.paths())

@@ -67,12 +67,19 @@ impl StoreTimes {
     /// Writes what was seen so far.
     pub fn write(&self, text: &mut Text) {
         let name = "etcd_request_duration_seconds";
-        text.family(name, Type::Histogram, "Etcd request latency in seconds for each operation and object type.");
+        text.family(
+            name,
+            Type::Histogram,
+            "Etcd request latency in seconds for each operation and object type.",
+        );
         for times in &self.0 {
             for (operation, histogram) in OPERATIONS.iter().zip(&times.operations) {
                 if !histogram.is_empty() {
-                    let labels =
-                        [("group", times.group.as_str()), ("operation", operation), ("resource", &times.resource)];
+                    let labels = [
+                        ("group", times.group.as_str()),
+                        ("operation", operation),
+                        ("resource", &times.resource),
+                    ];
                     histogram.write(text, name, &labels);
                 }
             }
@@ -168,7 +175,9 @@ mod tests {
         times.write(&mut text);
         let page = text.finish();
         let count = |operation: &str| {
-            format!("etcd_request_duration_seconds_count{{group=\"\",operation=\"{operation}\",resource=\"pods\"}} 1")
+            format!(
+                "etcd_request_duration_seconds_count{{group=\"\",operation=\"{operation}\",resource=\"pods\"}} 1"
+            )
         };
         assert!(page.contains(&count("create")) && page.contains(&count("list")), "{page}");
         assert!(!page.contains("operation=\"get\""), "{page}");

@@ -316,8 +316,7 @@ impl ApiServer {
 
     /// Every path outside of resources that is served.
     pub fn paths(&self) -> Vec<String> {
-        let fixed =
-            ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+        let fixed = ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
         let versions = self.server.kinds.group_versions().into_iter().flat_map(|(group, version)| {
             if group.is_empty() {
                 vec![format!("/api/{version}"), format!("/openapi/v3/api/{version}")]
