@@ -189,7 +189,7 @@ impl Server {
         let arrival = self.arrival(&request);
         let time = self.limits.timeout(query);
         let began = tokio::time::Instant::now();
-        let user = match self.authenticate(peer, request.headers()).await {
+        let user = match self.authenticate(peer, request.headers(), request.uri().path()).await {
             Ok(user) => user,
             Err(e) => {
                 self.record_stranger(arrival, &info, peer, request.headers()).await;
@@ -249,11 +249,16 @@ impl Server {
         }
     }
 
-    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> StatusResult<Arc<UserInfo>> {
+    async fn authenticate(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        path: &str,
+    ) -> StatusResult<Arc<UserInfo>> {
         if let Some(user) = &peer.local {
             return Ok(user.clone());
         }
-        let asked = AuthRequest { client_certs: &peer.certificates, headers };
+        let asked = AuthRequest { client_certs: &peer.certificates, headers, path };
         match self.authenticator.authenticate(&asked).await {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(StatusError::unauthorized()),

@@ -258,7 +258,8 @@ fn page(snapshot: &Snapshot, prefix: &str, start: &str, limit: usize, selection:
     let end = prefix_end(prefix);
     let revision = snapshot.revision;
     let everything = selection.is_everything();
-    let mut wanted = snapshot.objects.range(start, &end).filter(|o| everything || selection.matches(o)).cloned();
+    let mut wanted =
+        snapshot.objects.range(start, &end).filter(|o| everything || selection.matches(o)).cloned();
     let whole = |items| Page { items, revision, continue_token: String::new(), remaining: None };
     if limit == 0 {
         return whole(wanted.collect());

@@ -71,14 +71,17 @@ impl Masters {
 
     /// Renews until `stop`, then leaves.
     pub async fn run(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(INTERVAL) => {}
+        let renewing = async {
+            loop {
+                tokio::time::sleep(INTERVAL).await;
+                if let Err(e) = self.renew().await {
+                    tracing::warn!(error = %e, "the endpoints of the API were not renewed");
+                }
             }
-            if let Err(e) = self.renew().await {
-                tracing::warn!(error = %e, "the endpoints of the API were not renewed");
-            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = renewing => {}
         }
         // A store that does not answer must not hold up the end.
         match tokio::time::timeout(Duration::from_secs(3), self.leave()).await {

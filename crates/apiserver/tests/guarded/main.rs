@@ -41,12 +41,9 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
     let pki = ClusterPki::at(dir.join("pki"));
     pki.ensure(&PkiSpec::default(), Timestamp::now()).unwrap();
     let encryption = dir.join("encryption.yaml");
-    let accounts = ServiceAccounts {
-        signing_key: pki.service_account_key(),
-        keys: vec![pki.service_account_public_key()],
-        issuer: "https://kubernetes.default.svc".into(),
-        audiences: Vec::new(),
-    };
+    let keys = vec![pki.service_account_public_key()];
+    let accounts =
+        ServiceAccounts::new(pki.service_account_key(), keys, "https://kubernetes.default.svc");
     let tls = TlsFiles { certificate: pki.api_server().certificate, key: pki.api_server().key };
     let config = Config {
         encryption: encryption.exists().then_some(EncryptionFile { path: encryption, reload: true }),
@@ -54,7 +51,6 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         // Only written down, as the address of the `kubernetes` Service; loopback may not be one.
         advertise: [192, 0, 2, 1].into(),
-        anonymous: false,
         authorization: vec![AuthorizationMode::Rbac],
         ..Config::new(Arc::new(store(dir).await), tls, pki.authority().certificate, accounts)
     };

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use storage::etcd::Options;
-use storage::real_etcd::{self, RealEtcd};
+use storage::real_etcd::{self, Network, Proxy, RealEtcd};
 use storage::{Error, Etcd, Event, Revision, Storage};
 use tokio::time::{sleep, timeout};
 
 use super::history::{self, Told};
-use super::proxy::{Network, Proxy};
 use super::{PATIENCE, options};
 
 /// Reads a watch up to a revision, resuming where the trait says so.

@@ -3,12 +3,16 @@
 // A test that cannot start its etcd has failed.
 #![allow(clippy::missing_panics_doc)]
 
+mod proxy;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+pub use self::proxy::{Network, Proxy};
 
 /// Finds etcd: `$ETCD`, or where Debian puts it. Says loudly when there is none.
 pub fn program() -> Option<PathBuf> {
