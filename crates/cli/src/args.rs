@@ -66,8 +66,11 @@ pub enum Command {
     /// Prints the admin kubeconfig.
     Kubeconfig(Kubeconfig),
     /// What is sealed in the store.
-    #[command(subcommand)]
-    Secrets(Secrets),
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cox secrets rewrite    after a change of the first key in the cluster's encryption/config.yaml"
+    )]
+    Secrets(commands::secrets::Secrets),
     /// Writes all objects of a cluster to one file, while it runs or not.
     Backup(commands::backup::Backup),
     /// Makes a stopped cluster what a backup holds.

@@ -1,14 +1,43 @@
 //! `cox secrets`: has what is sealed in the store sealed anew.
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::{Args, Subcommand};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::Request;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::args::Rewrite;
+use crate::args::Which;
 use crate::cluster::Cluster;
-use crate::output::Failure;
+use crate::output::{Failure, print, print_json};
+use crate::parts;
+
+/// `cox secrets`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Secrets {
+    /// Has every secret written again, so that each is sealed with the key that comes first now.
+    Rewrite(Rewrite),
+}
+
+/// `cox secrets rewrite`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples, after a new key was put first in the cluster's encryption/config.yaml:\n  \
+    cox secrets rewrite                          then the old key can be removed\n  \
+    cox secrets rewrite --resource configmaps    when more than secrets is sealed"
+)]
+pub struct Rewrite {
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+    /// Asks the cluster of this kubeconfig, rather than one that `cox up` made.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// What to rewrite: PLURAL or PLURAL.GROUP; may be given more than once.
+    #[arg(long = "resource", value_name = "RESOURCE", default_value = "secrets")]
+    pub resources: Vec<String>,
+}
 
 /// Objects of one list.
 const PAGE: usize = 500;
@@ -44,13 +73,19 @@ enum Fate {
     Changed,
 }
 
-/// `cox secrets rewrite`.
-pub async fn rewrite(options: Rewrite, as_json: bool) -> Result<ExitCode, Failure> {
+/// `cox secrets`.
+pub async fn secrets(verb: Secrets, as_json: bool) -> Result<ExitCode, Failure> {
+    match verb {
+        Secrets::Rewrite(options) => rewrite(options, as_json).await,
+    }
+}
+
+async fn rewrite(options: Rewrite, as_json: bool) -> Result<ExitCode, Failure> {
     let kubeconfig = match &options.kubeconfig {
         Some(path) => path.clone(),
         None => Cluster::kept(&options.which)?.admin_kubeconfig(),
     };
-    let client = client::from_kubeconfig_file(&kubeconfig).await.map_err(|e| Failure::of(&e))?;
+    let client = parts::client_of(&kubeconfig, "cox").await?;
     let mut told = Vec::new();
     for resource in &options.resources {
         let failed = |e: kube::Error| {
@@ -61,10 +96,10 @@ pub async fn rewrite(options: Rewrite, as_json: bool) -> Result<ExitCode, Failur
         };
         let count = rewrite_all(&client, resource).await.map_err(failed)?;
         if !as_json {
-            println!(
-                "{resource}: {} rewritten, {} were current, {} changed meanwhile",
+            print(&format!(
+                "{resource}: {} rewritten, {} were current, {} changed meanwhile\n",
                 count.rewritten, count.current, count.changed
-            );
+            ))?;
         }
         told.push(json!({
             "resource": resource,
@@ -74,7 +109,7 @@ pub async fn rewrite(options: Rewrite, as_json: bool) -> Result<ExitCode, Failur
         }));
     }
     if as_json {
-        println!("{}", json!({ "resources": told }));
+        print_json(&json!({ "resources": told }))?;
     }
     Ok(ExitCode::SUCCESS)
 }

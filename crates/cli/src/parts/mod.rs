@@ -42,7 +42,7 @@ async fn remote(kubeconfig: &Path, part: &str) -> Result<Remote, Failure> {
 }
 
 /// The client that `--kubeconfig` gives.
-async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
+pub async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
     remote(kubeconfig, part).await?.client().map_err(|e| Failure::of(&e))
 }
 
