@@ -32,7 +32,7 @@ pub use filters::Limits;
 pub use health::{Check, Health};
 pub use kinds::Kinds;
 pub use listener::{Listener, ListenerError, TlsFiles};
-pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};
 pub use openapi::OpenApi;
 pub use query::Query;
 pub use server::{Peer, Server};
+pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver_authn::Anonymous;
-use apiserver_http::{TlsFiles, TlsOptions};
 use apiserver_http::endpoints::Component;
+use apiserver_http::{TlsFiles, TlsOptions};
 use ipnet::Ipv4Net;
 use storage::Storage;
 

@@ -25,8 +25,8 @@ use tokio_util::task::TaskTracker;
 use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
-use crate::masters::Masters;
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
+use crate::masters::Masters;
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
 use crate::{endpoints, feed, service_repair};
@@ -288,8 +288,7 @@ impl ApiServer {
 
     /// Every path outside of resources that is served.
     pub fn paths(&self) -> Vec<String> {
-        let fixed =
-            ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+        let fixed = ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
         let versions = self.server.kinds.group_versions().into_iter().flat_map(|(group, version)| {
             if group.is_empty() {
                 vec![format!("/api/{version}"), format!("/openapi/v3/api/{version}")]

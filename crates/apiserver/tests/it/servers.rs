@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, Authentication, AuthorizationMode, Body, Config, ServiceAccounts, TlsFiles, TlsOptions,
+    Anonymous, ApiServer, Authentication, AuthorizationMode, Body, Config, ServiceAccounts, TlsFiles,
+    TlsOptions,
 };
 use bytes::Bytes;
 use http::{Method, Request};

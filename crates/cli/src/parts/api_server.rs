@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, TlsFiles};
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, TlsFiles,
+};
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Etcd, Options, Storage};
@@ -246,7 +247,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         _ => None,
     };
     let (authentication, mut anonymous) = flags.authentication.settled()?;
-    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow)) && anonymous != Anonymous::Refused {
+    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow))
+        && anonymous != Anonymous::Refused
+    {
         tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
         anonymous = Anonymous::Refused;
     }
@@ -307,7 +310,8 @@ mod tests {
     fn parse(extra: &[&str]) -> Result<Flags, String> {
         use clap::Parser as _;
         let files = ["tls-cert-file", "tls-private-key-file", "client-ca-file"];
-        let accounts = ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
+        let accounts =
+            ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
         let needed = files.iter().chain(&accounts).map(|flag| format!("--{flag}=x"));
         let line = std::iter::once("kube-apiserver".to_owned()).chain(needed);
         Line::try_parse_from(line.chain(extra.iter().map(|s| (*s).to_owned())))
@@ -318,19 +322,23 @@ mod tests {
     #[test]
     fn etcd_or_a_directory_is_named() {
         assert!(parse(&["--data-dir=/x"]).is_ok());
-        let flags = parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
+        let flags =
+            parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
         assert_eq!(flags.etcd.etcd_servers, ["https://a:2379", "https://b:2379"]);
         assert_eq!(flags.etcd.etcd_compaction_interval, Duration::from_secs(300));
         assert!(parse(&[]).is_err());
         assert!(parse(&["--data-dir=/x", "--etcd-servers=https://a:2379"]).is_err());
-        assert!(parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
-            .is_err_and(|e| e.contains("one etcd")));
+        assert!(
+            parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
+                .is_err_and(|e| e.contains("one etcd"))
+        );
         assert!(parse(&["--etcd-servers=https://a:2379", "--etcd-certfile=x"]).is_err());
     }
 
     #[test]
     fn durations_are_gos() {
-        for (text, seconds) in [("5m", 300.0), ("1m30s", 90.0), ("0", 0.0), ("1.5h", 5400.0), ("200ms", 0.2)] {
+        for (text, seconds) in [("5m", 300.0), ("1m30s", 90.0), ("0", 0.0), ("1.5h", 5400.0), ("200ms", 0.2)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
         }
         assert!(["", "5", "m", "-1s", "1x"].iter().all(|text| duration(text).is_err()));
