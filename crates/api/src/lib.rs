@@ -5,6 +5,7 @@
 pub mod decode;
 pub mod fields;
 // One short line for each field, thousands of them: a table, not code to read.
+mod describe;
 #[allow(clippy::too_many_arguments)]
 mod generated;
 pub mod kinds;

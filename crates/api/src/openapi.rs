@@ -1,12 +1,14 @@
 //! OpenAPI v3 documents, made from the table of kinds and the schema table: what `kubectl` reads to validate and to
-//! explain. Descriptions are absent.
+//! explain.
 //!
 //! Start at [`v3_document`], which describes one group and version; [`v3_index`] lists the documents.
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value, json};
 
+use crate::describe::Descriptions;
 use crate::kinds::{Kind, Subresource};
 use crate::schema::{self, Field, List, Shape, Ty, TypeId};
 
@@ -146,14 +148,15 @@ impl Types {
 
     pub(crate) fn write(self, served: &[Served<'_>]) -> Map<String, Value> {
         let mut out = self.custom;
+        let texts = Descriptions::new();
         for id in self.named {
-            out.insert(schema::get(id).name.to_owned(), type_schema(id, served));
+            out.insert(schema::get(id).name.to_owned(), type_schema(id, served, &texts));
         }
         out
     }
 }
 
-fn type_schema(id: TypeId, served: &[Served<'_>]) -> Value {
+fn type_schema(id: TypeId, served: &[Served<'_>], texts: &Descriptions) -> Value {
     let def = schema::get(id);
     let mut out = match def.shape {
         Shape::Anything => match def.short_name() {
@@ -166,8 +169,10 @@ fn type_schema(id: TypeId, served: &[Served<'_>]) -> Value {
             json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] })
         }
         Shape::Fields(fields) => {
-            let properties: Map<String, Value> =
-                fields.iter().map(|f| (f.name.to_owned(), field_schema(f))).collect();
+            let properties: Map<String, Value> = fields
+                .iter()
+                .map(|f| (f.name.to_owned(), described(field_schema(f), texts.of_field(def.name, f.name))))
+                .collect();
             let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name).collect();
             let mut out = json!({ "type": "object" });
             if !properties.is_empty() {
@@ -179,6 +184,9 @@ fn type_schema(id: TypeId, served: &[Served<'_>]) -> Value {
             out
         }
     };
+    if let Some(text) = texts.of_type(def.name) {
+        out["description"] = text.into();
+    }
     if def.atomic {
         out["x-kubernetes-map-type"] = json!("atomic");
     }
@@ -199,6 +207,16 @@ fn type_schema(id: TypeId, served: &[Served<'_>]) -> Value {
         out["x-kubernetes-group-version-kind"] = gvks.into();
     }
     out
+}
+
+/// The schema of a field with its description. Beside a reference nothing may stand, so that is put into `allOf`.
+fn described(mut schema: Value, text: Option<Cow<'static, str>>) -> Value {
+    let Some(text) = text else { return schema };
+    if let Some(reference) = schema.as_object_mut().and_then(|s| s.remove("$ref")) {
+        schema["allOf"] = json!([{ "$ref": reference }]);
+    }
+    schema["description"] = text.into();
+    schema
 }
 
 fn ty_schema(ty: Ty) -> Value {

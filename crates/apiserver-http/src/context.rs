@@ -10,6 +10,7 @@ use machinery::request::{RequestInfo, UserInfo};
 use machinery::{Object, StatusError, StatusResult};
 
 use crate::body::Body;
+use crate::metrics::Series;
 use crate::negotiate::{Agreed, Media, negotiate};
 use crate::query::Query;
 use crate::server::Server;
@@ -28,6 +29,8 @@ pub struct Context {
     pub headers: HeaderMap,
     /// The raw query string.
     pub query: String,
+    /// Where the request is counted.
+    pub series: Option<Arc<Series>>,
 }
 
 impl Context {

@@ -8,8 +8,10 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// More than this is not held back.
 const HELD: usize = 64 * 1024;
@@ -17,6 +19,8 @@ const HELD: usize = 64 * 1024;
 const LARGE: usize = 16 * 1024;
 /// An idle connection keeps no more memory than this.
 const KEPT: usize = 4 * 1024;
+/// A client that takes nothing of what waits for it for so long is given up.
+const STALL: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
 
 struct Held<S> {
     stream: S,
@@ -24,16 +28,42 @@ struct Held<S> {
     /// How much of `out` has been written.
     written: usize,
     corked: bool,
+    /// Runs while the stream takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// It took nothing for too long.
+    dead: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Held<S> {
+    /// Writes to the stream, and fails when it has taken nothing for too long.
+    fn write(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.watch(cx, polled)
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stall = None;
+            return polled;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        match stall.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                self.dead = true;
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Writes what is held back; ready when nothing is.
     fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.out.is_empty() {
             return Poll::Ready(Ok(()));
         }
         while self.written < self.out.len() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
+            let polled = Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]);
+            let n = ready!(self.watch(cx, polled))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -57,7 +87,7 @@ pub struct Cork<S>(Arc<Mutex<Held<S>>>);
 
 /// Makes a stream and its cork, which is out.
 pub fn cork<S: AsyncWrite + Unpin>(stream: S) -> (Corked<S>, Cork<S>) {
-    let held = Held { stream, out: Vec::new(), written: 0, corked: false };
+    let held = Held { stream, out: Vec::new(), written: 0, corked: false, stall: None, dead: false };
     let held = Arc::new(Mutex::new(held));
     (Corked(held.clone()), Cork(held))
 }
@@ -89,8 +119,13 @@ impl<F: Future, S: AsyncWrite + Unpin> Future for Driven<'_, F, S> {
         let mut held = lock(&self.cork.0);
         held.corked = false;
         // The task is woken when the stream takes more. An error comes again at the next write.
+        let was_dead = held.dead;
         if held.release(cx).is_ready() {
             let _ = Pin::new(&mut held.stream).poll_flush(cx);
+        }
+        if held.dead && !was_dead {
+            // The connection learns of it as soon as it reads.
+            cx.waker().wake_by_ref();
         }
         polled
     }
@@ -99,6 +134,9 @@ impl<F: Future, S: AsyncWrite + Unpin> Future for Driven<'_, F, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.0);
+        if held.dead {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         if !held.corked && !held.out.is_empty() {
             // What is left of a connection that was taken over: who only reads waits for the answer to it.
             if let Poll::Ready(Err(e)) = held.release(cx) {
@@ -128,7 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
             return Poll::Ready(Ok(size));
         }
         ready!(held.release(cx))?;
-        Pin::new(&mut held.stream).poll_write_vectored(cx, slices)
+        held.write(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -235,6 +273,38 @@ mod tests {
         let all = reader.await.unwrap();
         assert_eq!(all.len(), data.len() + LARGE * 2);
         assert!(all[..data.len()] == data && all[data.len()..] == data[..LARGE * 2]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (near, _far) = duplex(100);
+        let (mut stream, cork) = cork(near);
+        let began = tokio::time::Instant::now();
+        let result = cork.drive(pin!(stream.write_all(&[0; LARGE * 2]))).await;
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= STALL);
+        assert!(cork.drive(pin!(stream.read_u8())).await.is_err(), "who only reads learns of it too");
+
+        // A slow one is not: every byte begins the time anew. It takes longer than that altogether.
+        let (near, mut far) = duplex(100);
+        let (mut stream, cork) = super::cork(near);
+        let reader = tokio::spawn(async move {
+            let mut got = vec![0; LARGE / 10];
+            for _ in 0..20 {
+                tokio::time::sleep(STALL / 10).await;
+                far.read_exact(&mut got).await.unwrap();
+            }
+            far
+        });
+        let sent = async {
+            stream.write_all(&[0; LARGE * 2]).await?;
+            stream.shutdown().await
+        };
+        let mut sent = pin!(sent);
+        tokio::select! {
+            result = cork.drive(sent.as_mut()) => result.unwrap(),
+            far = reader => drop(far.unwrap()),
+        }
     }
 
     #[tokio::test]

@@ -2,14 +2,14 @@
 use std::sync::Arc;
 
 use api::kinds::{Kind, Text};
-use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use machinery::StatusResult;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::body::{Body, full};
+use crate::body::Body;
 use crate::negotiate;
+use crate::openapi::{hash, tagged};
 use crate::respond;
 use crate::server::Server;
 
@@ -17,8 +17,8 @@ use crate::server::Server;
 pub fn answer(server: &Server, path: &str, headers: &HeaderMap) -> StatusResult<Option<Response<Body>>> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let value = match parts.as_slice() {
-        [root @ ("api" | "apis")] if wants_aggregated(headers) => {
-            return Ok(Some(aggregated(server, *root == "api", headers)));
+        [root @ ("api" | "apis")] if let Some(version) = wants_aggregated(headers) => {
+            return Ok(Some(aggregated(server, *root == "api", version, headers)));
         }
         ["api"] => json!({
             "kind": "APIVersions",
@@ -125,21 +125,46 @@ fn resources(server: &Server, group: &str, version: &str) -> Option<Value> {
     }))
 }
 
-fn wants_aggregated(headers: &HeaderMap) -> bool {
+/// A version of the aggregated form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aggregated {
+    V2,
+    /// For clients from before 1.30.
+    V2Beta1,
+}
+
+impl Aggregated {
+    fn version(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::V2Beta1 => "v2beta1",
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        }
+    }
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> Option<Aggregated> {
     for range in negotiate::ranges(headers) {
         if range.media != "application/json" {
             continue;
         }
         match (range.param("g"), range.param("v"), range.param("as")) {
-            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => return true,
-            ("", "", "") => return false,
+            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => return Some(Aggregated::V2),
+            ("apidiscovery.k8s.io", "v2beta1", "APIGroupDiscoveryList") => return Some(Aggregated::V2Beta1),
+            ("", "", "") => return None,
             _ => {}
         }
     }
-    false
+    None
 }
 
-fn aggregated(server: &Server, core: bool, headers: &HeaderMap) -> Response<Body> {
+fn aggregated(server: &Server, core: bool, form: Aggregated, headers: &HeaderMap) -> Response<Body> {
     let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { server.kinds.groups() };
     let items: Vec<Value> = groups
         .iter()
@@ -165,30 +190,12 @@ fn aggregated(server: &Server, core: bool, headers: &HeaderMap) -> Response<Body
         .collect();
     let value = json!({
         "kind": "APIGroupDiscoveryList",
-        "apiVersion": "apidiscovery.k8s.io/v2",
+        "apiVersion": format!("apidiscovery.k8s.io/{}", form.version()),
         "metadata": {},
         "items": items,
     });
     let body = serde_json::to_vec(&value).unwrap_or_default();
-    let hash: String = Sha256::digest(&body).iter().map(|b| format!("{b:02X}")).collect();
-    let etag = format!("\"{hash}\"");
-    let mut response = if headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|v| v == etag)
-    {
-        let mut response = Response::new(full(""));
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        respond::bytes(
-            StatusCode::OK,
-            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            body,
-        )
-    };
-    if let Ok(value) = HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(ETAG, value);
-    }
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
-    response
+    tagged(headers, &hash(&body), || respond::bytes(StatusCode::OK, form.content_type(), body))
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {
@@ -229,4 +236,24 @@ fn aggregated_resource(kind: &Kind) -> Value {
         value["subresources"] = subresources.into();
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_form_that_is_asked_for_is_taken() {
+        let check = |accept: &str, expect: Option<Aggregated>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::ACCEPT, accept.parse().expect("a header"));
+            assert_eq!(wants_aggregated(&headers), expect, "{accept}");
+        };
+        let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let v2beta1 = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+        check(&format!("{v2},{v2beta1},application/json"), Some(Aggregated::V2));
+        check(&format!("{v2beta1},application/json"), Some(Aggregated::V2Beta1));
+        check(&format!("application/json,{v2}"), None);
+        check("application/json", None);
+    }
 }

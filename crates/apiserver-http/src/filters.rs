@@ -1,46 +1,78 @@
 //! The filters before a handler, in upstream's order: panic guard, request info, in-flight limits, authentication,
-//! impersonation, authorization. Upstream: apiserver/pkg/server/config.go, `DefaultBuildHandlerChain`, 1.36.
+//! audit, impersonation, authorization. Upstream: apiserver/pkg/server/config.go, `DefaultBuildHandlerChain`, 1.36.
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
+use apiserver_audit::Record;
 use apiserver_authn::AuthRequest;
-use apiserver_authz::{Decision, forbidden};
+use apiserver_authz::{Answer, Decision, forbidden};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response};
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
-use tokio::sync::Semaphore;
 
+use crate::audit;
 use crate::body::{Body, full};
+use crate::deliver;
+use crate::gzip;
+use crate::metrics::{Labels, Series};
 use crate::query::Query;
 use crate::request_info::request_info;
 use crate::respond;
 use crate::server::{Peer, Server};
 
-/// How long a request that is not long-running may take (`--request-timeout`).
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is counted of all that lies outside of the API, by the beginning of its path.
+const COUNTED: [&str; 10] = [
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/version",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/apis",
+    "/api",
+    "/openid/v1/jwks",
+];
 
-/// How many requests are served at a time; watches and streams do not count.
-pub struct Limits {
-    reading: Semaphore,
-    writing: Semaphore,
+/// Whether a path ends where a part of it does.
+fn ends(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
 }
 
-impl Limits {
-    /// `--max-requests-inflight` and `--max-mutating-requests-inflight`.
-    pub fn new(reading: usize, writing: usize) -> Self {
-        Self { reading: Semaphore::new(reading), writing: Semaphore::new(writing) }
+/// The verb as metrics have it; `None` for methods that nothing takes.
+fn reported_verb(info: &RequestInfo, headers: &HeaderMap, long: bool) -> Option<&'static str> {
+    Some(match info.verb.as_str() {
+        "watch" => "WATCH",
+        _ if long => "CONNECT",
+        "get" => "GET",
+        "list" => "LIST",
+        "create" => "POST",
+        "update" => "PUT",
+        "patch" if crate::write::content_type(headers).starts_with("application/apply-patch+") => "APPLY",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        _ => return None,
+    })
+}
+
+/// What a request is about: one object, a namespace, or all.
+fn scope(info: &RequestInfo) -> &'static str {
+    if !info.name.is_empty() || info.verb == "create" {
+        "resource"
+    } else if !info.namespace.is_empty() {
+        "namespace"
+    } else {
+        "cluster"
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self::new(400, 200)
-    }
-}
+/// What is recorded of a request, and what it asks.
+type Recorded = Option<(Record, RequestInfo)>;
 
 /// Watches, and streams that end when the client wants.
 fn is_long_running(info: &RequestInfo, query: &Query<'_>) -> bool {
@@ -60,60 +92,155 @@ impl Server {
     }
 
     async fn answer(self: Arc<Self>, peer: Peer, request: Request<Body>) -> Response<Body> {
+        let began = Instant::now();
         let head = request.method() == Method::HEAD;
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let result = AssertUnwindSafe(self.filtered(&peer, request)).catch_unwind().await;
-        let mut response = match result {
-            Ok(Ok(response)) => response,
+        let query_text = request.uri().query().unwrap_or("").to_owned();
+        let query = Query::parse(&query_text);
+        let info = request_info(&method, &path, &query);
+        let long = is_long_running(&info, &query);
+        let gzip = method == Method::GET && !long && gzip::is_accepted(request.headers());
+        let series = self.series(&info, &query, &method, request.headers(), long);
+        let running = if long { series.clone().map(Series::run) } else { None };
+        let mut delivery = deliver::Request { series, running, ..deliver::Request::default() };
+        let mut recorded: Recorded = None;
+        let filtered = self.filtered(&peer, request, info, &query, long, &mut delivery, &mut recorded);
+        let result = AssertUnwindSafe(filtered).catch_unwind().await;
+        let (mut response, failed) = match result {
+            Ok(Ok(response)) => (response, None),
             Ok(Err(e)) => {
                 if e.code() >= 500 {
                     tracing::warn!(%method, path, code = e.code(), error = %e, "a request failed");
                 }
-                respond::error(&e)
+                let failed = recorded.is_some().then(|| (*e.0).clone());
+                (respond::error(&e), failed)
             }
             Err(_) => {
                 tracing::error!(%method, path, "a handler panicked; this is a bug");
-                respond::error(&StatusError::internal("the server panicked on this request"))
+                if let Some((record, _)) = recorded.take() {
+                    audit::record_panic(record).await;
+                }
+                (respond::error(&StatusError::internal("the server panicked on this request")), None)
             }
         };
+        if let Some((record, info)) = recorded {
+            response = self.record_response(record, &info, long, failed, response).await;
+        }
+        if gzip {
+            response = gzip::compress(response);
+        }
         if head {
             *response.body_mut() = full("");
         }
-        response
+        delivery.deliver(began, response)
     }
 
-    async fn filtered(self: &Arc<Self>, peer: &Peer, request: Request<Body>) -> StatusResult<Response<Body>> {
-        let query_text = request.uri().query().unwrap_or("").to_owned();
-        let query = Query::parse(&query_text);
-        let info = request_info(request.method(), request.uri().path(), &query);
-        let long = is_long_running(&info, &query);
-        let _slot = if long {
-            None
-        } else {
-            let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-            let slots = if writes { &self.limits.writing } else { &self.limits.reading };
-            // The master group may always enter, so that an overloaded server can be mended.
-            match slots.try_acquire() {
-                Ok(slot) => Some(slot),
-                Err(_) if peer.local.is_some() => None,
-                Err(_) => {
-                    let message =
-                        "The apiserver handling this request is overloaded, please try again later.";
-                    return Err(StatusError::too_many_requests(message, 1));
-                }
+    /// Where a request is counted; `None` for what is not served.
+    fn series(
+        &self,
+        info: &RequestInfo,
+        query: &Query<'_>,
+        method: &Method,
+        headers: &HeaderMap,
+        long: bool,
+    ) -> Option<Arc<Series>> {
+        if !info.is_resource {
+            let path = info.path.trim_end_matches('/');
+            let counted = COUNTED.iter().find(|p| path.strip_prefix(**p).is_some_and(ends))?;
+            let verb = if *method == Method::GET { "GET" } else { return None };
+            let labels = Labels {
+                verb,
+                dry_run: false,
+                group: "",
+                version: "",
+                resource: "",
+                subresource: counted,
+                scope: "",
+            };
+            return self.metrics.series(&labels, || true);
+        }
+        let labels = Labels {
+            verb: reported_verb(info, headers, long)?,
+            dry_run: query.get("dryRun") == "All",
+            group: &info.api_group,
+            version: &info.api_version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            scope: scope(info),
+        };
+        self.metrics.series(&labels, || {
+            let kind = self.kinds.find(&info.api_group, &info.api_version, &info.resource);
+            kind.is_some_and(|k| info.subresource.is_empty() || k.subresource(&info.subresource).is_some())
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn filtered(
+        self: &Arc<Self>,
+        peer: &Peer,
+        mut request: Request<Body>,
+        info: RequestInfo,
+        query: &Query<'_>,
+        long: bool,
+        delivery: &mut deliver::Request,
+        recorded: &mut Recorded,
+    ) -> StatusResult<Response<Body>> {
+        let arrival = self.arrival(&request);
+        let time = self.limits.timeout(query);
+        let began = tokio::time::Instant::now();
+        let user = match self.authenticate(peer, request.headers(), request.uri().path()).await {
+            Ok(user) => user,
+            Err(e) => {
+                self.record_stranger(arrival, &info, peer, request.headers()).await;
+                return Err(e);
             }
         };
-        let user = self.authenticate(peer, request.headers(), request.uri().path()).await?;
+        *recorded = self
+            .record(arrival, &info, Some(&user), peer, request.headers())
+            .map(|record| (record, info.clone()));
+        if let Some((record, _)) = recorded {
+            audit::record_received(record).await?;
+        }
+        let asking = user.clone();
         let user = self.impersonate(user, request.headers()).await?;
-        self.authorize(&user, &info).await?;
+        if let Some((record, _)) = recorded
+            && !Arc::ptr_eq(&asking, &user)
+        {
+            record.impersonated(&user);
+        }
+        if !long {
+            let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+            // Parts of this process and the masters may always enter, so that an overloaded server can be mended.
+            let exempt = peer.local.is_some() || user.in_group("system:masters");
+            delivery.slot = Some(self.limits.enter(writes, exempt)?);
+        }
+        let answer = self.decide(&user, &info).await;
+        if let Some((record, _)) = recorded {
+            let allowed = answer.decision == Decision::Allow;
+            record.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+            record.annotate("authorization.k8s.io/reason", answer.reason());
+        }
+        Self::obey(&user, &info, &answer)?;
+        if let Some((record, _)) = recorded
+            && !long
+        {
+            request = self.record_request(record, &info, request).await?;
+        }
+        let series = delivery.series.clone();
         let work = async {
-            if info.is_resource { self.resource(info, user, request).await } else { self.other(&request) }
+            if info.is_resource {
+                self.resource(info, user, request, series).await
+            } else {
+                self.other(&request.into_parts().0).await
+            }
         };
         if long {
             return work.await;
         }
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+        let time = time?;
+        delivery.deadline = Some(time.saturating_sub(began.elapsed()));
+        match tokio::time::timeout_at(began + time, work).await {
             Ok(result) => result,
             Err(_) => {
                 let why = "request did not complete within the allotted timeout";
@@ -142,13 +269,19 @@ impl Server {
         }
     }
 
-    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
-        let attributes = Attributes { user, request: info };
-        let answer = self.authorizer.authorize(&attributes).await;
+    async fn decide(&self, user: &UserInfo, info: &RequestInfo) -> Answer {
+        self.authorizer.authorize(&Attributes { user, request: info }).await
+    }
+
+    fn obey(user: &UserInfo, info: &RequestInfo, answer: &Answer) -> StatusResult<()> {
         if answer.decision == Decision::Allow {
             return Ok(());
         }
-        Err(forbidden(&attributes, answer.reason()))
+        Err(forbidden(&Attributes { user, request: info }, answer.reason()))
+    }
+
+    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
+        Self::obey(user, info, &self.decide(user, info).await)
     }
 
     /// Upstream: apiserver/pkg/endpoints/filters/impersonation.go.

@@ -2,18 +2,23 @@
 //!
 //! Read [`Server`] first, then [`Server::handle`]: the filters in upstream's order, then one handler for each verb.
 //! What a subresource does beyond reading and writing objects is an [`Endpoint`]. Storage is never touched here.
+mod audit;
 mod body;
 mod context;
 mod cork;
+mod deliver;
 mod discovery;
 pub mod endpoints;
 mod field_manager;
 mod filters;
+mod gzip;
 mod health;
 
 mod inline;
 mod kinds;
+mod limits;
 mod listener;
+pub mod metrics;
 mod negotiate;
 mod openapi;
 mod query;
@@ -24,13 +29,14 @@ mod server;
 mod tls;
 mod unread;
 mod watch;
+mod watch_socket;
 mod write;
 
 pub use body::{Body, BoxError, full};
 pub use context::{Context, Endpoint};
-pub use filters::Limits;
-pub use health::{Check, Health};
+pub use health::{Check, Health, Probe};
 pub use kinds::Kinds;
+pub use limits::{Limits, Serving, go_duration};
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::OpenApi;
 pub use query::Query;

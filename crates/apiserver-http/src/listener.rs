@@ -2,6 +2,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Version};
@@ -17,6 +18,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +37,13 @@ const HEADERS: Duration = Duration::from_secs(32);
 const DRAIN: Duration = Duration::from_secs(10);
 /// Streams of one HTTP/2 connection at a time (apiserver/pkg/server/secure_serving.go).
 const STREAMS: u32 = 100;
+
+/// Bytes of all headers of a request (net/http, `DefaultMaxHeaderBytes`).
+const MAX_HEADERS: u32 = 1024 * 1024;
+/// Streams that were reset before they were served, after which a connection is closed.
+const RESETS: usize = 20;
+/// Streams that we had to reset, after which a connection is closed.
+const LOCAL_RESETS: usize = 1024;
 
 /// Certificate and key of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +103,7 @@ impl Listener {
         self.tcp.local_addr()
     }
 
-    /// Serves until `stop`, then lets requests end.
+    /// Serves until `stop`, then lets requests end; watches are ended by [`Server::drain`].
     pub async fn serve(self, server: Arc<Server>, stop: CancellationToken) {
         let acceptor = tokio_rustls::TlsAcceptor::from(self.tls);
         let connections = TaskTracker::new();
@@ -104,8 +113,8 @@ impl Listener {
                 accepted = self.tcp.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let work = connection(stream, acceptor.clone(), server.clone(), stop.clone());
+                Ok((stream, address)) => {
+                    let work = connection(stream, address, acceptor.clone(), server.clone(), stop.clone());
                     connections.spawn(work);
                 }
                 Err(e) => {
@@ -115,6 +124,8 @@ impl Listener {
                 }
             }
         }
+        // Nobody may connect who would then wait for an answer that does not come.
+        drop(self.tcp);
         connections.close();
         if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
             tracing::info!(connections = connections.len(), "connections were cut at the end of the drain");
@@ -122,8 +133,18 @@ impl Listener {
     }
 }
 
+/// What a connection's requests tell about it.
+#[derive(Default)]
+struct Signs {
+    /// There was one.
+    spoke: AtomicBool,
+    /// The connection shall end when those under way are answered.
+    go_away: Notify,
+}
+
 async fn connection(
     stream: TcpStream,
+    address: SocketAddr,
     acceptor: tokio_rustls::TlsAcceptor,
     server: Arc<Server>,
     stop: CancellationToken,
@@ -139,9 +160,16 @@ async fn connection(
         .peer_certificates()
         .map(|all| all.iter().map(|c| c.clone().into_owned()).collect())
         .unwrap_or_default();
-    let peer = Peer { certificates: certificates.into(), local: None };
+    let peer = Peer { certificates: certificates.into(), local: None, address: Some(address.ip()) };
+    let signs = Arc::new(Signs::default());
+    let (seen, chance) = (signs.clone(), server.limits.serving.goaway_chance);
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
+        seen.spoke.store(true, Ordering::Relaxed);
+        // Clients who keep one connection for ever would never find servers that came later.
+        if chance > 0.0 && request.version() == Version::HTTP_2 && rand::random::<f64>() < chance {
+            seen.go_away.notify_one();
+        }
         async move {
             if request.version() != Version::HTTP_2 || request.body().is_end_stream() {
                 let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
@@ -160,7 +188,7 @@ async fn connection(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .max_buf_size(1024 * 1024)
+        .max_buf_size(MAX_HEADERS as usize)
         .half_close(true);
     builder
         .http2()
@@ -168,15 +196,25 @@ async fn connection(
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(256 * 1024 * STREAMS)
-        .max_header_list_size(1024 * 1024)
+        .max_header_list_size(MAX_HEADERS)
+        // Streams opened only to be reset (CVE-2023-44487), and frames that make us reset them.
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(Some(LOCAL_RESETS))
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     let (stream, cork) = cork(tls);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
+    let silent = async {
+        tokio::time::sleep(HEADERS).await;
+        if signs.spoke.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         result = cork.drive(serving.as_mut()) => result,
-        () = stop.cancelled() => {
+        () = silent => return tracing::debug!("a client connected and said nothing"),
+        () = async { tokio::select! { () = stop.cancelled() => {} () = signs.go_away.notified() => {} } } => {
             serving.as_mut().graceful_shutdown();
             cork.drive(serving).await
         }

@@ -6,12 +6,14 @@ use std::sync::OnceLock;
 
 use api::openapi::{Served, v3_document, v3_hash, v3_index, v3_path};
 use api::openapi_v2::{self, v2_document};
+use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use machinery::{StatusError, StatusResult};
 
-use crate::body::Body;
+use crate::body::{Body, full};
 use crate::kinds::Kinds;
 use crate::negotiate::{Media, negotiate, ranges};
+use crate::query::Query;
 use crate::respond;
 
 /// What is known of the documents.
@@ -52,11 +54,44 @@ fn answer_v2(kinds: &Kinds, headers: &HeaderMap) -> StatusResult<Response<Body>>
     let protobuf = wants_protobuf(headers)?;
     let served: Vec<Served<'_>> = kinds.all().map(|kind| Served { kind, schema: None }).collect();
     let document = v2_document(&served);
-    Ok(if protobuf {
-        respond::bytes(StatusCode::OK, openapi_v2::CONTENT_TYPE, openapi_v2::encode(&document))
+    let (media, bytes) = if protobuf {
+        (openapi_v2::CONTENT_TYPE, openapi_v2::encode(&document))
     } else {
-        respond::json(StatusCode::OK, Media::Json, &document)
-    })
+        (Media::Json.content_type(), serde_json::to_vec(&document).unwrap_or_default())
+    };
+    Ok(tagged(headers, &hash(&bytes), || respond::bytes(StatusCode::OK, media, bytes)))
+}
+
+/// How long a client may keep a document whose URL has its hash.
+const KEEP: &str = "public, max-age=31536000, immutable";
+
+fn matches(headers: &HeaderMap, etag: &str) -> bool {
+    let given = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    given.split(',').map(|v| v.trim().trim_start_matches("W/")).any(|v| v == etag || v == "*")
+}
+
+/// Adds the `ETag` of an answer, which is left out when the client has it already.
+pub fn tagged(headers: &HeaderMap, hash: &str, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    let etag = format!("\"{hash}\"");
+    let mut response = if matches(headers, &etag) {
+        let mut response = Response::new(full(""));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        answer()
+    };
+    let out = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        out.insert(ETAG, value);
+    }
+    out.insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// The hash of an answer's bytes, as upstream writes it in an `ETag`.
+pub fn hash(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha512::digest(bytes).iter().map(|b| format!("{b:02X}")).collect()
 }
 
 impl OpenApi {
@@ -65,6 +100,7 @@ impl OpenApi {
         &self,
         kinds: &Kinds,
         path: &str,
+        query: Option<&str>,
         headers: &HeaderMap,
     ) -> StatusResult<Option<Response<Body>>> {
         if path == "/openapi/v2" {
@@ -73,16 +109,38 @@ impl OpenApi {
         let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
         let media = negotiate(headers, false, false)?.media;
         let versions = kinds.group_versions();
+        let hashes = self.hashes.get_or_init(|| {
+            versions.iter().map(|(g, v)| (v3_path(g, v), v3_hash(&document(kinds, g, v)))).collect()
+        });
         if rest.is_empty() {
-            let hashes = self.hashes.get_or_init(|| {
-                versions.iter().map(|(g, v)| (v3_path(g, v), v3_hash(&document(kinds, g, v)))).collect()
-            });
             let index = v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
-            return Ok(Some(respond::json(StatusCode::OK, media, &index)));
+            let encoded = serde_json::to_vec(&index).unwrap_or_default();
+            let hash = hash(&encoded);
+            return Ok(Some(tagged(headers, &hash, || respond::json_bytes(StatusCode::OK, media, encoded))));
         }
         let wanted = rest.trim_start_matches('/');
-        let found = versions.iter().find(|(g, v)| v3_path(g, v) == wanted);
-        Ok(found.map(|(g, v)| respond::json_bytes(StatusCode::OK, media, document(kinds, g, v))))
+        let Some((group, version)) = versions.iter().find(|(g, v)| v3_path(g, v) == wanted) else {
+            return Ok(None);
+        };
+        let current = hashes.iter().find(|(path, _)| path == wanted).map_or("", |(_, hash)| hash.as_str());
+        let query = Query::parse(query.unwrap_or(""));
+        let asked = query.get("hash");
+        if !asked.is_empty() && asked != current {
+            // What a client remembers of an older document leads to the present one.
+            let mut response = Response::new(full(""));
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            if let Ok(to) = HeaderValue::from_str(&format!("{path}?hash={current}")) {
+                response.headers_mut().insert(LOCATION, to);
+            }
+            return Ok(Some(response));
+        }
+        let mut response = tagged(headers, current, || {
+            respond::json_bytes(StatusCode::OK, media, document(kinds, group, version))
+        });
+        if !asked.is_empty() {
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(KEEP));
+        }
+        Ok(Some(response))
     }
 }
 
@@ -100,7 +158,8 @@ mod tests {
             headers.insert(ACCEPT, accept.parse().expect("a header"));
         }
         let kinds = Kinds::new(api::kinds::KINDS.iter().cloned().map(Arc::new));
-        let answer = OpenApi::default().answer(&kinds, "/openapi/v2", &headers).map_err(|e| e.code())?;
+        let answer =
+            OpenApi::default().answer(&kinds, "/openapi/v2", None, &headers).map_err(|e| e.code())?;
         let answer = answer.expect("the path is served");
         Ok(answer.headers()[CONTENT_TYPE].to_str().expect("text").to_owned())
     }
@@ -112,5 +171,29 @@ mod tests {
         assert_eq!(content_type(Some(openapi_v2::MEDIA)).as_deref(), Ok(openapi_v2::CONTENT_TYPE));
         assert_eq!(content_type(Some(openapi_v2::CONTENT_TYPE)).as_deref(), Ok(openapi_v2::CONTENT_TYPE));
         assert_eq!(content_type(Some("application/yaml")), Err(406));
+    }
+
+    #[test]
+    fn a_document_under_its_hash_may_be_kept() {
+        let kinds = Kinds::new(api::kinds::KINDS.iter().cloned().map(Arc::new));
+        let openapi = OpenApi::default();
+        let get = |path: &str, query: Option<&str>, headers: &HeaderMap| {
+            openapi.answer(&kinds, path, query, headers).ok().flatten().expect("it is served")
+        };
+        let none = HeaderMap::new();
+        let index = get("/openapi/v3", None, &none);
+        let mut known = HeaderMap::new();
+        known.insert(IF_NONE_MATCH, index.headers()[ETAG].clone());
+        assert_eq!(get("/openapi/v3", None, &known).status(), 304);
+        let path = "/openapi/v3/apis/batch/v1";
+        let plain = get(path, None, &none);
+        assert_eq!(plain.headers()[CACHE_CONTROL], "no-cache, private");
+        let hash = plain.headers()[ETAG].to_str().expect("text").trim_matches('"').to_owned();
+        let kept = get(path, Some(&format!("hash={hash}")), &none);
+        assert_eq!((kept.status().as_u16(), kept.headers()[CACHE_CONTROL].to_str().ok()), (200, Some(KEEP)));
+        let moved = get(path, Some("hash=00"), &none);
+        assert_eq!(moved.status(), 301);
+        assert_eq!(moved.headers()[LOCATION], format!("{path}?hash={hash}"));
+        assert!(openapi.answer(&kinds, "/openapi/v3/apis/none/v1", None, &none).ok().flatten().is_none());
     }
 }

@@ -1,22 +1,27 @@
 //! The server: what it consists of, and how a request finds its handler.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
+use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
 use apiserver_registry::{Registry, Store};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use machinery::request::{RequestInfo, UserInfo};
 use machinery::{Object, StatusError, StatusResult};
 use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
 use crate::context::{Context, Endpoint};
-use crate::filters::Limits;
 use crate::health::Health;
 use crate::kinds::Kinds;
+use crate::limits::Limits;
+use crate::metrics::{Metrics, Series, Text};
 use crate::openapi::OpenApi;
 use crate::query::Query;
 use crate::{read, respond, watch, write};
@@ -28,6 +33,8 @@ pub struct Peer {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// A part in this process, which needs no proof.
     pub local: Option<Arc<UserInfo>>,
+    /// Where the connection comes from.
+    pub address: Option<IpAddr>,
 }
 
 /// All that answers requests.
@@ -42,6 +49,8 @@ pub struct Server {
     pub tokens: Arc<dyn TokenAuthenticator>,
     /// What one may.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What is recorded of requests; nothing without it, at no cost.
+    pub audit: Option<Arc<Audit>>,
     /// Plugins for `CONNECT`, which the store does not see.
     pub admission: Arc<Chain>,
     /// What is not simply stored, by group, plural and subresource.
@@ -52,8 +61,12 @@ pub struct Server {
     pub health: Health,
     /// `/openapi/v2` and `/openapi/v3`.
     pub openapi: OpenApi,
-    /// Requests at a time.
+    /// Requests at a time, and their time.
     pub limits: Limits,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Fires when watches have to end, since the server stops.
+    pub drain: CancellationToken,
 }
 
 impl Server {
@@ -63,6 +76,7 @@ impl Server {
         info: RequestInfo,
         user: Arc<UserInfo>,
         request: Request<Body>,
+        series: Option<Arc<Series>>,
     ) -> StatusResult<Response<Body>> {
         let kind = self
             .kinds
@@ -83,6 +97,7 @@ impl Server {
             info,
             kind,
             user,
+            series,
         };
         if let Some(endpoint) = self.endpoints.get(&key) {
             return endpoint.clone().serve(&context, request).await;
@@ -96,7 +111,7 @@ impl Server {
         match context.info.verb.as_str() {
             "get" => read::get(&context, &store).await,
             "list" => read::list(&context, &store).await,
-            "watch" => watch::watch(Arc::new(context), &store).await,
+            "watch" => watch::watch(Arc::new(context), &store, request).await,
             "create" => write::create(&context, &store, request).await,
             "update" => write::update(&context, &store, request).await,
             "patch" => write::patch(&context, &store, request).await,
@@ -107,9 +122,9 @@ impl Server {
     }
 
     /// Serves what lies outside the API.
-    pub(crate) fn other(self: &Arc<Self>, request: &Request<Body>) -> StatusResult<Response<Body>> {
-        let path = request.uri().path();
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    pub(crate) async fn other(self: &Arc<Self>, request: &Parts) -> StatusResult<Response<Body>> {
+        let path = request.uri.path();
+        if !matches!(request.method, Method::GET | Method::HEAD) {
             let e = StatusError::new(
                 405,
                 "MethodNotAllowed",
@@ -118,22 +133,41 @@ impl Server {
             return Err(e);
         }
         let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-        let query = Query::parse(request.uri().query().unwrap_or(""));
-        if let Some(answer) = self.health.answer(trimmed, &query) {
+        let query = Query::parse(request.uri.query().unwrap_or(""));
+        if let Some(answer) = self.health.answer(trimmed, &query).await {
             return Ok(answer);
         }
-        if let Some(answer) = crate::discovery::answer(self, trimmed, request.headers())? {
+        if let Some(answer) = crate::discovery::answer(self, trimmed, &request.headers)? {
             return Ok(answer);
         }
-        if let Some(answer) = self.openapi.answer(&self.kinds, trimmed, request.headers())? {
+        if trimmed == "/metrics" {
+            let (reading, writing) = self.limits.under_way();
+            let page = self.metrics.page(reading, writing);
+            return Ok(respond::bytes(StatusCode::OK, Text::CONTENT_TYPE, page));
+        }
+        if let Some(answer) =
+            self.openapi.answer(&self.kinds, trimmed, request.uri.query(), &request.headers)?
+        {
             return Ok(answer);
         }
         if let Some(document) = self.documents.get(trimmed) {
             return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, document));
         }
         if trimmed == "/" {
-            let mut paths: Vec<&str> =
-                vec!["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+            let mut paths: Vec<&str> = vec!["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3"];
+            let groups = self.kinds.groups();
+            let group_paths: Vec<String> = groups
+                .iter()
+                .flat_map(|(group, versions)| {
+                    let of_group = format!("/apis/{group}");
+                    let of_versions: Vec<String> =
+                        versions.iter().map(|v| format!("{of_group}/{v}")).collect();
+                    std::iter::once(of_group).chain(of_versions)
+                })
+                .chain(self.health.paths())
+                .chain(std::iter::once("/api/v1".to_owned()))
+                .collect();
+            paths.extend(group_paths.iter().map(String::as_str));
             paths.extend(self.documents.keys().map(String::as_str));
             paths.sort_unstable();
             let value = serde_json::json!({ "paths": paths });

@@ -1,5 +1,6 @@
 //! Watch: events of the cache as a stream of frames. Upstream: apiserver/pkg/endpoints/handlers/watch.go and
 //! apiserver/pkg/storage/cacher/cache_watcher.go, 1.36.
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use apiserver_watch_cache::{
 };
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use machinery::{FieldError, FieldPath, StatusError, StatusResult};
@@ -18,14 +19,15 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use storage::{Revision, prefix_end};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, BoxError};
 use crate::context::Context;
+use crate::metrics::{Running, Series};
 use crate::negotiate::{Agreed, Form, Media};
 use crate::read::{self, invalid_list_options};
+use crate::watch_socket;
 
-/// How long a watch without `timeoutSeconds` lasts at least; at most twice that (`--min-request-timeout`).
-const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// About how often a watcher that wants them gets bookmarks.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long before its end a watch sends a last bookmark.
@@ -41,7 +43,11 @@ struct Options {
 }
 
 /// Serves `watch`.
-pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Response<Body>> {
+pub async fn watch(
+    context: Arc<Context>,
+    store: &Store,
+    mut request: Request<Body>,
+) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
     if agreed.media == Media::Yaml {
         return Err(StatusError::not_acceptable(&["application/json", "application/json;stream=watch"]));
@@ -55,27 +61,12 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
     }
     let bookmarks = query.flag("allowWatchBookmarks");
     let revision = read::revision(&query, "resourceVersion")?;
-    let version_match = query.get("resourceVersionMatch");
     let initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
-    let match_path = FieldPath::new("resourceVersionMatch");
-    match (initial, version_match) {
-        (Some(_), "NotOlderThan") | (None, "") => {}
-        (Some(_), "") => {
-            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(invalid_list_options(&[FieldError::required(&match_path, why)]));
-        }
-        (Some(_), other) => {
-            let e = FieldError::not_supported(&match_path, other, &["NotOlderThan"]);
-            return Err(invalid_list_options(&[e]));
-        }
-        (None, _) => {
-            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            return Err(invalid_list_options(&[FieldError::forbidden(&match_path, why)]));
-        }
-    }
+    check(query.get("resourceVersionMatch"), initial.is_some(), !query.get("continue").is_empty())?;
     let seconds = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|&s| s > 0);
+    let least = context.server.limits.serving.min_request_timeout;
     let timeout =
-        seconds.map_or_else(|| MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
+        seconds.map_or_else(|| least.mul_f64(1.0 + rand::rng().random::<f64>()), Duration::from_secs);
     let options = Options {
         selection,
         bookmarks,
@@ -103,17 +94,41 @@ pub async fn watch(context: Arc<Context>, store: &Store) -> StatusResult<Respons
             Some(revision)
         }
     };
+    let mut expired = None;
     let (initial, watch) = match from {
         None => {
             let (snapshot, watch) = store.cache.watch_initial(scope);
             (Some(Initial { snapshot, next: store.key_prefix(&context.info.namespace) }), Some(watch))
         }
-        Some(revision) => (None, store.cache.watch_after(revision, scope).ok()),
+        Some(revision) => {
+            let watch = store.cache.watch_after(revision, scope).inspect_err(|e| {
+                expired = Some(too_old(revision, e));
+            });
+            (None, watch.ok())
+        }
     };
     let end = prefix_end(&store.key_prefix(&context.info.namespace));
     let converts = !context.is_storage_version(store);
     let encoder = Encoder { context, agreed, converts, columns_sent: false };
-    let stream = Stream { initial, end, watch, encoder, options, next_bookmark: None, ended: false };
+    let (series, drain) = (encoder.context.series.clone(), encoder.context.server.drain.clone());
+    let last = from.or(initial.as_ref().map(|i| i.snapshot.revision)).unwrap_or(Revision::ZERO);
+    let stream = Stream {
+        initial,
+        end,
+        watch,
+        expired,
+        waiting: VecDeque::new(),
+        last,
+        encoder,
+        options,
+        next_bookmark: None,
+        ended: false,
+        series,
+        drain,
+    };
+    if streaming::ws::is_upgrade(request.headers()) {
+        return watch_socket::serve(&mut request, stream, agreed.media);
+    }
     let frames = futures::stream::unfold(stream, |mut stream| async move {
         let piece = stream.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(piece)), stream))
@@ -152,32 +167,49 @@ struct Initial {
     next: String,
 }
 
-struct Stream {
+/// The frames of one watch.
+pub struct Stream {
     initial: Option<Initial>,
     /// End of the key range.
     end: String,
     /// `None`: the revision asked for is gone.
     watch: Option<Watch>,
+    /// What to say then.
+    expired: Option<StatusError>,
+    /// Events that came and are not sent yet.
+    waiting: VecDeque<Arc<CacheEvent>>,
+    /// The revision up to which everything was sent.
+    last: Revision,
     encoder: Encoder,
     options: Options,
     next_bookmark: Option<Instant>,
     ended: bool,
+    series: Option<Arc<Series>>,
+    drain: CancellationToken,
 }
 
 impl Stream {
+    /// Counts the watch while the guard lives.
+    pub fn running(&self) -> Option<Running> {
+        self.series.clone().map(Series::run)
+    }
+
     /// The next frame; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
+    pub async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
         }
         if let Some(piece) = self.initial_piece() {
             return Some(piece);
         }
-        let Some(watch) = &mut self.watch else {
-            self.ended = true;
-            return Some(expired(self.encoder.agreed.media));
-        };
+        if let Some(piece) = self.waiting_piece() {
+            return Some(piece);
+        }
         loop {
+            let Some(watch) = &mut self.watch else {
+                self.ended = true;
+                return Some(error(self.encoder.agreed.media, &self.expired.take()?));
+            };
             let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
             let until = if self.options.bookmarks {
                 bookmark.min(self.options.deadline)
@@ -186,6 +218,10 @@ impl Stream {
             };
             let batch = tokio::select! {
                 biased;
+                () = self.drain.cancelled() => {
+                    self.ended = true;
+                    return None;
+                }
                 batch = watch.next_batch() => batch,
                 () = tokio::time::sleep_until(until) => {
                     if Instant::now() >= self.options.deadline {
@@ -205,24 +241,26 @@ impl Stream {
             };
             match batch {
                 Ok(events) => {
+                    self.last = events.last().map_or(self.last, |e| e.revision);
                     // A lone event that concerns everybody goes out as it was encoded for everybody.
                     if let [event] = events.as_slice()
                         && self.encoder.is_plain()
                         && self.options.selection.is_everything()
                     {
+                        if let Some(series) = &self.series {
+                            series.event(event.frame().len());
+                        }
                         return Some(event.frame().clone());
                     }
-                    let mut out = Vec::new();
-                    for event in &events {
-                        self.encoder.event(event, &self.options.selection, &mut out);
-                    }
-                    if !out.is_empty() {
-                        return Some(out.into());
+                    self.waiting = events.into();
+                    if let Some(piece) = self.waiting_piece() {
+                        return Some(piece);
                     }
                 }
-                Err(CacheError::Expired { .. }) => {
+                Err(e @ CacheError::Expired { .. }) => {
+                    // A reader that was too slow: what it missed is gone.
                     self.ended = true;
-                    return Some(expired(self.encoder.agreed.media));
+                    return Some(error(self.encoder.agreed.media, &too_old(self.last, &e)));
                 }
                 Err(e) => {
                     tracing::debug!(error = %e, "a watch ended");
@@ -233,13 +271,36 @@ impl Stream {
         }
     }
 
+    /// A frame of what came and was not sent yet; a batch of large events is not made into one piece of memory.
+    fn waiting_piece(&mut self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        while let Some(event) = self.waiting.pop_front() {
+            let before = out.len();
+            self.encoder.event(&event, &self.options.selection, &mut out);
+            self.last = event.revision;
+            if out.len() > before
+                && let Some(series) = &self.series
+            {
+                series.event(out.len() - before);
+            }
+            if out.len() >= FRAME {
+                break;
+            }
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
     fn initial_piece(&mut self) -> Option<Bytes> {
         let initial = self.initial.as_mut()?;
         let mut out = Vec::new();
         let mut objects = initial.snapshot.objects.range(&initial.next, &self.end);
         for object in objects.by_ref() {
             if self.options.selection.matches(object) {
+                let before = out.len();
                 self.encoder.frame("ADDED", object, &mut out);
+                if let Some(series) = &self.series {
+                    series.event(out.len() - before);
+                }
             }
             if out.len() >= FRAME {
                 initial.next = format!("{}\0", object.key);
@@ -264,13 +325,46 @@ fn bookmark_time(deadline: Instant) -> Instant {
     }
 }
 
-fn expired(media: Media) -> Bytes {
-    let e = StatusError::expired("The resourceVersion for the provided watch is too old.");
+/// The answer to who wants to go on from a revision whose successors are gone (cacher/watch_cache.go).
+fn too_old(revision: Revision, e: &CacheError) -> StatusError {
+    match e {
+        CacheError::Expired { oldest } => {
+            StatusError::expired(format!("too old resource version: {revision} ({oldest})"))
+        }
+        other => StatusError::expired(other.to_string()),
+    }
+}
+
+fn error(media: Media, e: &StatusError) -> Bytes {
     let mut out = Vec::new();
     if let Ok(status) = serde_json::to_value(&*e.0) {
         append(media, "ERROR", &status, &mut out);
     }
     out.into()
+}
+
+/// Upstream: apimachinery/pkg/apis/meta/internalversion/validation, `validateWatchOptions`.
+fn check(version_match: &str, initial: bool, continues: bool) -> StatusResult<()> {
+    let path = FieldPath::new("resourceVersionMatch");
+    let mut errors = Vec::new();
+    if initial && version_match != "NotOlderThan" {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(&path, why));
+    }
+    if !version_match.is_empty() {
+        if !initial {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+        if version_match != "NotOlderThan" {
+            errors.push(FieldError::not_supported(&path, version_match, &["NotOlderThan"]));
+        }
+        if continues {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(invalid_list_options(&errors)) }
 }
 
 struct Encoder {

@@ -121,11 +121,16 @@ impl Token {
     }
 }
 
+/// What a `continue` token of a client says: the revision of the list, and where it goes on.
+pub fn read_token(text: &str) -> StatusResult<(i64, String)> {
+    Token::decode(text).map(|token| (token.rv, token.start))
+}
+
 /// An error of the cache as a client sees it.
 pub fn cache_error(e: CacheError) -> StatusError {
     match e {
         CacheError::Expired { .. } => {
-            StatusError::expired("The provided resource version is too old to be listed.")
+            StatusError::expired("The resourceVersion for the provided list is too old.")
         }
         CacheError::Closed => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
         CacheError::Storage(e) => storage_error(e),
@@ -170,9 +175,15 @@ impl Store {
         if revision > Revision::ZERO {
             self.reach(revision).await?;
         }
-        self.cache
-            .get(&self.key(namespace, name))
-            .ok_or_else(|| StatusError::not_found(self.group_resource(), name))
+        let key = self.key(namespace, name);
+        match self.cache.get(&key) {
+            Some(object) => Ok(object),
+            None => {
+                // An object that cannot be opened is not cached, but it is there.
+                self.storage().is_stale(&key).await.map_err(storage_error)?;
+                Err(StatusError::not_found(self.group_resource(), name))
+            }
+        }
     }
 
     /// Reads a page of a namespace, or of all where it is empty.
@@ -185,9 +196,13 @@ impl Store {
             (Some(revision), Some(Match::Exact)) => self.exact(revision).await?,
             (None, _) => self.fresh().await?,
             (Some(Revision::ZERO), _) => self.cache.snapshot(),
+            // What clients from before `resourceVersionMatch` mean when they ask for pages.
+            (Some(revision), None) if options.limit > 0 => self.exact(revision).await?,
             (Some(revision), _) => self.at_least(revision).await?,
         };
-        let page = page(&snapshot, &prefix, &prefix, options);
+        // Who takes any state takes all of it: such lists have no pages (cacher.go, `computeListLimit`).
+        let limit = if options.resource_version == Some(Revision::ZERO) { 0 } else { options.limit };
+        let page = page(&snapshot, &prefix, &prefix, limit, &options.selection);
         if !page.continue_token.is_empty() {
             // The next page is read at this revision.
             self.cache.pin(snapshot);
@@ -201,6 +216,10 @@ impl Store {
     }
 
     async fn next_page(&self, prefix: &str, options: &ListOptions) -> StatusResult<Page> {
+        if options.resource_version.is_some_and(|revision| revision > Revision::ZERO) {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(StatusError::bad_request(why));
+        }
         let token = Token::decode(&options.continue_token)?;
         let start = format!("{prefix}{}", token.start);
         // A negative revision asks for the rest at the present one: what the answer to an expired token offers.
@@ -208,7 +227,12 @@ impl Store {
             Ok(revision) => self.exact(Revision(revision)).await.map_err(|e| offer_rest(e, &token.start))?,
             Err(_) => self.fresh().await?,
         };
-        Ok(page(&snapshot, prefix, &start, options))
+        let page = page(&snapshot, prefix, &start, options.limit, &options.selection);
+        if token.rv < 0 && !page.continue_token.is_empty() {
+            // From here on the rest is one consistent list again.
+            self.cache.pin(snapshot);
+        }
+        Ok(page)
     }
 }
 
@@ -230,17 +254,17 @@ fn offer_rest(mut e: StatusError, start: &str) -> StatusError {
     e
 }
 
-fn page(snapshot: &Snapshot, prefix: &str, start: &str, options: &ListOptions) -> Page {
+fn page(snapshot: &Snapshot, prefix: &str, start: &str, limit: usize, selection: &Selection) -> Page {
     let end = prefix_end(prefix);
     let revision = snapshot.revision;
-    let everything = options.selection.is_everything();
+    let everything = selection.is_everything();
     let mut wanted =
-        snapshot.objects.range(start, &end).filter(|o| everything || options.selection.matches(o)).cloned();
+        snapshot.objects.range(start, &end).filter(|o| everything || selection.matches(o)).cloned();
     let whole = |items| Page { items, revision, continue_token: String::new(), remaining: None };
-    if options.limit == 0 {
+    if limit == 0 {
         return whole(wanted.collect());
     }
-    let items: Vec<Arc<CachedObject>> = wanted.by_ref().take(options.limit).collect();
+    let items: Vec<Arc<CachedObject>> = wanted.by_ref().take(limit).collect();
     let last = items.last().map_or("", |o| &*o.key);
     let next = format!("{last}\0");
     let rest = if everything {

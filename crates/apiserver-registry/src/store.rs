@@ -495,7 +495,10 @@ impl Store {
                 DeleteOutcome::Mismatch { .. } => Ok(None),
             };
         }
-        if value == old.value || write.dry_run {
+        // Nothing changes, unless what is stored was sealed with a key that others have replaced.
+        if write.dry_run
+            || (value == old.value && !self.storage.is_stale(key).await.map_err(storage_error)?)
+        {
             return Ok(Some(Stored { object: new.clone(), value, revision: old.revision }));
         }
         let lease = match self.ttl {
@@ -596,7 +599,9 @@ pub fn storage_error(e: storage::Error) -> StatusError {
             StatusError::expired("The resourceVersion for the provided watch is too old.")
         }
         storage::Error::ValueTooLarge { .. } => StatusError::too_large(e.to_string()),
-        storage::Error::Indeterminate(_) => StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string()),
+        storage::Error::Indeterminate(_) => {
+            StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string())
+        }
         storage::Error::FutureRevision { requested, current } => too_large_revision(requested, current),
         e if e.retryable() => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
         e => StatusError::internal(e),

@@ -33,6 +33,8 @@ pub struct Limits {
     pub events_at_least: usize,
     /// Events a watch buffers for a reader that is behind, before it goes on from the recent events.
     pub buffer: usize,
+    /// Bytes of objects in that buffer, at most; a single event may be larger.
+    pub buffer_bytes: usize,
 }
 
 impl Default for Limits {
@@ -43,6 +45,7 @@ impl Default for Limits {
             age: Duration::from_secs(120),
             events_at_least: 100,
             buffer: 512,
+            buffer_bytes: 4 << 20,
         }
     }
 }

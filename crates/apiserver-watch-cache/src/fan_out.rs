@@ -18,6 +18,8 @@ use crate::{CacheEvent, CachedObject, Error};
 
 /// The events of one batch.
 const BATCH: usize = 256;
+/// The bytes of objects in one batch, about.
+const BATCH_BYTES: usize = 1 << 20;
 /// The events of the ring looked at in one go.
 const STEPS: usize = 2048;
 
@@ -62,12 +64,15 @@ pub(crate) struct Watcher {
     /// Events up to here are not wanted.
     after: Revision,
     buffer: usize,
+    buffer_bytes: usize,
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
 
 struct Queue {
     events: VecDeque<Arc<CacheEvent>>,
+    /// Bytes of the objects in `events`.
+    bytes: usize,
     /// Every event before this one was delivered, is buffered, or is not wanted.
     next: u64,
     /// Whether events from `next` on have to be taken from the ring.
@@ -90,13 +95,16 @@ impl Watcher {
         if queue.behind || event.sequence < queue.next || !self.wants(event) {
             return false;
         }
-        if queue.events.len() >= self.buffer {
+        let full = queue.bytes >= self.buffer_bytes || queue.events.len() >= self.buffer;
+        if full && !queue.events.is_empty() {
             queue.next = queue.events.front().map_or(event.sequence, |first| first.sequence);
             queue.events = VecDeque::new();
+            queue.bytes = 0;
             queue.behind = true;
             return false;
         }
         queue.next = event.sequence + 1;
+        queue.bytes += event.object.value.len();
         queue.events.push_back(event.clone());
         queue.events.len() == 1
     }
@@ -196,11 +204,12 @@ impl Watch {
         next: u64,
     ) -> Self {
         let behind = next < state.ring.next();
-        let queue = Queue { events: VecDeque::new(), next, behind, ended: inner.ended() };
+        let queue = Queue { events: VecDeque::new(), bytes: 0, next, behind, ended: inner.ended() };
         let watcher = Arc::new(Watcher {
             scope,
             after,
             buffer: inner.limits.buffer,
+            buffer_bytes: inner.limits.buffer_bytes,
             queue: Mutex::new(queue),
             waker: AtomicWaker::new(),
         });
@@ -220,8 +229,15 @@ impl Watch {
             {
                 let mut queue = self.watcher.queue();
                 if !queue.events.is_empty() {
-                    let take = queue.events.len().min(BATCH);
-                    let events = queue.events.drain(..take).collect();
+                    let mut bytes = 0;
+                    let fits = |event: &&Arc<CacheEvent>| {
+                        let before = bytes;
+                        bytes += event.object.value.len();
+                        before < BATCH_BYTES
+                    };
+                    let take = queue.events.iter().take(BATCH).take_while(fits).count();
+                    let events: Vec<_> = queue.events.drain(..take).collect();
+                    queue.bytes -= events.iter().map(|event| event.object.value.len()).sum::<usize>();
                     if queue.events.is_empty() && queue.events.capacity() > BATCH / 4 {
                         queue.events = VecDeque::new();
                     }
@@ -249,12 +265,13 @@ impl Watch {
         let Some(events) = ring.from(queue.next) else {
             return Err(Error::Expired { oldest: ring.floor() });
         };
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0);
         for event in events.take(STEPS) {
             queue.next = event.sequence + 1;
             if watcher.wants(event) {
                 found.push(event.clone());
-                if found.len() >= BATCH {
+                bytes += event.object.value.len();
+                if found.len() >= BATCH || bytes >= BATCH_BYTES {
                     break;
                 }
             }

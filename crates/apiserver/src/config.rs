@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use apiserver_authn::Anonymous;
 use apiserver_http::endpoints::Component;
-use apiserver_http::{TlsFiles, TlsOptions};
+use apiserver_http::{Serving, TlsFiles, TlsOptions};
 use ipnet::Ipv4Net;
 use storage::Storage;
 
@@ -20,6 +20,8 @@ pub enum AuthorizationMode {
     Node,
     /// `RBAC`.
     Rbac,
+    /// `ABAC`, by [`Config::authorization_policy`].
+    Abac,
     /// `AlwaysAllow`.
     AlwaysAllow,
     /// `AlwaysDeny`.
@@ -45,6 +47,21 @@ pub struct ServiceAccounts {
     pub audiences: Vec<String>,
 }
 
+impl ServiceAccounts {
+    /// One issuer that is its own audience, and upstream's defaults for the rest.
+    pub fn new(signing_key: PathBuf, keys: Vec<PathBuf>, issuer: &str) -> Self {
+        Self {
+            signing_key,
+            keys,
+            issuer: issuer.to_owned(),
+            former_issuers: Vec::new(),
+            max_token_expiration: None,
+            extend_token_expiration: true,
+            audiences: Vec::new(),
+        }
+    }
+}
+
 /// How kubelets are reached.
 #[derive(Debug, Clone)]
 pub struct KubeletClient {
@@ -56,10 +73,23 @@ pub struct KubeletClient {
     pub authority: PathBuf,
 }
 
+/// How values are sealed before they are stored.
+#[derive(Debug, Clone)]
+pub struct EncryptionFile {
+    /// `--encryption-provider-config`.
+    pub path: PathBuf,
+    /// `--encryption-provider-config-automatic-reload`.
+    pub reload: bool,
+}
+
 /// What an API server is told.
 pub struct Config {
     /// Where objects are kept.
     pub storage: Arc<dyn Storage>,
+    /// How they are sealed there; as they are without it.
+    pub encryption: Option<EncryptionFile>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<apiserver_audit::Config>,
     /// Address and port of the HTTPS listener.
     pub listen: SocketAddr,
     /// `--advertise-address`: where the `kubernetes` Service leads.
@@ -78,6 +108,8 @@ pub struct Config {
     pub authentication: Authentication,
     /// `--authorization-mode`, in order.
     pub authorization: Vec<AuthorizationMode>,
+    /// `--authorization-policy-file`, for ABAC.
+    pub authorization_policy: Option<PathBuf>,
     /// Service-account tokens.
     pub service_accounts: ServiceAccounts,
     /// Client of kubelets; without one, logs and exec are refused.
@@ -89,6 +121,42 @@ pub struct Config {
     /// Whether other servers share the store: each says that it is there, and the `kubernetes` Service leads to all
     /// (`--endpoint-reconciler-type=lease`).
     pub shared: bool,
+    /// Load and time.
+    pub serving: Serving,
     /// What `componentstatuses` shows.
     pub components: Vec<Arc<dyn Component>>,
+}
+
+impl Config {
+    /// What upstream's server does when it is told nothing more: it listens on port 6443 of every address and allows
+    /// everything.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        tls: TlsFiles,
+        client_ca: PathBuf,
+        service_accounts: ServiceAccounts,
+    ) -> Self {
+        Self {
+            storage,
+            encryption: None,
+            audit: None,
+            listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
+            advertise: IpAddr::from([0, 0, 0, 0]),
+            tls,
+            client_ca,
+            token_file: None,
+            anonymous: Anonymous::Refused,
+            authentication: Authentication::default(),
+            tls_options: TlsOptions::default(),
+            authorization: vec![AuthorizationMode::AlwaysAllow],
+            authorization_policy: None,
+            service_accounts,
+            kubelet: None,
+            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12),
+            node_ports: 30000..=32767,
+            shared: false,
+            serving: Serving::default(),
+            components: Vec::new(),
+        }
+    }
 }

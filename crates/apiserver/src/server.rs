@@ -7,18 +7,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
+use apiserver_audit::{Audit, AuditError};
+use apiserver_authz::abac::Abac;
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
+use apiserver_encryption::{Encryption, Resources};
 use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
-use apiserver_http::{Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Server};
-use apiserver_registry::{Hook, RegistryBuilder};
+use apiserver_http::metrics::{Metrics, Source, Text, Type};
+use apiserver_http::{
+    Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Probe, Server,
+};
+use apiserver_registry::{Hook, Registry, RegistryBuilder};
 use http::{Request, Response};
 use machinery::StatusError;
 use machinery::request::UserInfo;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +34,7 @@ use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::masters::Masters;
+use crate::metered::{Metered, StoreTimes};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
 use crate::{endpoints, feed, service_repair};
@@ -48,6 +56,9 @@ pub enum StartError {
     /// The first objects cannot be written.
     #[error("cannot write the objects that every cluster starts with")]
     Bootstrap(#[source] StatusError),
+    /// What is asked of the server cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -72,6 +83,7 @@ pub struct Route {
 pub struct ApiServer {
     server: Arc<Server>,
     address: SocketAddr,
+    audit: Option<Arc<Audit>>,
     tasks: TaskTracker,
 }
 
@@ -152,27 +164,42 @@ fn go_arch() -> &'static str {
     }
 }
 
+fn abac(file: Option<&PathBuf>) -> Result<Abac, StartError> {
+    let path = file.ok_or_else(|| {
+        StartError::Setting("authorization-mode ABAC's authorization policy file not passed".into())
+    })?;
+    let text = String::from_utf8(read(path)?).map_err(|_| unusable(path)(&"it is not text"))?;
+    Abac::parse(&text).map_err(|e| unusable(path)(&e))
+}
+
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
-    pub async fn start(config: Config, stop: CancellationToken) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
         let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
+        let sealed = seal(&mut config, &stop).await?;
+        let audit = match &config.audit {
+            Some(wanted) => Audit::start(wanted).await?,
+            None => None,
+        };
 
+        let times = Arc::new(StoreTimes::new(kept()));
+        config.storage = Arc::new(Metered { inner: config.storage, times: times.clone() });
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
         builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
         let rbac = Arc::new(Rbac::new());
         let node = Arc::new(NodeAuthorizer::new());
-        let modes = config.authorization.iter().map(|mode| -> Box<dyn Authorizer> {
-            match mode {
+        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
+        for mode in &config.authorization {
+            authorizers.push(match mode {
                 AuthorizationMode::Node => Box::new(node.clone()),
                 AuthorizationMode::Rbac => Box::new(rbac.clone()),
+                AuthorizationMode::Abac => Box::new(abac(config.authorization_policy.as_ref())?),
                 AuthorizationMode::AlwaysAllow => Box::new(always::AlwaysAllow),
                 AuthorizationMode::AlwaysDeny => Box::new(always::AlwaysDeny),
-            }
-        });
-        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
-        authorizers.extend(modes);
+            });
+        }
         let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
 
         let quotas = Quotas::new(config.storage.clone()).map_err(StartError::Bootstrap)?;
@@ -200,12 +227,21 @@ impl ApiServer {
         ]);
         let access = config.kubelet.as_ref().map(kubelet_access).transpose()?;
         let ready = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let drain = CancellationToken::new();
+        let counted = registry.clone();
+        let sources: Vec<Source> = vec![
+            Box::new(build_info),
+            Box::new(move |text| object_counts(&counted, text)),
+            Box::new(move |text| times.write(text)),
+        ];
         let server = Arc::new(Server {
             kinds: Kinds::new(served()),
             registry: registry.clone(),
             authenticator: identity.requests,
             tokens: identity.tokens,
             authorizer,
+            audit: audit.clone(),
             admission,
             endpoints: endpoints::endpoints(
                 access,
@@ -213,12 +249,16 @@ impl ApiServer {
                 config.components.clone(),
             ),
             documents,
-            health: health(&ready),
+            health: health(&ready, &stopping, &registry, config.storage.clone(), sealed),
             openapi: OpenApi::default(),
-            limits: Limits::default(),
+            limits: Limits::new(config.serving.clone()),
+            metrics: Metrics::new(sources),
+            drain: drain.clone(),
         });
         let tasks = TaskTracker::new();
-        feed::start(&registry, &rbac, &node, &stop).await;
+        // What serves requests goes on until no more are taken.
+        let closing = CancellationToken::new();
+        feed::start(&registry, &rbac, &node, &closing).await;
         let advertised = Advertised {
             service_ip: first_address(&config),
             service_cidr: config.service_cidr.trunc().to_string(),
@@ -250,14 +290,23 @@ impl ApiServer {
             bootstrap.storage_answers().await
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;
-        guards::aggregate_roles(registry.clone(), stop.clone());
+        guards::aggregate_roles(registry.clone(), closing.clone());
         ready.store(true, Ordering::Release);
         if config.shared {
             tasks.spawn(masters.run(stop.clone()));
         }
-        tasks.spawn(listener.serve(server.clone(), stop));
+        tasks.spawn(listener.serve(server.clone(), closing.clone()));
+        let delay = config.serving.shutdown_delay;
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            // Load balancers learn it from `/readyz`, and have the delay to send their clients elsewhere.
+            stopping.store(true, Ordering::Release);
+            tokio::time::sleep(delay).await;
+            drain.cancel();
+            closing.cancel();
+        });
         tasks.close();
-        Ok(Self { server, address, tasks })
+        Ok(Self { server, address, audit, tasks })
     }
 
     /// The address of the HTTPS listener.
@@ -315,6 +364,9 @@ impl ApiServer {
     /// Waits until all connections have ended after a stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+        if let Some(audit) = &self.audit {
+            audit.close().await;
+        }
     }
 }
 
@@ -342,23 +394,106 @@ fn first_address(config: &Config) -> String {
     std::net::Ipv4Addr::from(network + 1).to_string()
 }
 
-fn health(ready: &Arc<AtomicBool>) -> Health {
-    let bootstrapped = |ready: Arc<AtomicBool>| {
-        move || {
+/// `kubernetes_build_info`.
+fn build_info(text: &mut Text) {
+    let version = version();
+    let field = |name: &str| version[name].as_str().unwrap_or("").to_owned();
+    text.family(
+        "kubernetes_build_info",
+        Type::Gauge,
+        "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build \
+         date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+    );
+    let values: Vec<(&str, String)> = [
+        ("build_date", "buildDate"),
+        ("compiler", "compiler"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("git_version", "gitVersion"),
+        ("go_version", "goVersion"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("platform", "platform"),
+    ]
+    .map(|(label, name)| (label, field(name)))
+    .to_vec();
+    let labels: Vec<(&str, &str)> = values.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    text.sample("kubernetes_build_info", &labels, 1.0);
+}
+
+/// How many objects of each resource there are.
+fn object_counts(registry: &Registry, text: &mut Text) {
+    let counts: Vec<(String, String, f64)> = registry
+        .stores()
+        .map(|store| {
+            let resource = store.group_resource();
+            let count = store.cache.snapshot().objects.len() as f64;
+            (resource.group.clone(), resource.resource.clone(), count)
+        })
+        .collect();
+    let name = "apiserver_resource_objects";
+    text.family(name, Type::Gauge, "Number of stored objects at the time of last check split by kind.");
+    for (group, resource, count) in &counts {
+        text.sample(name, &[("group", group), ("resource", resource)], *count);
+    }
+    // The name it had before.
+    let name = "apiserver_storage_objects";
+    text.family(name, Type::Gauge, "Number of stored objects at the time of last check split by kind.");
+    for (group, resource, count) in &counts {
+        let joined = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+        text.sample(name, &[("resource", &joined)], *count);
+    }
+}
+
+/// Puts encryption between the storage and everything above it, if it is configured; gives a check of its key servers.
+async fn seal(config: &mut Config, stop: &CancellationToken) -> Result<Option<Check>, StartError> {
+    let Some(file) = &config.encryption else { return Ok(None) };
+    let resources = Resources::new(kept().map(|k| (apiserver_registry::prefix(&k), k.group_resource())));
+    let unusable = |e: apiserver_encryption::LoadError| unusable(&file.path)(&e);
+    let encryption = Encryption::load(&file.path, file.reload, resources).await.map_err(unusable)?;
+    config.storage = Arc::new(encryption.storage(config.storage.clone()));
+    let health = encryption.health();
+    let check = encryption.has_health().then(|| Check::quick("kms-providers", true, health));
+    encryption.follow(stop.clone()).map_err(unusable)?;
+    Ok(check)
+}
+
+fn health(
+    ready: &Arc<AtomicBool>,
+    stopping: &Arc<AtomicBool>,
+    registry: &Arc<Registry>,
+    storage: Arc<dyn Storage>,
+    more: Option<Check>,
+) -> Health {
+    let bootstrapped = |name: &'static str| {
+        let ready = ready.clone();
+        Check::quick(name, true, move || {
             if ready.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) }
-        }
+        })
     };
-    Health(vec![
-        Check { name: "log", live: true, probe: Box::new(|| Ok(())) },
-        Check {
-            name: "poststarthook/rbac/bootstrap-roles",
-            live: true,
-            probe: Box::new(bootstrapped(ready.clone())),
-        },
-        Check {
-            name: "poststarthook/start-system-namespaces-controller",
-            live: true,
-            probe: Box::new(bootstrapped(ready.clone())),
-        },
-    ])
+    let answers = |name: &'static str, live: bool| {
+        let storage = storage.clone();
+        let probe: Probe = Box::new(move || {
+            let storage = storage.clone();
+            Box::pin(async move { storage.now().await.map(drop).map_err(|e| e.to_string()) })
+        });
+        Check { name, live, probe }
+    };
+    let (filled, stopping) = (registry.clone(), stopping.clone());
+    let mut checks = vec![
+        Check::quick("log", true, || Ok(())),
+        answers("etcd", true),
+        answers("etcd-readiness", false),
+        Check::quick("informer-sync", false, move || match filled.stores().find(|s| !s.cache.is_ready()) {
+            Some(store) => Err(format!("{} not started yet", store.group_resource())),
+            None => Ok(()),
+        }),
+        bootstrapped("poststarthook/rbac/bootstrap-roles"),
+        bootstrapped("poststarthook/start-system-namespaces-controller"),
+        Check::quick("shutdown", false, move || {
+            if stopping.load(Ordering::Acquire) { Err("process is shutting down".to_owned()) } else { Ok(()) }
+        }),
+    ];
+    checks.extend(more);
+    Health(checks)
 }

@@ -8,6 +8,8 @@ mod connect;
 mod etcd;
 mod host;
 mod idle;
+mod informers;
+mod lists;
 mod load;
 mod machine;
 mod node;
@@ -37,16 +39,28 @@ enum Section {
     Idle,
     /// Requests of many clients.
     Load,
+    /// Large lists in each form, and the memory that many at once take.
+    Lists,
     /// One update, many watchers.
     Watch,
+    /// Many informers that start at once.
+    Informers,
     /// A node: `cox up` to Ready, pod start. Needs root and containerd.
     Node,
     /// etcd's durable writes, where etcd is on the machine.
     Etcd,
 }
 
-const ALL: [Section; 6] =
-    [Section::Start, Section::Idle, Section::Load, Section::Watch, Section::Node, Section::Etcd];
+const ALL: [Section; 8] = [
+    Section::Start,
+    Section::Idle,
+    Section::Load,
+    Section::Lists,
+    Section::Watch,
+    Section::Informers,
+    Section::Node,
+    Section::Etcd,
+];
 
 /// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -119,6 +133,8 @@ fn measure(plan: &Plan) -> Result<()> {
             Section::Start => runtime.block_on(start::measure(plan, &host, &mut report)),
             Section::Idle => runtime.block_on(idle::measure(plan, &host, &mut report)),
             Section::Load => runtime.block_on(requests::measure(plan, &host, &mut report)),
+            Section::Lists => runtime.block_on(lists::measure(plan, &host, &mut report)),
+            Section::Informers => runtime.block_on(informers::measure(plan, &host, &mut report)),
             Section::Watch => runtime.block_on(watchers::measure(plan, &host, &mut report)),
             Section::Node => runtime.block_on(node::measure(plan, directory.path(), &mut report)),
             Section::Etcd => runtime.block_on(etcd::measure(plan, directory.path(), &mut report)),

@@ -1,5 +1,6 @@
 //! Requests of many clients on an API server with everything on: TLS, client certificates, RBAC, admission,
 //! validation, durable writes.
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -28,7 +29,7 @@ pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()
     let server = host.serve("db-read").await?;
     let target = &host.target;
     namespace(target, "maps").await?;
-    fill(target, server.pid(), plan.objects, "maps").await?;
+    fill(target, server.pid(), 0..plan.objects, "maps").await?;
     report.add(
         format!("RSS with {} config maps", plan.objects),
         process::resident(server.pid())?,
@@ -39,7 +40,7 @@ pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()
     updates(plan, target, server.pid(), report).await?;
     list(plan, target, server.pid(), "maps", "configmaps", report).await?;
     namespace(target, "pods").await?;
-    fill(target, server.pid(), plan.objects, "pods").await?;
+    fill(target, server.pid(), 0..plan.objects, "pods").await?;
     list(plan, target, server.pid(), "pods", "pods", report).await
 }
 
@@ -91,12 +92,15 @@ fn add(report: &mut Report, what: &str, mut outcomes: Vec<Outcome>) {
     }
 }
 
-async fn fill(target: &Target, server: u32, count: usize, what: &'static str) -> Result<()> {
+/// Makes the objects of these numbers.
+pub async fn fill(target: &Target, server: u32, numbers: Range<usize>, what: &'static str) -> Result<()> {
+    let (from, count) = (numbers.start, numbers.len());
     let plural = if what == "pods" { "pods" } else { "configmaps" };
     let path = format!("/api/v1/namespaces/{what}/{plural}");
     let made = target.clone();
     let shape = Shape { clients: FILLERS, connections: 1, time: Duration::from_secs(60), count };
     let outcome = run(target, server, shape, StatusCode::CREATED, move |i| {
+        let i = from + i;
         let body = if what == "pods" { pod(&name("pod", i), i) } else { config_map(&name("map", i), SMALL) };
         made.request(Method::POST, &path, body)
     })
@@ -182,7 +186,7 @@ async fn list(
 }
 
 /// Reads an answer as it comes and keeps none of it.
-async fn drain(response: http::Response<hyper::body::Incoming>) -> Result<usize> {
+pub async fn drain(response: http::Response<hyper::body::Incoming>) -> Result<usize> {
     use http_body_util::BodyExt as _;
     let mut body = response.into_body();
     let mut size = 0;

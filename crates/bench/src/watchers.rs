@@ -10,13 +10,14 @@ use hyper::body::Incoming;
 use tokio::task::LocalSet;
 
 use crate::Plan;
-use crate::connect::read;
+use crate::connect::{Target, read};
 use crate::host::Host;
 use crate::objects::namespace;
 use crate::process;
 use crate::report::Report;
 
-const WATCHERS: usize = 200;
+/// How many watchers there are, in turn.
+const WATCHERS: [usize; 2] = [200, 1000];
 /// Watchers of one connection share it.
 const CONNECTIONS: usize = 10;
 const UPDATES: u32 = 200;
@@ -31,12 +32,25 @@ struct Seen {
     delays: RefCell<Vec<u64>>,
 }
 
-/// One object, 200 updates a second, 200 watchers.
+/// One object, 200 updates a second, many watchers.
 pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()> {
     let server = host.serve("db-watch").await?;
-    let target = &host.target;
-    namespace(target, "watched").await?;
-    let path = "/api/v1/namespaces/watched/configmaps";
+    for watchers in WATCHERS {
+        fan_out(plan, &host.target, server.pid(), watchers, report).await?;
+    }
+    Ok(())
+}
+
+async fn fan_out(
+    plan: &Plan,
+    target: &Target,
+    server: u32,
+    watchers: usize,
+    report: &mut Report,
+) -> Result<()> {
+    let space = format!("watched-{watchers}");
+    namespace(target, &space).await?;
+    let path = &format!("/api/v1/namespaces/{space}/configmaps");
     let zero = Instant::now();
     let text = |at: Duration| {
         let sent = at.as_micros();
@@ -53,7 +67,7 @@ pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()
     for _ in 0..CONNECTIONS {
         connections.push(target.http2().await?);
     }
-    for n in 0..WATCHERS {
+    for n in 0..watchers {
         let watch = format!("{path}?watch=true&timeoutSeconds=300");
         let sender = &mut connections[n % CONNECTIONS];
         let response = sender.send_request(target.request(Method::GET, &watch, "")).await?;
@@ -64,12 +78,12 @@ pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()
     let measured = async {
         // Everybody is told of the object once; what is measured comes after.
         let deadline = Instant::now() + TAIL;
-        while seen.events.get() < WATCHERS && Instant::now() < deadline {
+        while seen.events.get() < watchers && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         seen.events.set(0);
         seen.delays.borrow_mut().clear();
-        let before = process::cpu(server.pid())?;
+        let before = process::cpu(server)?;
         let began = Instant::now();
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / UPDATES);
         let mut sent = 0;
@@ -83,27 +97,32 @@ pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()
         }
         let took = began.elapsed();
         let deadline = Instant::now() + TAIL;
-        while seen.events.get() < sent * WATCHERS && Instant::now() < deadline {
+        while seen.events.get() < sent * watchers && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let cpu = process::cpu(server.pid())?.saturating_sub(before);
+        let cpu = process::cpu(server)?.saturating_sub(before);
         Ok::<_, anyhow::Error>((sent, took, cpu))
     };
     let (sent, took, cpu) = tasks.run_until(measured).await?;
     let events = seen.events.get();
-    ensure!(events == sent * WATCHERS, "{events} of {} events came", sent * WATCHERS);
+    ensure!(events == sent * watchers, "{events} of {} events came", sent * watchers);
     let mut delays = seen.delays.take();
     delays.sort_unstable();
     let quantile =
         |q: f64| delays[((delays.len() as f64 * q) as usize).min(delays.len() - 1)] as f64 / 1000.0;
     let detail = format!(
-        "{WATCHERS} watchers on {CONNECTIONS} connections, delay p50 {:.1} ms, p99 {:.1} ms, server {:.2} cores, {:.1} us an event",
+        "{watchers} watchers on {CONNECTIONS} connections, delay p50 {:.1} ms, p99 {:.1} ms, server {:.2} cores, {:.1} us an event",
         quantile(0.5),
         quantile(0.99),
         cpu.as_secs_f64() / took.as_secs_f64(),
         cpu.as_secs_f64() * 1e6 / events as f64,
     );
-    report.add("watch events", events as f64 / took.as_secs_f64(), "/s", detail);
+    report.add(
+        format!("watch events, {watchers} watchers"),
+        events as f64 / took.as_secs_f64(),
+        "/s",
+        detail,
+    );
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    Anonymous, ApiServer, Authentication, AuthorizationMode, Component, Config as ApiConfig, KubeletClient,
-    ServiceAccounts, TlsFiles, TlsOptions,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient, ServiceAccounts,
+    TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -94,36 +94,24 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
     let pki = cluster.pki();
     let serving = pki.api_server();
     let kubelet = pki.api_server_kubelet_client();
+    let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
+    let keys = vec![pki.service_account_public_key()];
+    let accounts = ServiceAccounts::new(pki.service_account_key(), keys, cluster.issuer());
     ApiConfig {
-        storage,
+        encryption: Some(EncryptionFile { path: cluster.layout.encryption_config(), reload: true }),
         listen: SocketAddr::from(([0, 0, 0, 0], cluster.settings.secure_port)),
         advertise: cluster.settings.address,
-        tls: TlsFiles { certificate: serving.certificate, key: serving.key },
-        client_ca: pki.authority().certificate,
-        token_file: None,
         // A cluster of ours shows strangers that it is there and well, and nothing else.
         anonymous: Anonymous::health_and_version(),
-        authentication: Authentication::default(),
-        tls_options: TlsOptions::default(),
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
-        service_accounts: ServiceAccounts {
-            signing_key: pki.service_account_key(),
-            keys: vec![pki.service_account_public_key()],
-            issuer: cluster.issuer().into(),
-            former_issuers: Vec::new(),
-            max_token_expiration: None,
-            extend_token_expiration: true,
-            audiences: Vec::new(),
-        },
         kubelet: Some(KubeletClient {
             certificate: kubelet.certificate,
             key: kubelet.key,
             authority: pki.authority().certificate,
         }),
         service_cidr: cluster.settings.service_cidr,
-        node_ports: 30000..=32767,
-        shared: false,
         components,
+        ..ApiConfig::new(storage, tls, pki.authority().certificate, accounts)
     }
 }
 

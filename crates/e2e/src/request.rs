@@ -32,13 +32,14 @@ pub struct Request {
     url: String,
     method: String,
     body: Option<(String, Vec<u8>)>,
+    http1: bool,
 }
 
 impl Request {
     /// A GET of a path from the server on this port, whose certificate this authority has signed.
     pub fn new(authority: &Path, port: &str, path: &str) -> Self {
         let url = format!("https://127.0.0.1:{port}{path}");
-        Self { authority: authority.to_owned(), url, method: "GET".into(), body: None }
+        Self { authority: authority.to_owned(), url, method: "GET".into(), body: None, http1: false }
     }
 
     /// With another method.
@@ -53,10 +54,19 @@ impl Request {
         Self { body: Some((kind.into(), body.to_vec())), ..self }
     }
 
+    /// Over HTTP/1.1: this curl takes an answer that comes before it has sent its body for an error of HTTP/2.
+    #[must_use]
+    pub fn http1(self) -> Self {
+        Self { http1: true, ..self }
+    }
+
     /// Sends it; gives status and body.
     pub fn send(&self, credentials: &Credentials) -> Result<(String, String)> {
         let mut command = Command::new("curl");
         command.args(["-sS", "--max-time", "20", "-o", "-", "-w", "\n%{http_code}", "-X", &self.method]);
+        if self.http1 {
+            command.arg("--http1.1");
+        }
         command.arg("--cacert").arg(&self.authority);
         match credentials {
             Credentials::Anonymous => {}

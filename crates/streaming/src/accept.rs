@@ -6,9 +6,10 @@ use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::{
-    Limits, PortForwardSession, Session, Streams,
+    Limits, MessageSocket, PortForwardSession, Session, Streams,
     body::{self, Body},
     io::within,
     port_forward::{self, forwarded_ports},
@@ -120,6 +121,30 @@ pub fn port_forward<B>(
     let session = async move {
         let io = upgraded(upgrade, &limits).await?;
         Ok(PortForwardSession::websocket(io, codec, &ports, &limits).await)
+    };
+    Ok(Accepted { response, session: session.boxed() })
+}
+
+/// Agrees to a WebSocket on which only the server speaks.
+///
+/// Of the subprotocols that a client offers it gets the first: what is sent is the same for all.
+#[allow(clippy::result_large_err)]
+pub fn messages<B>(
+    request: &mut Request<B>,
+    limits: &Limits,
+) -> Result<Accepted<MessageSocket>, Response<Body>> {
+    // Clients have nothing to say.
+    let limits = Limits { max_message: 64 * 1024, ..limits.clone() };
+    let mut response = ws::switching_protocols(request.headers(), None)?;
+    if let Some(first) = ws::offered_protocols(request.headers()).first()
+        && let Ok(name) = HeaderValue::from_str(first)
+    {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    let upgrade = hyper::upgrade::on(request);
+    let session = async move {
+        let io = upgraded(upgrade, &limits).await?;
+        Ok(MessageSocket { socket: ws::framed(io, Role::Server, &limits).await })
     };
     Ok(Accepted { response, session: session.boxed() })
 }

@@ -18,6 +18,7 @@ pub mod client;
 pub mod dial;
 mod io;
 mod limits;
+mod messages;
 mod port_forward;
 mod proxied_headers;
 pub mod proxy;
@@ -29,6 +30,7 @@ pub use accept::{Accepted, SessionError};
 pub use body::{Body, BoxError};
 pub use io::{BoxRead, BoxWrite, Duplex, splice};
 pub use limits::Limits;
+pub use messages::MessageSocket;
 pub use port_forward::{ErrorSink, Forward, PortForwardSession};
 pub use remote_command::{
     ExecStatus, InvalidStreams, ResizeStream, Session, SessionEnd, Streams, TerminalSize,

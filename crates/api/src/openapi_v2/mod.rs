@@ -90,6 +90,13 @@ fn patch_path(kind: &Kind, name: &str) -> (String, Value) {
 /// Rewrites a schema of version 3. Version 2 has no choice between schemas and no null.
 fn as_v2(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
+    // A description may stand beside a reference here.
+    if let Some([one]) = map.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
+        && let Some(reference) = one.get("$ref").cloned()
+    {
+        map.remove("allOf");
+        map.insert("$ref".to_owned(), reference);
+    }
     if let Some(Value::String(name)) = map.get_mut("$ref")
         && let Some(short) = name.strip_prefix(REFERENCE_V3)
     {
@@ -177,11 +184,17 @@ mod tests {
     fn choices_become_strings() {
         let document = document();
         let definitions = &document["definitions"];
-        assert_eq!(
-            definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"],
-            json!({ "type": "string", "format": "int-or-string" })
-        );
-        assert_eq!(definitions["io.k8s.apimachinery.pkg.api.resource.Quantity"], json!({ "type": "string" }));
+        for (name, format) in [
+            ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", json!("int-or-string")),
+            ("io.k8s.apimachinery.pkg.api.resource.Quantity", Value::Null),
+        ] {
+            let definition = &definitions[name];
+            assert_eq!((&definition["type"], &definition["format"]), (&json!("string"), &format), "{name}");
+            assert!(definition["oneOf"].is_null() && definition["description"].is_string(), "{definition}");
+        }
+        let metadata = &definitions["io.k8s.api.core.v1.Pod"]["properties"]["metadata"];
+        assert_eq!(metadata["$ref"], "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+        assert!(metadata["description"].is_string() && metadata["allOf"].is_null(), "{metadata}");
     }
 
     #[test]

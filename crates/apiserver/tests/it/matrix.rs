@@ -6,8 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::{
-    Anonymous, ApiServer, Authentication, AuthorizationMode, Body, Config, KubeletClient, Route,
-    ServiceAccounts, TlsFiles, TlsOptions,
+    Anonymous, ApiServer, AuthorizationMode, Body, Config, KubeletClient, Route, ServiceAccounts, TlsFiles,
 };
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -44,35 +43,21 @@ async fn start() -> Bench {
     let pki = ClusterPki::at(dir.path().join("pki"));
     pki.ensure(&PkiSpec::default(), jiff::Timestamp::now()).unwrap();
     let (serving, kubelet) = (pki.api_server(), pki.api_server_kubelet_client());
+    let storage = Arc::new(Embedded::open(dir.path().join("db"), Options::default()).unwrap());
+    let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
+    let keys = vec![pki.service_account_public_key()];
+    let accounts = ServiceAccounts::new(pki.service_account_key(), keys, "https://kubernetes.default.svc");
     let config = Config {
-        storage: Arc::new(Embedded::open(dir.path().join("db"), Options::default()).unwrap()),
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: [192, 0, 2, 1].into(),
-        tls: TlsFiles { certificate: serving.certificate, key: serving.key },
-        tls_options: TlsOptions::default(),
-        client_ca: pki.authority().certificate,
-        token_file: None,
         anonymous: Anonymous::Everywhere,
-        authentication: Authentication::default(),
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
-        service_accounts: ServiceAccounts {
-            signing_key: pki.service_account_key(),
-            keys: vec![pki.service_account_public_key()],
-            issuer: "https://kubernetes.default.svc".into(),
-            former_issuers: Vec::new(),
-            max_token_expiration: None,
-            extend_token_expiration: true,
-            audiences: Vec::new(),
-        },
         kubelet: Some(KubeletClient {
             certificate: kubelet.certificate,
             key: kubelet.key,
             authority: pki.authority().certificate,
         }),
-        service_cidr: "10.96.0.0/12".parse().unwrap(),
-        node_ports: 30000..=32767,
-        shared: false,
-        components: Vec::new(),
+        ..Config::new(storage, tls, pki.authority().certificate, accounts)
     };
     let stop = CancellationToken::new();
     let server = ApiServer::start(config, stop.clone()).await.unwrap();

@@ -4,10 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{
-    Anonymous, ApiServer, Authentication, AuthorizationMode, Body, Config, ServiceAccounts, TlsFiles,
-    TlsOptions,
-};
+use apiserver::{ApiServer, Body, Config, ServiceAccounts, TlsFiles};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
@@ -48,31 +45,19 @@ impl Server {
     pub async fn start(storage: Arc<dyn Storage>, pki: &ClusterPki, number: u8, shared: bool) -> Self {
         let serving = pki.api_server();
         let stop = CancellationToken::new();
+        let accounts = ServiceAccounts::new(
+            pki.service_account_key(),
+            vec![pki.service_account_public_key()],
+            "https://kubernetes.default.svc",
+        );
+        let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
-            storage,
             listen: ([127, 0, 0, 1], 0).into(),
             advertise: [192, 0, 2, number].into(),
-            tls: TlsFiles { certificate: serving.certificate, key: serving.key },
-            client_ca: pki.authority().certificate,
-            token_file: None,
-            anonymous: Anonymous::Refused,
-            authentication: Authentication::default(),
-            tls_options: TlsOptions::default(),
-            authorization: vec![AuthorizationMode::AlwaysAllow],
-            service_accounts: ServiceAccounts {
-                signing_key: pki.service_account_key(),
-                keys: vec![pki.service_account_public_key()],
-                issuer: "https://kubernetes.default.svc".into(),
-                former_issuers: Vec::new(),
-                max_token_expiration: None,
-                extend_token_expiration: true,
-                audiences: Vec::new(),
-            },
-            kubelet: None,
             service_cidr: SERVICES.parse().expect("a network"),
             node_ports: 30000..=30099,
             shared,
-            components: Vec::new(),
+            ..Config::new(storage, tls, pki.authority().certificate, accounts)
         };
         let server = ApiServer::start(config, stop.clone()).await.expect("the server starts");
         let user = Arc::new(UserInfo::new("admin", &["system:masters", "system:authenticated"]));
@@ -84,6 +69,11 @@ impl Server {
         let mut endpoints = etcd.endpoints();
         let first = usize::from(number) % endpoints.len();
         endpoints.rotate_left(first);
+        Self::by(endpoints, pki, number).await
+    }
+
+    /// Starts server `number` over the etcd behind these endpoints.
+    pub async fn by(endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
         let options = storage::etcd::Options { endpoints, ..storage::etcd::Options::default() };
         let store = Etcd::open(options).await.expect("etcd answers");
         Self::start(Arc::new(store), pki, number, true).await

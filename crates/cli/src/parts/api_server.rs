@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
 };
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
@@ -25,6 +26,9 @@ pub enum Mode {
     /// Roles and bindings.
     #[value(name = "RBAC")]
     Rbac,
+    /// What a policy file says.
+    #[value(name = "ABAC")]
+    Abac,
     /// Everybody may do everything.
     #[value(name = "AlwaysAllow")]
     AlwaysAllow,
@@ -42,6 +46,15 @@ pub struct Flags {
     /// Where objects are kept.
     #[command(flatten)]
     etcd: EtcdFlags,
+    /// How secrets and more are sealed in the store: an EncryptionConfiguration.
+    #[arg(long, visible_alias = "experimental-encryption-provider-config")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Whether changes of that file are followed.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", requires = "encryption_provider_config")]
+    encryption_provider_config_automatic_reload: bool,
+    /// What is recorded of requests.
+    #[command(flatten)]
+    audit: super::audit::Flags,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -73,6 +86,9 @@ pub struct Flags {
     /// Who decides what one may, in order.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<Mode>,
+    /// Rules for the mode ABAC, one a line.
+    #[arg(long)]
+    authorization_policy_file: Option<PathBuf>,
     /// Signs service-account tokens.
     #[arg(long)]
     service_account_signing_key_file: PathBuf,
@@ -106,6 +122,56 @@ pub struct Flags {
     /// Ports of NodePort Services.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: RangeInclusive<u16>,
+    /// Load and time.
+    #[command(flatten)]
+    serving: ServingFlags,
+}
+
+/// How much is served at a time, and how long anything may take.
+#[derive(Args, Debug)]
+struct ServingFlags {
+    /// Reading requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// Writing requests at a time; 0: no limit.
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// How long a request may take that is neither a watch nor a stream.
+    #[arg(long, default_value = "60s", value_parser = go_duration)]
+    request_timeout: Duration,
+    /// How many seconds a watch without a timeout of its own lasts at least.
+    #[arg(long, default_value_t = 1800)]
+    min_request_timeout: u64,
+    /// How long a server that is asked to stop goes on while it says that it is not ready.
+    #[arg(long, default_value = "0s", value_parser = go_duration)]
+    shutdown_delay_duration: Duration,
+    /// Chance that an HTTP/2 client is asked to connect anew, at most 0.02.
+    #[arg(long, default_value_t = 0.0, value_parser = chance)]
+    goaway_chance: f64,
+}
+
+impl From<ServingFlags> for Serving {
+    fn from(flags: ServingFlags) -> Self {
+        Self {
+            max_requests_inflight: flags.max_requests_inflight,
+            max_mutating_requests_inflight: flags.max_mutating_requests_inflight,
+            request_timeout: flags.request_timeout,
+            min_request_timeout: Duration::from_secs(flags.min_request_timeout),
+            shutdown_delay: flags.shutdown_delay_duration,
+            goaway_chance: flags.goaway_chance,
+        }
+    }
+}
+
+fn go_duration(text: &str) -> Result<Duration, String> {
+    apiserver::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=0.02).contains(&chance) => Ok(chance),
+        _ => Err("--goaway-chance can not be less than 0 or greater than 0.02".into()),
+    }
 }
 
 /// Flags about etcd, with upstream's names.
@@ -127,7 +193,7 @@ struct EtcdFlags {
     #[arg(long, default_value = "/registry")]
     etcd_prefix: String,
     /// How often etcd's history is forgotten; 0: never by this server.
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "5m", value_parser = go_duration)]
     etcd_compaction_interval: Duration,
     /// Form of the storage.
     #[arg(long, default_value = "etcd3", value_parser = ["etcd3"])]
@@ -144,26 +210,6 @@ fn no_overrides(text: &str) -> Result<String, String> {
     Err("all resources are kept in one etcd: leave it out, and move what the other etcd holds into the one that \
          --etcd-servers names"
         .into())
-}
-
-/// A duration as Go prints it: `5m`, `1m30s`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("time: invalid duration {text:?}");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..end].parse().map_err(|_| bad())?;
-        rest = &rest[end..];
-        let units = [("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-        let (unit, seconds) = units.into_iter().find(|(unit, _)| rest.starts_with(unit)).ok_or_else(bad)?;
-        rest = &rest[unit.len()..];
-        total += number * seconds;
-    }
-    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(total).map_err(|_| bad()) }
 }
 
 impl EtcdFlags {
@@ -228,7 +274,6 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
     let flags = *flags;
-    let opened = open(flags.data_dir, flags.etcd).await?;
     let advertise = match flags.advertise_address {
         Some(address) => address,
         None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
@@ -236,6 +281,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
+    let opened = open(flags.data_dir, flags.etcd).await?;
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -257,6 +303,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let issuer = issuers.next().unwrap_or_default();
     let config = Config {
         storage: opened.storage,
+        audit: flags.audit.config(),
+        encryption: flags
+            .encryption_provider_config
+            .map(|path| EncryptionFile { path, reload: flags.encryption_provider_config_automatic_reload }),
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
@@ -271,10 +321,12 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
             .map(|mode| match mode {
                 Mode::Node => AuthorizationMode::Node,
                 Mode::Rbac => AuthorizationMode::Rbac,
+                Mode::Abac => AuthorizationMode::Abac,
                 Mode::AlwaysAllow => AuthorizationMode::AlwaysAllow,
                 Mode::AlwaysDeny => AuthorizationMode::AlwaysDeny,
             })
             .collect(),
+        authorization_policy: flags.authorization_policy_file,
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,
@@ -288,6 +340,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
         shared: opened.shared,
+        serving: flags.serving.into(),
         components: opened.components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
@@ -336,12 +389,9 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_gos() {
-        for (text, seconds) in [("5m", 300.0), ("1m30s", 90.0), ("0", 0.0), ("1.5h", 5400.0), ("200ms", 0.2)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
-        }
-        assert!(["", "5", "m", "-1s", "1x"].iter().all(|text| duration(text).is_err()));
+    fn chances_are_checked() {
+        assert_eq!(chance("0.02"), Ok(0.02));
+        assert!(chance("0.03").is_err() && chance("-1").is_err() && chance("x").is_err());
     }
 
     #[test]

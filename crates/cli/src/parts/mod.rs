@@ -1,6 +1,7 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
 mod api_server_identity;
+mod audit;
 pub mod controller_manager;
 pub mod dns;
 mod files;

@@ -38,7 +38,7 @@ fn controllers_act_as_their_service_accounts() -> Result<()> {
     };
     pods(2)?;
     let accounts = kubectl.run("get serviceaccounts -n kube-system -o name")?;
-    for account in ["deployment-controller", "replicaset-controller", "endpointslice-controller"] {
+    for account in ["deployment-controller", "replicaset-controller", "root-ca-cert-publisher"] {
         ensure!(accounts.contains(&format!("serviceaccount/{account}\n")), "{accounts}");
     }
 

@@ -48,7 +48,7 @@ fn worthless_credentials_are_refused_in_upstreams_words() -> Result<()> {
     let path = "/api/v1/namespaces/default/configmaps";
     let body = br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}"#;
     let post = |credentials: &Credentials| {
-        server.request(path).method("POST").body("application/json", body).send(credentials)
+        server.request(path).method("POST").body("application/json", body).http1().send(credentials)
     };
     let upstreams = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "Unauthorized",

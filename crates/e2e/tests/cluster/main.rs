@@ -6,10 +6,12 @@ mod bad_input;
 mod basics;
 mod configuration;
 mod health;
+mod kube_rs;
 mod lifecycle;
 mod multi_tier;
 mod restart;
 mod rollout;
+mod sealed;
 mod streams;
 
 use std::process::ExitCode;
@@ -32,7 +34,9 @@ const SCENARIOS: &[Scenario] = &[
     ("deployment rolls, scales and undoes", rollout::rollout),
     ("services by IP and by name", rollout::services),
     ("logs, exec, cp, attach, port-forward, run", streams::streams),
+    ("kube-rs: exec, port-forward, logs", kube_rs::kube_rs),
     ("config maps, secrets, volumes, tokens", configuration::configuration),
+    ("secrets are sealed in the store", sealed::sealed),
     ("a pod calls the API and is held to its role", configuration::api_from_a_pod),
     ("probes, restarts, init containers, hooks", health::health),
     ("limits are enforced and OOMKilled is told", health::limits),

@@ -1,0 +1,12 @@
+//! A server on loopback, and clients that speak to it as strangers do.
+mod bad_bytes;
+mod discovery;
+mod harness;
+mod kube_rs;
+mod kubectl;
+mod limits;
+mod metrics;
+mod python;
+mod reads;
+mod shutdown;
+mod watch;
