@@ -68,7 +68,9 @@ impl Controller for BootstrapSigner {
         }
         // A token that ends takes its signature with it, whether or not anyone deletes its secret.
         let next = tokens.iter().filter_map(|t| t.expires).filter(|at| *at > now).min();
-        Ok(next.and_then(|at| Duration::try_from(at.duration_since(now)).ok()).map_or(Next::Rest, Next::After))
+        Ok(next
+            .and_then(|at| Duration::try_from(at.duration_since(now)).ok())
+            .map_or(Next::Rest, Next::After))
     }
 }
 

@@ -48,9 +48,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use certificates::{
-    KUBE_APISERVER_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY_UNKNOWN, SignerFiles,
-};
+pub use certificates::{KUBE_APISERVER_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY_UNKNOWN, SignerFiles};
 pub use config::Config;
 use context::{Context, PodsByController};
 pub use identity::ClientFor;

@@ -93,13 +93,17 @@ impl Controller for ServiceAccountToken {
                     resource_version: secret.metadata.resource_version.clone(),
                 };
                 let deleted = api.delete(&key.name, &DeleteParams::default().preconditions(same)).await;
-                unless_gone(deleted).map_err(Error::at("delete the token of a service account that is gone"))?;
+                unless_gone(deleted)
+                    .map_err(Error::at("delete the token of a service account that is gone"))?;
                 tracing::info!(secret = %key, account = name, "token of a deleted service account deleted");
             }
             Plan::Fill { mut filled, sign } => {
                 if sign && let Some(account) = &account {
                     let token = self.sign(&secret, account)?;
-                    filled.data.get_or_insert_default().insert("token".into(), ByteString(token.into_bytes()));
+                    filled
+                        .data
+                        .get_or_insert_default()
+                        .insert("token".into(), ByteString(token.into_bytes()));
                 }
                 let written = api.replace(&key.name, &PostParams::default(), &filled).await;
                 unless_gone(written).map_err(Error::at("fill the token"))?;
@@ -206,8 +210,7 @@ mod tests {
 
     #[test]
     fn claims_are_upstreams() {
-        let claims: serde_json::Value =
-            serde_json::from_str(&claims(&secret(&[]), &account("u1"))).unwrap();
+        let claims: serde_json::Value = serde_json::from_str(&claims(&secret(&[]), &account("u1"))).unwrap();
         assert_eq!(
             claims,
             json!({

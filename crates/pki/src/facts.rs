@@ -138,7 +138,8 @@ pub fn check_certificates(text: &str) -> Result<(), String> {
         if block.headers().iter().next().is_some() {
             return Err("no PEM block headers are permitted".into());
         }
-        X509Certificate::from_der(block.contents()).map_err(|e| format!("x509: malformed certificate: {e}"))?;
+        X509Certificate::from_der(block.contents())
+            .map_err(|e| format!("x509: malformed certificate: {e}"))?;
     }
     Ok(())
 }

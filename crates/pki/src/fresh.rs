@@ -106,7 +106,9 @@ impl<T> Fresh<T> {
                 held.value = Arc::new(value);
                 tracing::info!(path, "file changed, its new content is in use");
             }
-            Err(why) => tracing::warn!(path, why, "file changed and cannot be used, the old content stays in use"),
+            Err(why) => {
+                tracing::warn!(path, why, "file changed and cannot be used, the old content stays in use")
+            }
         }
     }
 }
@@ -120,7 +122,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("f");
         fs::write(&path, "1").expect("written");
-        let parse = |all: &[Vec<u8>]| String::from_utf8_lossy(&all[0]).parse::<i32>().map_err(|e| e.to_string());
+        let parse =
+            |all: &[Vec<u8>]| String::from_utf8_lossy(&all[0]).parse::<i32>().map_err(|e| e.to_string());
         let fresh = Fresh::open(vec![path.clone()], parse).expect("a number");
         let look = || {
             fresh.held.lock().expect("whole").looked -= LOOK;

@@ -132,7 +132,10 @@ pub(crate) enum Kind<'a> {
         rsa: bool,
     },
     /// What somebody asked for; its GeneralNames, encoded.
-    Requested { usages: &'a Usages, names: Vec<u8> },
+    Requested {
+        usages: &'a Usages,
+        names: Vec<u8>,
+    },
 }
 
 impl ToBeSigned<'_> {

@@ -1,8 +1,7 @@
 //! JSON web signatures in their compact form, as service-account tokens and the cluster-info ConfigMap have them.
 
 use aws_lc_rs::{
-    digest,
-    hmac,
+    digest, hmac,
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };

@@ -92,8 +92,7 @@ impl CertificateRequest {
                 let address = <[u8; 4]>::try_from(*bytes)
                     .map(IpAddr::from)
                     .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
-                self.addresses
-                    .push(address.map_err(|_| Error::Unreadable { what: "certificate request" })?);
+                self.addresses.push(address.map_err(|_| Error::Unreadable { what: "certificate request" })?);
             }
             // As upstream's library, which drops names of other kinds.
             _ => {}

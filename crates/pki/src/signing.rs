@@ -129,7 +129,8 @@ mod tests {
 
     fn authority(days: u64) -> Authority {
         let validity = Duration::from_secs(days * 24 * 3600);
-        Authority::create(&Subject::new("ca"), KeyAlgorithm::EcdsaP256, validity, now()).expect("an authority")
+        Authority::create(&Subject::new("ca"), KeyAlgorithm::EcdsaP256, validity, now())
+            .expect("an authority")
     }
 
     fn now() -> Timestamp {

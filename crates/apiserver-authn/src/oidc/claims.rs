@@ -20,9 +20,7 @@ pub(super) fn check_audience(claims: &Value, ours: &[String]) -> Result<(), Stri
         return Ok(());
     }
     match ours {
-        [one] => {
-            Err(format!("verify token: oidc: expected audience {one:?} got [{}]", quoted(&listed)))
-        }
+        [one] => Err(format!("verify token: oidc: expected audience {one:?} got [{}]", quoted(&listed))),
         many => Err(format!(
             "verify token: oidc: expected audience in [{}] got [{}]",
             quoted(many),
@@ -77,7 +75,9 @@ pub(super) fn user(claims: &Value, config: &JwtAuthenticator) -> Result<UserInfo
         && let Some(value) = claims.get(claim)
     {
         let groups = texts(value).ok_or_else(|| {
-            format!("parse groups claim {claim:?}: json: cannot unmarshal claim into Go value of type []string")
+            format!(
+                "parse groups claim {claim:?}: json: cannot unmarshal claim into Go value of type []string"
+            )
         })?;
         user.groups = groups.into_iter().map(|g| format!("{prefix}{g}")).collect();
     }

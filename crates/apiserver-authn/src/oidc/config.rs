@@ -83,7 +83,9 @@ impl OidcFlags {
     pub fn settled(self) -> Result<JwtAuthenticator, ConfigError> {
         check_url("oidc-issuer-url", &self.issuer_url)?;
         if self.client_id.is_empty() {
-            return bad("oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set");
+            return bad(
+                "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set",
+            );
         }
         if let Some(other) =
             self.signing_algorithms.iter().find(|a| !SIGNING_ALGORITHMS.contains(&a.as_str()))
@@ -262,7 +264,9 @@ impl AuthenticationConfiguration {
             paths: a.conditions.into_iter().map(|c| c.path).collect(),
         });
         if anonymous.as_ref().is_some_and(|a| !a.enabled && !a.paths.is_empty()) {
-            return bad("anonymous.conditions: Invalid value: enabled should be set to true when conditions are defined");
+            return bad(
+                "anonymous.conditions: Invalid value: enabled should be set to true when conditions are defined",
+            );
         }
         Ok(Self { jwt, anonymous })
     }
@@ -280,7 +284,8 @@ impl FileJwt {
         if self.issuer.audiences.is_empty() {
             return bad("issuer.audiences: Required value: at least one jwt[].issuer.audiences is required");
         }
-        if self.issuer.audiences.len() > 1 && self.issuer.audience_match_policy.as_deref() != Some("MatchAny") {
+        if self.issuer.audiences.len() > 1 && self.issuer.audience_match_policy.as_deref() != Some("MatchAny")
+        {
             return bad(
                 "issuer.audienceMatchPolicy: Invalid value: audienceMatchPolicy must be set to MatchAny for multiple audiences",
             );

@@ -32,9 +32,8 @@ struct Asked {
 
 impl Issuer {
     pub(super) fn new(config: &JwtAuthenticator, http: SharedHttpClient) -> Self {
-        let well_known = || {
-            format!("{}/.well-known/openid-configuration", config.issuer_url.trim_end_matches('/'))
-        };
+        let well_known =
+            || format!("{}/.well-known/openid-configuration", config.issuer_url.trim_end_matches('/'));
         Self {
             url: config.issuer_url.clone(),
             discovery_url: config.discovery_url.clone().unwrap_or_else(well_known),
@@ -76,7 +75,11 @@ impl Issuer {
                 Ok(signed)
             }
             Err(why) => {
-                tracing::warn!(issuer = self.url, error = why, "the OIDC issuer cannot be asked for its keys");
+                tracing::warn!(
+                    issuer = self.url,
+                    error = why,
+                    "the OIDC issuer cannot be asked for its keys"
+                );
                 let why = format!("authenticator not initialized: {why}");
                 asked.failure = Some(why.clone());
                 Err(why)

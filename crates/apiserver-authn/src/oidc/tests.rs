@@ -48,8 +48,7 @@ fn pair() -> (SigningKey, Value) {
 fn bench(change: impl FnOnce(&mut OidcFlags)) -> Bench {
     let (key, jwks) = pair();
     let issuer = "https://issuer.example".to_owned();
-    let fake =
-        Arc::new(Fake { jwks: Mutex::new(jwks), asked: AtomicUsize::new(0), issuer: issuer.clone() });
+    let fake = Arc::new(Fake { jwks: Mutex::new(jwks), asked: AtomicUsize::new(0), issuer: issuer.clone() });
     let mut flags = OidcFlags {
         issuer_url: issuer,
         client_id: "cox".into(),
@@ -60,8 +59,7 @@ fn bench(change: impl FnOnce(&mut OidcFlags)) -> Bench {
     change(&mut flags);
     let clock = Arc::new(AtomicI64::new(1000));
     let seconds = clock.clone();
-    let now: Now =
-        Arc::new(move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed) as u64));
+    let now: Now = Arc::new(move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed) as u64));
     let tokens = OidcTokens::new(flags.settled().unwrap(), fake.clone(), vec!["api".into()], now);
     Bench { key, fake, tokens, clock }
 }
@@ -94,7 +92,11 @@ async fn claims_become_users() {
     let name = "https://issuer.example#jane oidc:devs,system:authenticated";
     assert_eq!(b.ask(json!({})).await.unwrap(), name);
     assert_eq!(b.ask(json!({"aud": ["x", "cox"], "groups": "devs"})).await.unwrap(), name);
-    assert_eq!(b.fake.asked.load(Ordering::Relaxed), 2, "the issuer was asked once for its place and its keys");
+    assert_eq!(
+        b.fake.asked.load(Ordering::Relaxed),
+        2,
+        "the issuer was asked once for its place and its keys"
+    );
     assert_eq!(b.ask(json!({"iss": "https://other.example"})).await.unwrap(), "not ours");
     for (change, why) in [
         (json!({"aud": "other"}), "oidc: verify token: oidc: expected audience \"cox\" got [\"other\"]"),
@@ -149,7 +151,11 @@ async fn a_new_key_of_the_issuer_is_found_and_a_strangers_is_not() {
     for _ in 0..100 {
         assert!(b.ask(json!({})).await.is_err());
     }
-    assert_eq!(b.fake.asked.load(Ordering::Relaxed), asked, "a flood of bad tokens does not reach the issuer");
+    assert_eq!(
+        b.fake.asked.load(Ordering::Relaxed),
+        asked,
+        "a flood of bad tokens does not reach the issuer"
+    );
     *b.fake.jwks.lock().unwrap() = jwks;
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(b.ask(json!({})).await.is_ok());

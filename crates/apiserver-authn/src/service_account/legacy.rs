@@ -160,7 +160,11 @@ mod tests {
                 cluster: Arc::new(Cluster(held.map(str::to_owned))),
                 now: crate::system_time(),
             };
-            tokens.authenticate_token(token, &[]).await.map(|t| t.map(|t| t.user.name.clone())).map_err(|e| e.0)
+            tokens
+                .authenticate_token(token, &[])
+                .await
+                .map(|t| t.map(|t| t.user.name.clone()))
+                .map_err(|e| e.0)
         };
         let token = key.sign(&claims("u")).unwrap();
         let good = ask(&token, Some(&token)).await.unwrap();

@@ -115,7 +115,8 @@ impl Rules for SigningRequest {
             errors.push(certificate.forbidden("updates may not modify existing certificate content"));
         }
         if before.is_empty() && !certificate.is_empty() {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(certificate.text()).unwrap_or_default();
+            let bytes =
+                base64::engine::general_purpose::STANDARD.decode(certificate.text()).unwrap_or_default();
             if let Err(why) = pki::check_certificates(&String::from_utf8_lossy(&bytes)) {
                 errors.push(FieldError::invalid(&certificate.path(), "<certificate data>", &why));
             }

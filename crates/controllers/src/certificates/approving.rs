@@ -3,9 +3,7 @@
 //! Invariant: approves only what the signer would sign; what is not recognized waits for a person.
 use client::{Cache, ObjectKey};
 use jiff::Timestamp;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
@@ -74,7 +72,11 @@ impl Controller for CsrApproving {
             let written =
                 api.replace_subresource("approval", &key.name, &PostParams::default(), &changed).await;
             unless_gone(written).map_err(Error::at("approve the request"))?;
-            tracing::info!(request = key.name, requester = seen.spec.username, "certificate request approved");
+            tracing::info!(
+                request = key.name,
+                requester = seen.spec.username,
+                "certificate request approved"
+            );
             return Ok(Next::Rest);
         }
         if !recognized.is_empty() {

@@ -139,10 +139,8 @@ mod tests {
     use super::*;
 
     fn request(name: &str, groups: &[&str], names: &[&str]) -> CertificateRequest {
-        let subject = Subject {
-            common_name: name.into(),
-            organizations: groups.iter().map(|&g| g.into()).collect(),
-        };
+        let subject =
+            Subject { common_name: name.into(), organizations: groups.iter().map(|&g| g.into()).collect() };
         let names: Vec<AlternativeName> = names.iter().map(|n| AlternativeName::parse(n).unwrap()).collect();
         let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
         CertificateRequest::from_pem(&key.request(&subject, &names).unwrap()).unwrap()
@@ -162,11 +160,7 @@ mod tests {
         let others = "subject organization is not system:nodes";
         check(request("system:node:a", &["system:nodes", "system:masters"], &[]), &good, others);
         check(request("system:node:a", &[], &[]), &good, others);
-        check(
-            request("jane", NODES, &[]),
-            &good,
-            "subject common name does not begin with system:node:",
-        );
+        check(request("jane", NODES, &[]), &good, "subject common name does not begin with system:node:");
         check(request("system:node:a", NODES, &["a.b"]), &good, "DNS subjectAltNames are not allowed");
         check(request("system:node:a", NODES, &["10.0.0.1"]), &good, "IP subjectAltNames are not allowed");
         let usages = "usages did not match [client auth digital signature key encipherment]";

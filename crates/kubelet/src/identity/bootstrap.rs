@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
-use kube::config::{AuthInfo, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
+use kube::config::{
+    AuthInfo, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
+};
 use pki::{CertificateFacts, KeyAlgorithm, PrivateKey};
 use tokio_util::sync::CancellationToken;
 
@@ -153,8 +155,7 @@ fn write_kubeconfig(source: &Kubeconfig, store: &CertificateStore, to: &Path) ->
     };
     let text = serde_saphyr::to_string(&file).map_err(|e| bad(to)(e.into()))?;
     if let Some(directory) = to.parent() {
-        fs::create_dir_all(directory)
-            .map_err(|source| Error::Make { path: directory.to_owned(), source })?;
+        fs::create_dir_all(directory).map_err(|source| Error::Make { path: directory.to_owned(), source })?;
     }
     Ok(pki::write_private(to, text.as_bytes())?)
 }

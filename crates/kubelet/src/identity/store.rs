@@ -27,12 +27,17 @@ pub(super) struct Held {
 impl CertificateStore {
     /// The store of client certificates in this directory.
     pub fn client(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), pair: "kubelet-client" }
+        Self::new(directory.into(), "kubelet-client")
     }
 
     /// The store of serving certificates in this directory.
     pub fn serving(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), pair: "kubelet-server" }
+        Self::new(directory.into(), "kubelet-server")
+    }
+
+    /// Links and kubeconfigs name files as seen from where they lie themselves, so the directory is named in full.
+    fn new(directory: PathBuf, pair: &'static str) -> Self {
+        Self { directory: std::path::absolute(&directory).unwrap_or(directory), pair }
     }
 
     /// The link to the current file.
