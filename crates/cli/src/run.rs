@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, Serving, TlsFiles,
+    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};

@@ -6,12 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles};
+use apiserver::{
+    ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles,
+};
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Etcd, Options, Storage};
 
 use crate::output::Failure;
+use crate::parts::go_duration;
 
 /// One of `--authorization-mode`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -133,10 +136,6 @@ impl From<ServingFlags> for Serving {
             goaway_chance: flags.goaway_chance,
         }
     }
-}
-
-fn go_duration(text: &str) -> Result<Duration, String> {
-    apiserver::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
 }
 
 fn chance(text: &str) -> Result<f64, String> {
@@ -314,7 +313,8 @@ mod tests {
     fn parse(extra: &[&str]) -> Result<Flags, String> {
         use clap::Parser as _;
         let files = ["tls-cert-file", "tls-private-key-file", "client-ca-file"];
-        let accounts = ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
+        let accounts =
+            ["service-account-signing-key-file", "service-account-key-file", "service-account-issuer"];
         let needed = files.iter().chain(&accounts).map(|flag| format!("--{flag}=x"));
         let line = std::iter::once("kube-apiserver".to_owned()).chain(needed);
         Line::try_parse_from(line.chain(extra.iter().map(|s| (*s).to_owned())))
@@ -325,13 +325,16 @@ mod tests {
     #[test]
     fn etcd_or_a_directory_is_named() {
         assert!(parse(&["--data-dir=/x"]).is_ok());
-        let flags = parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
+        let flags =
+            parse(&["--etcd-servers=https://a:2379,https://b:2379", "--storage-backend=etcd3"]).unwrap();
         assert_eq!(flags.etcd.etcd_servers, ["https://a:2379", "https://b:2379"]);
         assert_eq!(flags.etcd.etcd_compaction_interval, Duration::from_secs(300));
         assert!(parse(&[]).is_err());
         assert!(parse(&["--data-dir=/x", "--etcd-servers=https://a:2379"]).is_err());
-        assert!(parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
-            .is_err_and(|e| e.contains("one etcd")));
+        assert!(
+            parse(&["--data-dir=/x", "--etcd-servers-overrides=/events#https://c:2379"])
+                .is_err_and(|e| e.contains("one etcd"))
+        );
         assert!(parse(&["--etcd-servers=https://a:2379", "--etcd-certfile=x"]).is_err());
     }
 

@@ -42,7 +42,8 @@ pub fn kube_rs(cluster: &Cluster) -> Result<()> {
 async fn streams(pods: &Api<Pod>) -> Result<()> {
     // Standard input goes in, both outputs and the exit code come out.
     let params = AttachParams::default().stdin(true).stdout(true).stderr(true);
-    let mut exec = pods.exec("hello", ["sh", "-c", "read line; echo got $line; echo bad >&2; exit 3"], &params).await?;
+    let mut exec =
+        pods.exec("hello", ["sh", "-c", "read line; echo got $line; echo bad >&2; exit 3"], &params).await?;
     let mut stdin = exec.stdin().context("stdin")?;
     stdin.write_all(b"words\n").await?;
     stdin.flush().await?;
@@ -52,7 +53,8 @@ async fn streams(pods: &Api<Pod>) -> Result<()> {
     tokio::try_join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err))?;
     ensure!((out.as_str(), err.as_str()) == ("got words\n", "bad\n"), "{out:?} {err:?}");
     let status = status.await.context("no status")?;
-    let code = status.details.and_then(|d| d.causes).and_then(|c| c.into_iter().next()).and_then(|c| c.message);
+    let code =
+        status.details.and_then(|d| d.causes).and_then(|c| c.into_iter().next()).and_then(|c| c.message);
     ensure!(status.reason.as_deref() == Some("NonZeroExitCode") && code.as_deref() == Some("3"), "{code:?}");
 
     let mut forward = pods.portforward("hello", &[8080]).await?;
