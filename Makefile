@@ -37,8 +37,8 @@ unit: ## Tests of the crates.
 
 # The whole workspace is selected, so that features are those of `unit` and nothing is built twice.
 e2e: ## A whole cluster, driven by kubectl.
-	cargo build --locked --workspace --bin cox --test cluster
-	cargo test --locked --workspace --test cluster
+	cargo build --locked --workspace --bin cox --test cluster --test security
+	cargo test --locked --workspace --test cluster --test security
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli

@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use machinery::gvk::GroupResource;
 use machinery::request::UserInfo;
 use machinery::{Object, StatusError, StatusResult};
@@ -290,6 +292,22 @@ fn same_name(node: &str, a: &Attributes<'_>, what: &str) -> StatusResult<()> {
     Err(a.forbidden(format!("can only access {what} with the same name as the requesting node")))
 }
 
+/// A node asks for certificates of its own name only.
+fn signing_request(node: &str, a: &Attributes<'_>) -> StatusResult<()> {
+    let Some(request) = a.object().filter(|_| a.operation == Operation::Create) else { return Ok(()) };
+    let signer = request.str_at(&["spec", "signerName"]);
+    if !matches!(signer, "kubernetes.io/kubelet-serving" | "kubernetes.io/kube-apiserver-client-kubelet") {
+        return Ok(());
+    }
+    let pem = STANDARD.decode(request.str_at(&["spec", "request"])).unwrap_or_default();
+    let asked = pki::CertificateRequest::from_pem(&String::from_utf8_lossy(&pem))
+        .map_err(|e| a.forbidden(format!("unable to parse csr: {e}")))?;
+    if asked.subject.common_name != format!("system:node:{node}") {
+        return Err(a.forbidden(format!("can only create a node CSR with CN=system:node:{node}")));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
@@ -323,6 +341,7 @@ impl Plugin for NodeRestriction {
                 }
                 same_name(node, a, "node lease")
             }
+            ("certificates.k8s.io", "certificatesigningrequests", "") => signing_request(node, a),
             ("storage.k8s.io", "csinodes", _) => same_name(node, a, "CSINode"),
             ("resource.k8s.io", "resourceslices", _) => {
                 let of = |o: Option<&Object>| o.map(|o| o.str_at(&["spec", "nodeName"]).to_owned());

@@ -78,7 +78,12 @@ impl ClientCertificate {
         self.verifier
             .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since))
             .map_err(|e| refusal(&parsed, &e, now))?;
-        let user = Arc::new(with_authenticated_group(subject(&parsed, &key)));
+        let user = subject(&parsed, &key);
+        // A certificate without a name names nobody.
+        if user.name.is_empty() {
+            return Ok(None);
+        }
+        let user = Arc::new(with_authenticated_group(user));
         let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
         let until = (now + RECHECK).min(UNIX_EPOCH + Duration::from_secs(not_after));
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);

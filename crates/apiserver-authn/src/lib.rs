@@ -1,18 +1,23 @@
-//! Who is asking: client certificates, service-account tokens, token files, bootstrap tokens, front proxy, anonymous.
+//! Who is asking: client certificates, service-account tokens, token files, bootstrap tokens, OpenID Connect, a webhook,
+//! a front proxy, anonymous.
 //!
 //! Read [`Authenticator`] first; [`Union`] tries several in turn. Bearer tokens go through [`TokenAuthenticator`],
 //! which the TokenReview API asks too. Everything here is a decision over bytes: no sockets, no storage. What the
-//! service-account method must know of the cluster comes through [`service_account::ServiceAccountGetter`].
+//! service-account method must know of the cluster comes through [`service_account::ServiceAccountGetter`], and who has
+//! to ask others does so through [`HttpClient`].
 mod anonymous;
 mod bearer;
 mod bootstrap_token;
 mod client_certificate;
+mod http_client;
+pub mod oidc;
 mod request_header;
 pub mod review;
 pub mod service_account;
 mod token_cache;
 mod token_file;
 mod union;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,10 +30,12 @@ pub use anonymous::Anonymous;
 pub use bearer::BearerToken;
 pub use bootstrap_token::BootstrapTokens;
 pub use client_certificate::{ClientCertificate, ClientCertificateError};
+pub use http_client::{HttpClient, SharedHttpClient};
 pub use request_header::{RequestHeader, RequestHeaderNames};
 pub use token_cache::TokenCache;
 pub use token_file::{TokenFile, TokenFileError};
 pub use union::{TokenUnion, Union};
+pub use webhook::TokenWebhook;
 
 /// What an authenticator may look at.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +44,16 @@ pub struct AuthRequest<'a> {
     pub client_certs: &'a [CertificateDer<'a>],
     /// Headers of the request.
     pub headers: &'a http::HeaderMap,
+    /// Its path.
+    pub path: &'a str,
+}
+
+/// A method whose files may change while it is in use.
+#[async_trait]
+impl<T: Authenticator> Authenticator for pki::Fresh<T> {
+    async fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Option<Arc<UserInfo>>, AuthnError> {
+        self.get().authenticate(request).await
+    }
 }
 
 /// Credentials that were shown and are no good: the answer is 401. The text is for the server's log.
@@ -69,6 +86,17 @@ pub trait TokenAuthenticator: Send + Sync {
         token: &str,
         audiences: &[String],
     ) -> Result<Option<TokenUser>, AuthnError>;
+}
+
+#[async_trait]
+impl TokenAuthenticator for Arc<dyn TokenAuthenticator> {
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenUser>, AuthnError> {
+        self.as_ref().authenticate_token(token, audiences).await
+    }
 }
 
 /// Tells the time; tests tell another.

@@ -14,6 +14,7 @@ const MAX_ENTRIES: usize = 4096;
 pub struct TokenCache {
     inner: Arc<dyn TokenAuthenticator>,
     now: Now,
+    ttl: Duration,
     /// Makes the hashes of one process useless elsewhere.
     salt: [u8; 16],
     entries: Mutex<HashMap<[u8; 32], (SystemTime, TokenUser)>>,
@@ -22,7 +23,12 @@ pub struct TokenCache {
 impl TokenCache {
     /// A cache in front of `inner`.
     pub fn new(inner: Arc<dyn TokenAuthenticator>, now: Now) -> Self {
-        Self { inner, now, salt: *uuid::Uuid::new_v4().as_bytes(), entries: Mutex::default() }
+        Self::lasting(inner, now, TTL)
+    }
+
+    /// A cache that remembers for this long.
+    pub fn lasting(inner: Arc<dyn TokenAuthenticator>, now: Now, ttl: Duration) -> Self {
+        Self { inner, now, ttl, salt: *uuid::Uuid::new_v4().as_bytes(), entries: Mutex::default() }
     }
 }
 
@@ -51,7 +57,7 @@ impl TokenAuthenticator for TokenCache {
                 entries.retain(|_, (until, _)| now < *until);
             }
             if entries.len() < MAX_ENTRIES {
-                entries.insert(key, (now + TTL, user.clone()));
+                entries.insert(key, (now + self.ttl, user.clone()));
             }
         }
         Ok(found)

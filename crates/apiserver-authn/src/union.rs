@@ -10,12 +10,12 @@ use crate::{Anonymous, AuthRequest, Authenticator, AuthnError, TokenAuthenticato
 /// and somebody refused, the request is refused, never anonymous.
 pub struct Union {
     methods: Vec<Box<dyn Authenticator>>,
-    anonymous: bool,
+    anonymous: Anonymous,
 }
 
 impl Union {
-    /// These methods, then anonymous if it is allowed.
-    pub fn new(methods: Vec<Box<dyn Authenticator>>, anonymous: bool) -> Self {
+    /// These methods, then anonymous where it is allowed.
+    pub fn new(methods: Vec<Box<dyn Authenticator>>, anonymous: Anonymous) -> Self {
         Self { methods, anonymous }
     }
 }
@@ -33,8 +33,7 @@ impl Authenticator for Union {
         }
         match joined(errors) {
             Some(e) => Err(e),
-            None if self.anonymous => Anonymous.authenticate(request).await,
-            None => Ok(None),
+            None => Ok(self.anonymous.user(request)),
         }
     }
 }
@@ -94,7 +93,8 @@ mod tests {
     async fn check(methods: Vec<Says>, anonymous: bool, want: Result<Option<&str>, &str>) {
         let methods = methods.into_iter().map(|m| Box::new(m) as Box<dyn Authenticator>).collect();
         let headers = http::HeaderMap::new();
-        let request = AuthRequest { client_certs: &[], headers: &headers };
+        let request = AuthRequest { client_certs: &[], headers: &headers, path: "/api" };
+        let anonymous = if anonymous { Anonymous::Everywhere } else { Anonymous::Refused };
         let got = Union::new(methods, anonymous).authenticate(&request).await;
         let got = got.map(|user| user.map(|u| u.name.clone())).map_err(|e| e.0);
         assert_eq!(got, want.map(|n| n.map(str::to_owned)).map_err(str::to_owned));

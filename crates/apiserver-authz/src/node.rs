@@ -78,6 +78,9 @@ impl NodeAuthorizer {
                     });
                 }
                 ("resource.k8s.io", "resourceslices") => return self.slice(node, request),
+                ("", "serviceaccounts") if request.verb == "get" && request.subresource.is_empty() => {
+                    return self.get(node, Kind::ServiceAccount, request);
+                }
                 ("", "serviceaccounts") => return self.token(node, request),
                 ("coordination.k8s.io", "leases") => return lease(node, request),
                 ("storage.k8s.io", "csinodes") => return csi_node(node, request),

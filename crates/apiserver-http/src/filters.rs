@@ -173,7 +173,7 @@ impl Server {
     ) -> StatusResult<Response<Body>> {
         let time = self.limits.timeout(query);
         let began = tokio::time::Instant::now();
-        let user = self.authenticate(peer, request.headers()).await?;
+        let user = self.authenticate(peer, request.headers(), request.uri().path()).await?;
         let user = self.impersonate(user, request.headers()).await?;
         if !long {
             let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -204,11 +204,16 @@ impl Server {
         }
     }
 
-    async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> StatusResult<Arc<UserInfo>> {
+    async fn authenticate(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        path: &str,
+    ) -> StatusResult<Arc<UserInfo>> {
         if let Some(user) = &peer.local {
             return Ok(user.clone());
         }
-        let asked = AuthRequest { client_certs: &peer.certificates, headers };
+        let asked = AuthRequest { client_certs: &peer.certificates, headers, path };
         match self.authenticator.authenticate(&asked).await {
             Ok(Some(user)) => Ok(user),
             Ok(None) => Err(StatusError::unauthorized()),

@@ -1,5 +1,4 @@
 //! The HTTPS listener.
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -16,8 +16,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +26,8 @@ use crate::body::BoxError;
 use crate::cork::cork;
 use crate::inline::Inline;
 use crate::server::{Peer, Server};
+use crate::tls::{self, Certificates, TlsOptions};
+use crate::unread::Shared;
 
 /// A client has this long for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ const RESETS: usize = 20;
 const LOCAL_RESETS: usize = 1024;
 
 /// Certificate and key of the server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// PEM, leaf first.
     pub certificate: PathBuf,
@@ -73,8 +74,8 @@ pub enum ListenerError {
         /// Why not.
         why: String,
     },
-    /// Certificate and key do not fit.
-    #[error("the serving certificate cannot be used: does its key belong to it?")]
+    /// Versions and cipher suites leave nothing to speak.
+    #[error("the TLS settings cannot be used")]
     Tls(#[from] rustls::Error),
 }
 
@@ -86,8 +87,12 @@ pub struct Listener {
 
 impl Listener {
     /// Binds the address and loads the certificate.
-    pub async fn bind(address: SocketAddr, files: &TlsFiles) -> Result<Self, ListenerError> {
-        let tls = Arc::new(tls_config(files)?);
+    pub async fn bind(
+        address: SocketAddr,
+        files: &TlsFiles,
+        options: &TlsOptions,
+    ) -> Result<Self, ListenerError> {
+        let tls = Arc::new(tls_config(files, options)?);
         let tcp =
             TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
         Ok(Self { tcp, tls })
@@ -165,8 +170,16 @@ async fn connection(
             seen.go_away.notify_one();
         }
         async move {
-            let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
-            Ok::<_, std::convert::Infallible>(server.handle(peer, request).await)
+            if request.version() != Version::HTTP_2 || request.body().is_end_stream() {
+                let request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
+                return Ok::<_, std::convert::Infallible>(server.handle(peer, request).await);
+            }
+            let (head, body) = request.into_parts();
+            let body = Shared::new(body);
+            let request = Request::from_parts(head, body.clone().map_err(BoxError::from).boxed_unsync());
+            let response = server.handle(peer, request).await;
+            body.drain().await;
+            Ok(response)
         }
     });
     let mut builder = Builder::new(Inline);
@@ -210,20 +223,15 @@ async fn connection(
     }
 }
 
-fn tls_config(files: &TlsFiles) -> Result<ServerConfig, ListenerError> {
-    let pem = |path: &PathBuf, why: String| ListenerError::Pem { path: path.clone(), why };
-    let read = |path: &PathBuf| fs::read(path).map_err(|e| pem(path, e.to_string()));
-    let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| pem(&files.certificate, e.to_string()))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|e| pem(&files.key, e.to_string()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+fn tls_config(files: &TlsFiles, options: &TlsOptions) -> Result<ServerConfig, ListenerError> {
+    let certificates = Certificates::open(files, &options.sni)
+        .map_err(|e| ListenerError::Pem { path: e.path, why: e.why })?;
+    let provider = Arc::new(tls::provider(options));
     let verifier = Arc::new(Possession { provider: provider.clone() });
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(options.min_version.versions())?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -72,24 +72,10 @@ pub fn table(
     metadata: Value,
     columns: bool,
 ) -> Value {
-    let (group, plural) = (&*context.kind.group, &*context.kind.plural);
-    let now = Timestamp::now();
-    let query = context.query();
-    let include = query.get("includeObject");
-    let rows: Vec<Value> = objects
-        .map(|object| {
-            let cells = apiserver_resources::table::row(group, plural, &object, now);
-            let mut row = json!({ "cells": cells });
-            match include {
-                "None" => {}
-                "Object" => row["object"] = object.into_value(),
-                _ => row["object"] = partial(object).into_value(),
-            }
-            row
-        })
-        .collect();
+    let writer = Writer::new(context, Form::Table, false);
+    let rows: Vec<Value> = objects.map(|object| writer.row(object)).collect();
     let definitions: Vec<Value> = if columns {
-        apiserver_resources::table::columns(group, plural).iter().map(|c| c.to_json()).collect()
+        writer.columns()
     } else {
         Vec::new()
     };
@@ -107,34 +93,17 @@ pub async fn list(context: &Context, store: &Store) -> StatusResult<Response<Bod
     let agreed = context.negotiate()?;
     let options = list_options(context)?;
     let page = store.list(&context.info.namespace, &options).await?;
-    if agreed == (Agreed { media: Media::Json, form: Form::Object }) && context.is_storage_version(store) {
-        return Ok(stitched(context, page));
+    let writer = Writer::new(context, agreed.form, !context.is_storage_version(store));
+    match agreed.media {
+        Media::Json => Ok(stitched(writer, page)),
+        Media::Protobuf => protobuf(writer, page).await,
+        Media::Yaml => {
+            // For people, who do not ask for many.
+            let body = stitched(writer, page).into_body().collect().await;
+            let json = body.map_err(StatusError::internal)?.to_bytes();
+            Ok(respond::json_bytes(StatusCode::OK, Media::Yaml, json))
+        }
     }
-    let metadata = list_metadata(&page);
-    let objects = page.items.iter().filter_map(|o| encode::decode(&o.value, o.revision).ok());
-    let objects = objects.map(|o| context.from_storage(o));
-    let value = match agreed.form {
-        Form::Table => table(context, objects, metadata, true),
-        Form::Partial => json!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": "meta.k8s.io/v1",
-            "metadata": metadata,
-            "items": objects.map(|o| partial(o).into_value()).collect::<Vec<_>>(),
-        }),
-        Form::Object => json!({
-            "kind": context.kind.list_kind(),
-            "apiVersion": context.kind.api_version(),
-            "metadata": metadata,
-            "items": objects
-                .map(|mut o| {
-                    o.0.remove("apiVersion");
-                    o.0.remove("kind");
-                    o.into_value()
-                })
-                .collect::<Vec<_>>(),
-        }),
-    };
-    Ok(respond::json(StatusCode::OK, agreed.media, &value))
 }
 
 fn list_metadata(page: &Page) -> Value {
@@ -149,16 +118,109 @@ fn list_metadata(page: &Page) -> Value {
     metadata.into()
 }
 
-/// A list stitched from the stored bytes, sent in pieces as the client takes them.
-fn stitched(context: &Context, page: Page) -> Response<Body> {
-    let head = format!(
-        "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{},\"items\":[",
-        Value::from(context.kind.list_kind()),
-        Value::from(context.kind.api_version()),
-        list_metadata(&page)
-    );
-    let size = page.items.iter().map(|o| o.json_len() as u64).sum();
-    let pieces = Pieces { head: Some(head), items: page.items.into_iter(), first: true, done: false };
+/// How the objects of a list are written.
+struct Writer {
+    form: Form,
+    kind: Arc<Kind>,
+    /// The request speaks another version than the one that is stored.
+    converts: bool,
+    /// `includeObject` of a table.
+    include: String,
+    now: Timestamp,
+}
+
+impl Writer {
+    fn new(context: &Context, form: Form, converts: bool) -> Self {
+        let include = context.query().get("includeObject").to_owned();
+        Self { form, kind: context.kind.clone(), converts, include, now: Timestamp::now() }
+    }
+
+    /// `apiVersion` and `kind` of the list.
+    fn list_type(&self) -> (String, String) {
+        let meta = || "meta.k8s.io/v1".to_owned();
+        match self.form {
+            Form::Object => (self.kind.api_version(), self.kind.list_kind()),
+            Form::Partial => (meta(), "PartialObjectMetadataList".to_owned()),
+            Form::Table => (meta(), "Table".to_owned()),
+        }
+    }
+
+    fn head(&self, page: &Page) -> String {
+        let (api_version, kind) = self.list_type();
+        let metadata = list_metadata(page);
+        let items = match self.form {
+            Form::Table => format!("\"columnDefinitions\":{},\"rows\":[", Value::from(self.columns())),
+            _ => "\"items\":[".to_owned(),
+        };
+        let (api_version, kind) = (Value::from(api_version), Value::from(kind));
+        format!("{{\"kind\":{kind},\"apiVersion\":{api_version},\"metadata\":{metadata},{items}")
+    }
+
+    fn columns(&self) -> Vec<Value> {
+        let columns = apiserver_resources::table::columns(&self.kind.group, &self.kind.plural);
+        columns.iter().map(|c| c.to_json()).collect()
+    }
+
+    fn row(&self, object: Object) -> Value {
+        let cells = apiserver_resources::table::row(&self.kind.group, &self.kind.plural, &object, self.now);
+        let mut row = json!({ "cells": cells });
+        match self.include.as_str() {
+            "None" => {}
+            "Object" => row["object"] = object.into_value(),
+            _ => row["object"] = partial(object).into_value(),
+        }
+        row
+    }
+
+    /// The object in the version of the request; `None` where it cannot be read.
+    fn tree(&self, item: &CachedObject) -> Option<Object> {
+        let object = encode::decode(&item.value, item.revision).ok()?;
+        Some(if self.converts { apiserver_resources::convert(object, &self.kind) } else { object })
+    }
+
+    /// Appends an item, and a comma before it unless it is the first.
+    fn write(&self, item: &CachedObject, first: &mut bool, out: &mut Vec<u8>) {
+        let plain = self.form == Form::Object && !self.converts;
+        let value = if plain {
+            None
+        } else {
+            let Some(object) = self.tree(item) else { return };
+            Some(match self.form {
+                Form::Table => self.row(object),
+                Form::Partial => partial(object).into_value(),
+                Form::Object => {
+                    let mut object = object;
+                    object.0.remove("apiVersion");
+                    object.0.remove("kind");
+                    object.into_value()
+                }
+            })
+        };
+        if !std::mem::take(first) {
+            out.push(b',');
+        }
+        match value {
+            None => write_item(item, out),
+            // Writing to memory does not fail, and a tree has a JSON form.
+            Some(value) => drop(serde_json::to_writer(out, &value)),
+        }
+    }
+
+    /// About how many bytes an item takes.
+    fn size(&self, item: &CachedObject) -> u64 {
+        match (self.form, self.include.as_str()) {
+            (Form::Object, _) | (Form::Table, "Object") => item.json_len() as u64,
+            _ => (item.json_len() as u64).min(600),
+        }
+    }
+}
+
+/// A list stitched from the stored bytes, sent in pieces as the client takes them. What has to be decoded for it is so
+/// for one piece at a time.
+fn stitched(writer: Writer, page: Page) -> Response<Body> {
+    let head = writer.head(&page);
+    let size = page.items.iter().map(|o| writer.size(o)).sum();
+    let pieces = Pieces { writer, head: Some(head), items: page.items.into_iter(), first: true, done: false };
     let body = if pieces.items.len() <= 16 {
         crate::body::full(pieces.fold(Vec::new(), |mut all, piece| {
             all.extend_from_slice(&piece);
@@ -167,15 +229,50 @@ fn stitched(context: &Context, page: Page) -> Response<Body> {
     } else {
         StreamBody::new(stream::iter(pieces.map(|p| Ok(Frame::data(p))))).boxed_unsync()
     };
+    answer(body, Media::Json, size)
+}
+
+fn answer(body: Body, media: Media, size: u64) -> Response<Body> {
     let mut response = Response::new(body);
     response.extensions_mut().insert(Size(size));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 
+/// A list as a message. Its length comes first, so all items are encoded before any is sent; their trees are never
+/// there together.
+async fn protobuf(writer: Writer, page: Page) -> StatusResult<Response<Body>> {
+    let (mut pieces, mut piece, mut total) = (Vec::new(), Vec::new(), 0);
+    for (n, item) in page.items.iter().enumerate() {
+        if n % 32 == 31 {
+            // Others want to be answered meanwhile.
+            tokio::task::yield_now().await;
+        }
+        let Some(object) = writer.tree(item) else { continue };
+        let object = if writer.form == Form::Partial { partial(object) } else { object };
+        let item = api::proto::encode_list_item(&object.0).map_err(StatusError::internal)?;
+        total += item.len();
+        piece.extend_from_slice(&item);
+        if piece.len() >= PIECE {
+            pieces.push(Bytes::from(std::mem::take(&mut piece)));
+        }
+    }
+    let (api_version, kind) = writer.list_type();
+    let (head, tail) = api::proto::list_frame(&api_version, &kind, list_metadata(&page), total)
+        .map_err(StatusError::internal)?;
+    let size = (head.len() + total + tail.len()) as u64;
+    drop(page);
+    piece.extend_from_slice(&tail);
+    pieces.push(piece.into());
+    let all = std::iter::once(Bytes::from(head)).chain(pieces);
+    let body = StreamBody::new(stream::iter(all.map(|p| Ok(Frame::data(p))))).boxed_unsync();
+    Ok(answer(body, Media::Protobuf, size))
+}
+
 struct Pieces {
+    writer: Writer,
     head: Option<String>,
     items: std::vec::IntoIter<Arc<CachedObject>>,
     first: bool,
@@ -199,10 +296,7 @@ impl Iterator for Pieces {
                 self.done = true;
                 break;
             };
-            if !std::mem::take(&mut self.first) {
-                out.push(b',');
-            }
-            write_item(&item, &mut out);
+            self.writer.write(&item, &mut self.first, &mut out);
         }
         Some(out.into())
     }
@@ -285,21 +379,14 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
         .map_err(|e| StatusError::bad_request(format!("unable to parse requirement: {e}")))?;
     let fields = FieldSelector::parse(query.get("fieldSelector")).map_err(StatusError::bad_request)?;
     for requirement in fields.requirements() {
-        if !is_selectable(&context.kind, &requirement.field) {
+        let kind = &context.kind;
+        if !apiserver_resources::supported_field(&kind.group, &kind.plural, &requirement.field) {
             return Err(StatusError::bad_request(unselectable(&context.kind, &requirement.field)));
         }
     }
     let (group, plural) = (&context.kind.group, &context.kind.plural);
     let fields = fields.renamed(|field| apiserver_resources::stored_field(group, plural, field));
     Ok(Selection { labels, fields })
-}
-
-fn is_selectable(kind: &Kind, field: &str) -> bool {
-    if matches!(field, "metadata.name" | "metadata.namespace") {
-        return true;
-    }
-    let strategy = apiserver_resources::strategy_for(&kind.group, &kind.plural, "");
-    strategy.selectable_fields(&Object::default()).iter().any(|(name, _)| *name == field)
 }
 
 /// What upstream says of a field that one cannot select by: each group has its own words
@@ -309,6 +396,7 @@ fn unselectable(kind: &Kind, field: &str) -> String {
         ("", "Pod" | "Node" | "ReplicationController" | "Event" | "Namespace" | "Secret" | "Service")
         | ("certificates.k8s.io", "CertificateSigningRequest")
         | ("events.k8s.io", "Event") => format!("field label not supported: {field}"),
+        _ if kind.schema.is_none() => format!("field label not supported: {field}"),
         ("apps", name @ ("DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet")) => {
             format!("field label {field:?} not supported for appsv1.{name}")
         }

@@ -87,7 +87,8 @@ fn member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) -> Stat
 
 /// Decodes a stored object and puts its revision in.
 pub fn decode(value: &[u8], revision: Revision) -> StatusResult<Object> {
-    let mut object = tree(value).map_err(|e| StatusError::internal(format!("a stored object does not decode: {e}")))?;
+    let mut object =
+        tree(value).map_err(|e| StatusError::internal(format!("a stored object does not decode: {e}")))?;
     object.set(&["metadata", "resourceVersion"], revision.to_string());
     Ok(object)
 }

@@ -596,7 +596,9 @@ pub fn storage_error(e: storage::Error) -> StatusError {
             StatusError::expired("The resourceVersion for the provided watch is too old.")
         }
         storage::Error::ValueTooLarge { .. } => StatusError::too_large(e.to_string()),
-        storage::Error::Indeterminate(_) => StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string()),
+        storage::Error::Indeterminate(_) => {
+            StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string())
+        }
         storage::Error::FutureRevision { requested, current } => too_large_revision(requested, current),
         e if e.retryable() => StatusError::service_unavailable(e.to_string()).with_retry_after(1),
         e => StatusError::internal(e),

@@ -8,6 +8,8 @@ use machinery::request::UserInfo;
 use machinery::{Object, StatusError, StatusResult};
 use serde_json::{Value, json};
 
+use crate::authentication::FrontProxy;
+
 /// Where the API server itself can be reached.
 #[derive(Debug, Clone)]
 pub struct Advertised {
@@ -257,12 +259,26 @@ impl<'a> Bootstrap<'a> {
     }
 
     /// What aggregated API servers and kubelets read to authenticate clients.
-    pub async fn authentication_config(&self, client_ca: &str) -> StatusResult<()> {
+    pub async fn authentication_config(
+        &self,
+        client_ca: &str,
+        front_proxy: Option<&(FrontProxy, String)>,
+    ) -> StatusResult<()> {
+        let mut data = json!({ "client-ca-file": client_ca });
+        if let Some((proxy, ca)) = front_proxy {
+            let list = |values: &[String]| json!(json!(values).to_string());
+            data["requestheader-client-ca-file"] = json!(ca);
+            data["requestheader-allowed-names"] = list(&proxy.allowed_names);
+            data["requestheader-username-headers"] = list(&proxy.headers.username);
+            data["requestheader-uid-headers"] = list(&proxy.headers.uid);
+            data["requestheader-group-headers"] = list(&proxy.headers.group);
+            data["requestheader-extra-headers-prefix"] = list(&proxy.headers.extra_prefixes);
+        }
         let config = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-            "data": { "client-ca-file": client_ca },
+            "data": data,
         });
         self.enforce(self.store("", "configmaps")?, &object(config), &[&["data"]]).await
     }

@@ -3,11 +3,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use apiserver_http::{Serving, TlsFiles};
+use apiserver_authn::Anonymous;
+use apiserver_http::{Serving, TlsFiles, TlsOptions};
 use apiserver_http::endpoints::Component;
 use ipnet::Ipv4Net;
 use storage::Storage;
+
+use crate::authentication::Authentication;
 
 /// One of `--authorization-mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +33,31 @@ pub struct ServiceAccounts {
     pub signing_key: PathBuf,
     /// `--service-account-key-file`.
     pub keys: Vec<PathBuf>,
-    /// `--service-account-issuer`.
+    /// The first `--service-account-issuer`.
     pub issuer: String,
+    /// The others: their tokens are still good.
+    pub former_issuers: Vec<String>,
+    /// `--service-account-max-token-expiration`.
+    pub max_token_expiration: Option<Duration>,
+    /// `--service-account-extend-token-expiration`.
+    pub extend_token_expiration: bool,
     /// `--api-audiences`; empty: the issuer.
     pub audiences: Vec<String>,
+}
+
+impl ServiceAccounts {
+    /// One issuer that is its own audience, and upstream's defaults for the rest.
+    pub fn new(signing_key: PathBuf, keys: Vec<PathBuf>, issuer: &str) -> Self {
+        Self {
+            signing_key,
+            keys,
+            issuer: issuer.to_owned(),
+            former_issuers: Vec::new(),
+            max_token_expiration: None,
+            extend_token_expiration: true,
+            audiences: Vec::new(),
+        }
+    }
 }
 
 /// How kubelets are reached.
@@ -56,12 +81,16 @@ pub struct Config {
     pub advertise: IpAddr,
     /// `--tls-cert-file` and `--tls-private-key-file`.
     pub tls: TlsFiles,
+    /// Versions, cipher suites, certificates for other names.
+    pub tls_options: TlsOptions,
     /// `--client-ca-file`.
     pub client_ca: PathBuf,
     /// `--token-auth-file`.
     pub token_file: Option<PathBuf>,
-    /// `--anonymous-auth`.
-    pub anonymous: bool,
+    /// `--anonymous-auth`, or the paths that a configuration file names.
+    pub anonymous: Anonymous,
+    /// Issuers of tokens, a webhook, a front proxy.
+    pub authentication: Authentication,
     /// `--authorization-mode`, in order.
     pub authorization: Vec<AuthorizationMode>,
     /// Service-account tokens.
@@ -97,7 +126,9 @@ impl Config {
             tls,
             client_ca,
             token_file: None,
-            anonymous: true,
+            anonymous: Anonymous::Refused,
+            authentication: Authentication::default(),
+            tls_options: TlsOptions::default(),
             authorization: vec![AuthorizationMode::AlwaysAllow],
             service_accounts,
             kubelet: None,

@@ -1,6 +1,7 @@
 //! The API server: the resource table and the filter chain, put together.
 //!
 //! Read [`Config`], then [`ApiServer::start`]. Only wiring: what is decided here is which implementation goes where.
+mod authentication;
 mod bootstrap;
 mod config;
 mod endpoints;
@@ -9,12 +10,19 @@ mod flow_control;
 mod guards;
 mod masters;
 mod metered;
+mod outbound;
 mod server;
 mod service_allocator;
 mod service_repair;
 mod view;
+mod webhook_config;
 
+pub use apiserver_authn::oidc::{AuthenticationConfiguration, JwtAuthenticator, OidcFlags};
+pub use apiserver_authn::{Anonymous, RequestHeaderNames};
 pub use apiserver_http::endpoints::Component;
-pub use apiserver_http::{Body, Serving, TlsFiles, go_duration};
+pub use apiserver_http::{Body, CipherSuiteName, MinVersion, Serving, SniCertificate, TlsFiles, TlsOptions, go_duration};
+pub use authentication::{Authentication, FrontProxy, TokenWebhookConfig};
 pub use config::{AuthorizationMode, Config, KubeletClient, ServiceAccounts};
-pub use server::{ApiServer, StartError};
+pub use outbound::{Outbound, OutboundTrust};
+pub use server::{ApiServer, Route, StartError};
+pub use webhook_config::WebhookConfig;

@@ -71,20 +71,25 @@ impl Masters {
 
     /// Renews until `stop`, then leaves.
     pub async fn run(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(INTERVAL) => {}
+        let renewing = async {
+            loop {
+                tokio::time::sleep(INTERVAL).await;
+                if let Err(e) = self.renew().await {
+                    tracing::warn!(error = %e, "the endpoints of the API were not renewed");
+                }
             }
-            if let Err(e) = self.renew().await {
-                tracing::warn!(error = %e, "the endpoints of the API were not renewed");
-            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = renewing => {}
         }
         // A store that does not answer must not hold up the end.
         match tokio::time::timeout(Duration::from_secs(3), self.leave()).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::warn!(error = %e, "this server's endpoint stays until it expires"),
-            Err(_) => tracing::warn!("this server's endpoint stays until it expires: the store does not answer"),
+            Err(_) => {
+                tracing::warn!("this server's endpoint stays until it expires: the store does not answer")
+            }
         }
     }
 }

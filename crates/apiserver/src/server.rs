@@ -1,5 +1,5 @@
 //! Starting and stopping an API server.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,13 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
-use apiserver_authn::service_account::{
-    ServiceAccountTokens, SigningKey, TokenIssuer, VerifyKeys, openid_configuration,
-};
-use apiserver_authn::{
-    Authenticator, BearerToken, BootstrapTokens, ClientCertificate, TokenAuthenticator, TokenCache,
-    TokenFile, TokenUnion, Union, system_time,
-};
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
@@ -33,10 +26,11 @@ use storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{AuthorizationMode, Config, KubeletClient};
-use crate::masters::Masters;
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
+use crate::masters::Masters;
 use crate::metered::{Metered, StoreTimes};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
@@ -62,6 +56,21 @@ pub enum StartError {
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
+}
+
+/// Where a resource or subresource is served.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Group; empty for core.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// Resource.
+    pub plural: String,
+    /// Subresource; empty: the resource itself.
+    pub subresource: String,
+    /// Whether it is in a namespace.
+    pub namespaced: bool,
 }
 
 /// A running API server.
@@ -148,71 +157,10 @@ fn go_arch() -> &'static str {
     }
 }
 
-/// Everything about who one is.
-struct Identity {
-    requests: Box<dyn Authenticator>,
-    tokens: Arc<dyn TokenAuthenticator>,
-    issuer: TokenIssuer,
-    discovery: Value,
-    jwks: Value,
-}
-
-fn identity(config: &Config, view: Arc<View>) -> Result<Identity, StartError> {
-    let accounts = &config.service_accounts;
-    let text = |path: &PathBuf| {
-        read(path).and_then(|b| String::from_utf8(b).map_err(|_| unusable(path)(&"it is not text")))
-    };
-    let mut keys = VerifyKeys::default();
-    for path in &accounts.keys {
-        keys.add_pem(&text(path)?).map_err(|e| unusable(path)(&e))?;
-    }
-    let keys = Arc::new(keys);
-    let signing = SigningKey::from_pem(&text(&accounts.signing_key)?)
-        .map_err(|e| unusable(&accounts.signing_key)(&e))?;
-    let audiences = if accounts.audiences.is_empty() {
-        vec![accounts.issuer.clone()]
-    } else {
-        accounts.audiences.clone()
-    };
-    let now = system_time();
-    let mut methods: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
-    if let Some(path) = &config.token_file {
-        methods.push(Box::new(TokenFile::parse(&text(path)?).map_err(|e| unusable(path)(&e))?));
-    }
-    methods.push(Box::new(ServiceAccountTokens {
-        issuers: vec![accounts.issuer.clone()],
-        api_audiences: audiences.clone(),
-        keys: keys.clone(),
-        cluster: view.clone(),
-        now: now.clone(),
-    }));
-    methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
-    let tokens: Arc<dyn TokenAuthenticator> =
-        Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));
-    let certificates = ClientCertificate::new(&read(&config.client_ca)?, now)
-        .map_err(|e| unusable(&config.client_ca)(&e))?;
-    let requests =
-        Union::new(vec![Box::new(certificates), Box::new(BearerToken(tokens.clone()))], config.anonymous);
-    let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
-    Ok(Identity {
-        requests: Box::new(requests),
-        tokens,
-        discovery: openid_configuration(&accounts.issuer, &jwks_uri, &keys),
-        jwks: keys.jwks(),
-        issuer: TokenIssuer {
-            issuer: accounts.issuer.clone(),
-            api_audiences: audiences,
-            max_expiration: None,
-            extend_expiration: true,
-            key: Arc::new(signing),
-        },
-    })
-}
-
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
-        let listener = Listener::bind(config.listen, &config.tls).await?;
+        let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
 
         let times = Arc::new(StoreTimes::new(kept()));
@@ -297,6 +245,13 @@ impl ApiServer {
             port: address.port(),
         };
         let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        let front_proxy = match &config.authentication.front_proxy {
+            Some(proxy) => {
+                let ca = String::from_utf8_lossy(&read(&proxy.client_ca)?).into_owned();
+                Some((proxy.clone(), ca))
+            }
+            None => None,
+        };
         service_repair::start(allocator, &registry, stop.clone()).await;
         let masters = Masters::new(config.storage.clone(), registry.clone(), advertised.clone());
         let bootstrap = Bootstrap::new(&registry);
@@ -310,7 +265,7 @@ impl ApiServer {
             } else {
                 bootstrap.endpoints(&advertised, &[advertised.address]).await?;
             }
-            bootstrap.authentication_config(&client_ca).await?;
+            bootstrap.authentication_config(&client_ca, front_proxy.as_ref()).await?;
             bootstrap.storage_answers().await
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;
@@ -336,6 +291,48 @@ impl ApiServer {
     /// The address of the HTTPS listener.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Every resource and subresource that there is a route for: what is listed in discovery, and what is served besides.
+    pub fn routes(&self) -> Vec<Route> {
+        let mut all = Vec::new();
+        for kind in self.server.kinds.all() {
+            let mut subresources: BTreeSet<String> =
+                kind.subresources.iter().map(|s| s.name.to_string()).collect();
+            let served = self.server.endpoints.keys();
+            let served = served.filter(|(group, plural, _)| *group == kind.group && *plural == kind.plural);
+            subresources.extend(served.map(|(_, _, subresource)| subresource.clone()));
+            subresources.insert(String::new());
+            all.extend(subresources.into_iter().map(|subresource| Route {
+                group: kind.group.to_string(),
+                version: kind.version.to_string(),
+                plural: kind.plural.to_string(),
+                subresource,
+                namespaced: kind.namespaced,
+            }));
+        }
+        all
+    }
+
+    /// Every path outside of resources that is served.
+    pub fn paths(&self) -> Vec<String> {
+        let fixed =
+            ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+        let versions = self.server.kinds.group_versions().into_iter().flat_map(|(group, version)| {
+            if group.is_empty() {
+                vec![format!("/api/{version}"), format!("/openapi/v3/api/{version}")]
+            } else {
+                vec![
+                    format!("/apis/{group}"),
+                    format!("/apis/{group}/{version}"),
+                    format!("/openapi/v3/apis/{group}/{version}"),
+                ]
+            }
+        });
+        let documents = self.server.documents.keys().cloned();
+        let all: BTreeSet<String> =
+            fixed.into_iter().map(str::to_owned).chain(versions).chain(documents).collect();
+        all.into_iter().collect()
     }
 
     /// Answers a request of a part in this process, which acts as `user`.

@@ -104,10 +104,7 @@ impl ServiceAllocator {
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
             }),
         );
-        object.set(
-            &["spec", "parentRef"],
-            parent(service),
-        );
+        object.set(&["spec", "parentRef"], parent(service));
         let value = self.address.encode(&object)?;
         let outcome =
             self.storage.put(&Self::key(ip), value, Expect::Absent, None).await.map_err(storage_error)?;
@@ -243,7 +240,9 @@ impl ServiceAllocator {
         let start = *self.ports.start();
         let count = self.ports.end() - start + 1;
         self.change_ports(
-            |bitmap| Ok((0..count).filter(|offset| bitmap.has(*offset)).map(|offset| start + offset).collect()),
+            |bitmap| {
+                Ok((0..count).filter(|offset| bitmap.has(*offset)).map(|offset| start + offset).collect())
+            },
             true,
         )
         .await

@@ -59,9 +59,9 @@ fn plan(
             holders.remove(address.name());
             continue;
         }
-        let ours = address.labels().any(|(k, v)| {
-            k == "ipaddress.kubernetes.io/managed-by" && v == "ipallocator.k8s.io"
-        });
+        let ours = address
+            .labels()
+            .any(|(k, v)| k == "ipaddress.kubernetes.io/managed-by" && v == "ipallocator.k8s.io");
         let born = address.str_at(&["metadata", "creationTimestamp"]).parse::<Timestamp>();
         let old = born.is_ok_and(|born| now.duration_since(born) > YOUNG);
         if let (true, true, Some(wanted)) = (ours, old, wanted) {

@@ -29,12 +29,7 @@ impl Live {
         pki.ensure(&spec, Timestamp::now()).unwrap();
         let storage = Embedded::open(data.path().join("db"), Options::default()).unwrap();
         let serving = pki.api_server();
-        let accounts = ServiceAccounts {
-            signing_key: pki.service_account_key(),
-            keys: vec![pki.service_account_public_key()],
-            issuer: "https://kubernetes.default.svc".into(),
-            audiences: Vec::new(),
-        };
+        let accounts = ServiceAccounts::new(pki.service_account_key(), vec![pki.service_account_public_key()], "https://kubernetes.default.svc");
         let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -329,5 +324,43 @@ async fn events_have_owners_in_both_versions() {
     assert_eq!(code, 200, "{patched}");
     assert_eq!(entry(&patched, "two", "")["fieldsV1"], json!({"f:message": {}}));
     assert_eq!(entry(&patched, "tester", "")["fieldsV1"]["f:note"], Value::Null);
+    live.end().await;
+}
+
+#[tokio::test]
+async fn an_owner_in_one_version_is_asked_by_another() {
+    let live = Live::start().await;
+    let path =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let target = json!({"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"});
+    let first = json!({
+        "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"scaleTargetRef": target, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50},
+    });
+    let created = live.create(&path("v1"), &first).await;
+    let mine = entry(&created, "tester", "");
+    assert_eq!(mine["apiVersion"], "autoscaling/v1");
+    assert_eq!(mine["fieldsV1"]["f:spec"]["f:targetCPUUtilizationPercentage"], json!({}));
+
+    let wanted = |utilization: i64| {
+        json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"scaleTargetRef": target, "maxReplicas": 3, "metrics": [{"type": "Resource", "resource":
+                {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": utilization}}}]},
+        })
+    };
+    let h = format!("{}/h", path("v2"));
+    let (code, shared) = live.apply(&h, "me", &wanted(50)).await;
+    assert_eq!(code, 200, "the same value is no conflict: {shared}");
+    let (code, refused) = live.apply(&h, "me", &wanted(60)).await;
+    assert_eq!(code, 409, "{refused}");
+    assert_eq!(
+        refused["message"],
+        "Apply failed with 1 conflict: conflict with \"tester\" using autoscaling/v1: .spec.targetCPUUtilizationPercentage"
+    );
+    let (_, forced) = live.apply(&format!("{h}?force=true"), "me", &wanted(60)).await;
+    let theirs = &entry(&forced, "tester", "")["fieldsV1"]["f:spec"];
+    assert_eq!(theirs["f:targetCPUUtilizationPercentage"], Value::Null);
+    assert_eq!(theirs["f:maxReplicas"], json!({}));
     live.end().await;
 }

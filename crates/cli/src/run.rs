@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, Serving,
-    TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -94,31 +93,23 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
     let pki = cluster.pki();
     let serving = pki.api_server();
     let kubelet = pki.api_server_kubelet_client();
+    let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
+    let keys = vec![pki.service_account_public_key()];
+    let accounts = ServiceAccounts::new(pki.service_account_key(), keys, cluster.issuer());
     ApiConfig {
-        storage,
         listen: SocketAddr::from(([0, 0, 0, 0], cluster.settings.secure_port)),
         advertise: cluster.settings.address,
-        tls: TlsFiles { certificate: serving.certificate, key: serving.key },
-        client_ca: pki.authority().certificate,
-        token_file: None,
-        anonymous: true,
+        // A cluster of ours shows strangers that it is there and well, and nothing else.
+        anonymous: Anonymous::health_and_version(),
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
-        service_accounts: ServiceAccounts {
-            signing_key: pki.service_account_key(),
-            keys: vec![pki.service_account_public_key()],
-            issuer: cluster.issuer().into(),
-            audiences: Vec::new(),
-        },
         kubelet: Some(KubeletClient {
             certificate: kubelet.certificate,
             key: kubelet.key,
             authority: pki.authority().certificate,
         }),
         service_cidr: cluster.settings.service_cidr,
-        node_ports: 30000..=32767,
-        shared: false,
-        serving: Serving::default(),
         components,
+        ..ApiConfig::new(storage, tls, pki.authority().certificate, accounts)
     }
 }
 
@@ -175,14 +166,27 @@ fn controllers_part(
     server: &Arc<ApiServer>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Supervised> {
-    let root_ca = std::fs::read_to_string(cluster.pki().authority().certificate)
-        .context("cannot read the cluster's CA")?;
+    let pki = cluster.pki();
+    let authority = pki.authority();
+    let root_ca =
+        std::fs::read_to_string(&authority.certificate).context("cannot read the cluster's CA")?;
+    let signing = controllers::SignerFiles { certificate: authority.certificate, key: authority.key };
     let config = controllers::Config {
         identity: format!("{}_{}", cluster.settings.node_name, std::process::id()),
         // One process holds the store, so nobody else can lead.
         leader_elect: false,
         cluster_cidrs: vec![cluster.settings.cluster_cidr.into()],
         root_ca,
+        controllers: ["*", "bootstrap-signer-controller"].map(str::to_owned).to_vec(),
+        service_account_key: Some(pki.service_account_key()),
+        signers: [
+            controllers::KUBE_APISERVER_CLIENT,
+            controllers::KUBELET_CLIENT,
+            controllers::KUBELET_SERVING,
+            controllers::LEGACY_UNKNOWN,
+        ]
+        .map(|signer| (signer.to_owned(), signing.clone()))
+        .into(),
         ..controllers::Config::default()
     };
     let client = local_client(

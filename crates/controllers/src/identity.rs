@@ -19,6 +19,10 @@ pub fn account(controller: &str) -> &str {
         }
         "pod-garbage-collector-controller" => "pod-garbage-collector",
         "token-cleaner-controller" => "token-cleaner",
+        "bootstrap-signer-controller" => "bootstrap-signer",
+        "certificatesigningrequest-approving-controller"
+        | "certificatesigningrequest-cleaner-controller"
+        | "certificatesigningrequest-signing-controller" => "certificate-controller",
         "daemonset-controller" => "daemon-set-controller",
         "statefulset-controller" => "statefulset-controller",
         same => same,

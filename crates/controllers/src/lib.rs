@@ -20,6 +20,8 @@ mod pods;
 mod revisions;
 mod service_ports;
 
+mod bootstrap_signer;
+mod certificates;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -33,6 +35,7 @@ mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod service_account_token;
 mod stateful_set;
 mod taint_eviction;
 mod token_cleaner;
@@ -45,6 +48,9 @@ use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use certificates::{
+    KUBE_APISERVER_CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY_UNKNOWN, SignerFiles,
+};
 pub use config::Config;
 use context::{Context, PodsByController};
 pub use identity::ClientFor;
@@ -103,6 +109,15 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
     }
     running.start(pod_gc::PodGc::new);
     running.start(token_cleaner::TokenCleaner::new);
+    running.start(bootstrap_signer::BootstrapSigner::new);
+    if context.config.service_account_key.is_some() {
+        running.start(service_account_token::ServiceAccountToken::new);
+    }
+    running.start(certificates::CsrApproving::new);
+    running.start(certificates::CsrCleaner::new);
+    if !context.config.signers.is_empty() {
+        running.start(certificates::CsrSigning::new);
+    }
     running.start(job::JobController::new);
     running.start(job::TtlAfterFinished::new);
     running.start(daemon_set::DaemonSetController::new);

@@ -87,6 +87,9 @@ pub struct Config {
     pub max_pods: u32,
     /// The HTTPS server; none without it.
     pub server: Option<ServerConfig>,
+    /// `serverTLSBootstrap`: the serving certificate is asked of the API server and kept in this directory; the files of
+    /// `server` are not read.
+    pub serving_cert_dir: Option<PathBuf>,
     /// Where to write the CNI configuration once the node has a pod CIDR; `None` when another agent does.
     pub cni_conf_dir: Option<PathBuf>,
     /// Where the CNI plugins' binaries are.
@@ -133,6 +136,7 @@ impl Config {
             cgroup_root: "/".into(),
             max_pods: 110,
             server: None,
+            serving_cert_dir: None,
             cni_conf_dir: None,
             cni_bin_dir: "/usr/lib/cni".into(),
             cni_data_dir: None,

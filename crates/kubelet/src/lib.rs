@@ -20,6 +20,7 @@ mod env;
 mod file_watch;
 mod grpc_health;
 mod http_get;
+pub mod identity;
 mod labels;
 mod node;
 mod objects;
@@ -114,7 +115,7 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     cgroups.prepare_node().map_err(cgroups_failed)?;
     let (port_sender, port) = watch::channel(0);
     let bound = match &config.server {
-        Some(server) => Some(server::bind(server, &port_sender).await?),
+        Some(server) => Some(server::bind(server, config.serving_cert_dir.is_some(), &port_sender).await?),
         None => None,
     };
     let (cri, runtime_version) = runtime(&config).await?;
@@ -158,7 +159,9 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     };
     let served = async {
         if let Some(bound) = bound {
-            server::run(bound, shared.clone(), directory.clone(), stop.clone()).await;
+            let serving = bound.serving();
+            let kept = keep_serving(serving, shared.clone(), stop.clone());
+            tokio::join!(server::run(bound, shared.clone(), directory.clone(), stop.clone()), kept);
         }
     };
     let noded = node::run(shared.clone(), directory.clone(), runtime_version, port, stop.clone());
@@ -167,6 +170,17 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     tokio::join!(spawned(relister), served, spawned(housekept), spawned(noded), spawned(poded),);
     tracing::info!("kubelet stopped");
     Ok(())
+}
+
+/// Keeps the serving certificate that is asked of the API server fresh, where the configuration says so.
+async fn keep_serving(serving: identity::serving::Serving, shared: Arc<Shared>, stop: CancellationToken) {
+    let Some(directory) = shared.config.serving_cert_dir.clone() else { return };
+    let (client, node) = (shared.client.clone(), shared.config.node_name.clone());
+    let names = move || {
+        let addresses = shared.host_ips.iter().map(|ip| pki::AlternativeName::Ip(*ip));
+        pki::AlternativeName::parse(&shared.config.node_name).into_iter().chain(addresses).collect()
+    };
+    identity::serving::keep(serving, directory, client, node, names, stop).await;
 }
 
 /// How often logs are looked at, and how many such looks pass between two looks at the images.

@@ -152,6 +152,14 @@ impl Authority {
         &self.key
     }
 
+    pub(crate) fn subject_der(&self) -> &[u8] {
+        &self.subject
+    }
+
+    pub(crate) fn key_id(&self) -> &[u8] {
+        &self.key_id
+    }
+
     /// When it expires.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
@@ -163,13 +171,13 @@ fn check_common_name(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.chars().count() > 256 { Err(Error::BadCommonName) } else { Ok(()) }
 }
 
-fn sign(key: &PrivateKey, tbs: &[u8]) -> Result<String, Error> {
+pub(crate) fn sign(key: &PrivateKey, tbs: &[u8]) -> Result<String, Error> {
     let signed = key.sign(tbs)?;
     let der = der::sequence(&[tbs, &key.signature_algorithm(), &der::bits(0, &signed)]);
     Ok(to_pem("CERTIFICATE", &der))
 }
 
-fn serial() -> Result<[u8; 16], Error> {
+pub(crate) fn serial() -> Result<[u8; 16], Error> {
     let mut serial = [0; 16];
     rand::fill(&mut serial).map_err(|_| Error::Crypto { step: "draw a serial number" })?;
     serial[0] = serial[0] & 0x7f | 0x40; // positive, and of full length

@@ -125,6 +125,24 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<AlternativeName> {
     }
 }
 
+/// Whether a PEM text holds certificates and nothing else; the error says what is wrong, in upstream's words.
+pub fn check_certificates(text: &str) -> Result<(), String> {
+    let blocks = pem::parse_many(text).map_err(|e| e.to_string())?;
+    if blocks.is_empty() {
+        return Err("must contain at least one CERTIFICATE PEM block".into());
+    }
+    for block in blocks {
+        if block.tag() != "CERTIFICATE" {
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.tag()));
+        }
+        if block.headers().iter().next().is_some() {
+            return Err("no PEM block headers are permitted".into());
+        }
+        X509Certificate::from_der(block.contents()).map_err(|e| format!("x509: malformed certificate: {e}"))?;
+    }
+    Ok(())
+}
+
 /// The first certificate of a PEM text, as DER.
 pub(crate) fn certificate_der(text: &str) -> Result<Vec<u8>, Error> {
     let wanted = "certificate";

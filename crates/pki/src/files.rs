@@ -68,8 +68,8 @@ pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(at("set the mode of", path))
 }
 
-/// Reads a text file; `None` if there is none.
-pub(crate) fn read(path: &Path) -> Result<Option<String>, FileError> {
+/// Reads a text file of at most 4 MiB; `None` if there is none.
+pub fn read(path: &Path) -> Result<Option<String>, FileError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::{Error, der};
+use crate::{Error, der, signing::Usages};
 
 /// Who a certificate speaks for: Kubernetes reads the user from the common name and the groups from the organizations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl AlternativeName {
         Ok(Self::Dns(text.to_ascii_lowercase()))
     }
 
-    fn to_der(&self) -> Vec<u8> {
+    pub(crate) fn to_der(&self) -> Vec<u8> {
         match self {
             Self::Dns(name) => der::tlv(0x82, name.as_bytes()),
             Self::Ip(IpAddr::V4(address)) => der::tlv(0x87, &address.octets()),
@@ -131,6 +131,8 @@ pub(crate) enum Kind<'a> {
         names: &'a [AlternativeName],
         rsa: bool,
     },
+    /// What somebody asked for; its GeneralNames, encoded.
+    Requested { usages: &'a Usages, names: Vec<u8> },
 }
 
 impl ToBeSigned<'_> {
@@ -177,6 +179,19 @@ impl ToBeSigned<'_> {
                 if !names.is_empty() {
                     let names: Vec<u8> = names.iter().flat_map(AlternativeName::to_der).collect();
                     out.push(extension(17, false, &der::tlv(der::SEQUENCE, &names)));
+                }
+            }
+            Kind::Requested { usages, names } => {
+                if !usages.bits.is_empty() {
+                    out.push(extension(15, CRITICAL, &der::named_bits(&usages.bits)));
+                }
+                if !usages.purposes.is_empty() {
+                    out.push(extension(37, false, &der::tlv(der::SEQUENCE, &usages.purposes.concat())));
+                }
+                out.push(extension(19, CRITICAL, &der::sequence(&[])));
+                out.push(extension(35, false, &der::sequence(&[&der::tlv(0x80, self.authority_key_id)])));
+                if !names.is_empty() {
+                    out.push(extension(17, false, &der::tlv(der::SEQUENCE, names)));
                 }
             }
         }

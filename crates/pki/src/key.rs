@@ -129,6 +129,10 @@ impl PrivateKey {
         &self.spki
     }
 
+    pub(crate) fn pkcs8(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
     pub(crate) fn is_rsa(&self) -> bool {
         matches!(self.inner, Inner::Rsa(_))
     }

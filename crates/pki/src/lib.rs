@@ -16,19 +16,26 @@ mod cluster;
 mod der;
 mod facts;
 mod files;
+mod fresh;
 mod issue;
+mod jws;
 mod key;
 mod kubeconfig;
 mod plan;
+mod request;
+mod signing;
 
 pub use authority::{Authority, Issued};
 pub use cluster::{CertificatePaths, ClusterPki, EnsureError, Inspected};
-pub use facts::{CertificateFacts, Expiry};
-pub use files::{FileError, write_private, write_public};
+pub use facts::{CertificateFacts, Expiry, check_certificates};
+pub use files::{FileError, read, write_private, write_public};
+pub use fresh::{Fresh, FreshError};
 pub use issue::{AlternativeName, CertificateSpec, Subject, Usage};
 pub use key::{KeyAlgorithm, PrivateKey};
+pub use jws::detached_signature;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use plan::{Action, NodeIdentity, PkiSpec, Reason, Report, ReportItem, first_service_address};
+pub use request::CertificateRequest;
 
 /// Why a key or a certificate cannot be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +76,18 @@ pub enum Error {
     AuthorityExpired {
         /// When it did.
         at: jiff::Timestamp,
+    },
+    /// A request signed in a way that is not supported.
+    #[error("x509: cannot verify signature: algorithm unimplemented")]
+    UnsupportedRequest,
+    /// A request that was not signed with the key it is about.
+    #[error("x509: certificate request signature is not that of its key")]
+    RequestSignature,
+    /// Usages that certificates have no word for.
+    #[error("unrecognized usage values: [{names}]")]
+    UnknownUsages {
+        /// The names, quoted.
+        names: String,
     },
     /// A date outside of what certificates can hold.
     #[error("the validity reaches beyond the year 9999")]

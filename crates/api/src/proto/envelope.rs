@@ -1,5 +1,5 @@
 //! `runtime.Unknown`: what every message travels in.
-use super::wire::{Reader, Wire, WireError, put_bytes};
+use super::wire::{Reader, Wire, WireError, put_bytes, put_varint};
 
 /// The first bytes of every envelope.
 pub const MAGIC: &[u8] = b"k8s\0";
@@ -49,6 +49,18 @@ impl<'a> Envelope<'a> {
     /// Whether the content is JSON.
     pub fn is_json(&self) -> bool {
         self.content_type == "application/json"
+    }
+
+    /// The beginning and the end of a sealed message, of which `rest` more bytes come between the two.
+    pub fn seal_around(api_version: &str, kind: &str, raw: &[u8], rest: usize) -> (Vec<u8>, Vec<u8>) {
+        let whole = Self::seal(api_version, kind, b"");
+        // Behind the type: an empty message (two bytes), then the two empty fields of the end.
+        let type_end = whole.len() - 6;
+        let mut head = whole[..type_end].to_vec();
+        head.push(whole[type_end]);
+        put_varint(&mut head, (raw.len() + rest) as u64);
+        head.extend_from_slice(raw);
+        (head, whole[type_end + 2..].to_vec())
     }
 
     /// Seals a message.

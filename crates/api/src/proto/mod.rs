@@ -82,6 +82,39 @@ pub fn encode_object(object: &Map<String, Value>) -> Result<Vec<u8>, EncodeError
     Ok(Envelope::seal(api_version, kind, &raw))
 }
 
+/// Encodes an item of a list, as a part of the list's message: what [`list_frame`] goes around.
+pub fn encode_list_item(object: &Map<String, Value>) -> Result<Vec<u8>, EncodeError> {
+    let text = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let gvk = GroupVersionKind::from_api_version(api_version, kind);
+    let id = table::by_kind(&gvk.group, &gvk.version, &gvk.kind)
+        .ok_or_else(|| EncodeError::NoMessage(kind.to_owned(), api_version.to_owned()))?;
+    let (mut raw, mut out) = (Vec::new(), Vec::new());
+    encode::object(id, object, &mut raw)?;
+    wire::put_bytes(&mut out, LIST_ITEMS, &raw);
+    Ok(out)
+}
+
+/// What comes before and after the items of a list, so that a large one needs not be in one piece of memory.
+/// `items`: their bytes together.
+pub fn list_frame(
+    api_version: &str,
+    kind: &str,
+    metadata: Value,
+    items: usize,
+) -> Result<(Vec<u8>, Vec<u8>), EncodeError> {
+    let gvk = GroupVersionKind::from_api_version(api_version, kind);
+    let id = table::by_kind(&gvk.group, &gvk.version, &gvk.kind)
+        .ok_or_else(|| EncodeError::NoMessage(kind.to_owned(), api_version.to_owned()))?;
+    let mut raw = Vec::new();
+    let empty = Map::from_iter([("metadata".to_owned(), metadata)]);
+    encode::object(id, &empty, &mut raw)?;
+    Ok(Envelope::seal_around(api_version, kind, &raw, items))
+}
+
+/// The number of `items` in every list (the same in all of `k8s.io/api`).
+const LIST_ITEMS: u32 = 2;
+
 /// Encodes one event of a watch: its length in four bytes, then a `WatchEvent` without an envelope of its own. `kind`
 /// is `ADDED` and so on.
 pub fn encode_watch_event(kind: &str, object: &Map<String, Value>) -> Result<Vec<u8>, EncodeError> {

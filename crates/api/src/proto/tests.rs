@@ -237,3 +237,37 @@ fn bodies_of_kubectl_are_read_as_their_json() {
         assert_eq!(decode_protobuf(&again, &target).expect("it decodes"), got);
     }
 }
+
+#[test]
+fn a_list_in_pieces_is_the_list() {
+    let metadata = json!({"resourceVersion": "7", "continue": "x", "remainingItemCount": 300});
+    let map = |name: &str| json!({"metadata": {"name": name}, "data": {"k": "v".repeat(100)}});
+    for count in [0, 1, 3] {
+        let items: Vec<Value> = (0..count).map(|n| map(&n.to_string())).collect();
+        let whole = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items});
+        let whole = encode_object(whole.as_object().expect("an object")).expect("it encodes");
+        let pieces: Vec<Vec<u8>> = items
+            .into_iter()
+            .map(|mut item| {
+                item["apiVersion"] = json!("v1");
+                item["kind"] = json!("ConfigMap");
+                encode_list_item(item.as_object().expect("an object")).expect("it encodes")
+            })
+            .collect();
+        let total = pieces.iter().map(Vec::len).sum();
+        let (head, tail) = list_frame("v1", "ConfigMapList", metadata.clone(), total).expect("it encodes");
+        assert_eq!([head, pieces.concat(), tail].concat(), whole, "{count}");
+    }
+}
+
+#[test]
+fn items_have_the_same_number_in_every_list() {
+    let mut lists = 0;
+    for kind in crate::kinds::KINDS.iter().filter(|k| k.has_verb("list") && k.schema.is_some()) {
+        let id = table::by_kind(&kind.group, &kind.version, &kind.list_kind()).expect("a list has a message");
+        let items = table::get(id).fields.iter().find(|f| f.name == "items").expect("a list has items");
+        assert_eq!(items.number, LIST_ITEMS, "{}", kind.kind);
+        lists += 1;
+    }
+    assert!(lists > 50, "{lists}");
+}

@@ -212,3 +212,26 @@ async fn others_are_not_concerned() {
     };
     assert!(ask.run(&plugin()).await.is_ok());
 }
+
+#[tokio::test]
+async fn certificates_of_its_own_name_only() {
+    let ask = |name: &str, signer: &str| {
+        let key = pki::PrivateKey::generate(pki::KeyAlgorithm::EcdsaP256).unwrap();
+        let pem = key.request(&pki::Subject::new(name).in_group("system:nodes"), &[]).unwrap();
+        let csr = json!({"metadata": {"name": "r"}, "spec": {"signerName": signer, "request": STANDARD.encode(pem)}});
+        Ask {
+            object: Some(object(csr)),
+            ..Ask::new(
+                Operation::Create,
+                ("certificates.k8s.io", "certificatesigningrequests"),
+                "CertificateSigningRequest",
+            )
+        }
+    };
+    let refused = "can only create a node CSR with CN=system:node:n1";
+    check(ask("system:node:n1", "kubernetes.io/kubelet-serving"), "").await;
+    check(ask("system:node:n1", "kubernetes.io/kube-apiserver-client-kubelet"), "").await;
+    check(ask("system:node:n2", "kubernetes.io/kubelet-serving"), refused).await;
+    check(ask("root", "kubernetes.io/kube-apiserver-client-kubelet"), refused).await;
+    check(ask("some-other-identity", "kubernetes.io/kube-apiserver-client"), "").await;
+}

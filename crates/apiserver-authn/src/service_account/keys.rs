@@ -266,19 +266,19 @@ pub(super) fn unverified_issuer(token: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use aws_lc_rs::rsa::KeySize;
 
     use super::*;
 
-    pub(in super::super) fn rsa_pem() -> String {
+    pub(crate) fn rsa_pem() -> String {
         use aws_lc_rs::encoding::Pkcs8V1Der;
         let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
         pem::encode(&pem::Pem::new("PRIVATE KEY", der.as_ref().to_vec()))
     }
 
-    pub(in super::super) fn ec_pem() -> String {
+    pub(crate) fn ec_pem() -> String {
         let der =
             EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
                 .unwrap();

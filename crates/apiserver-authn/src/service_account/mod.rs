@@ -5,6 +5,7 @@
 mod discovery;
 mod issue;
 mod keys;
+mod legacy;
 mod verify;
 
 use std::sync::Arc;
@@ -15,7 +16,13 @@ use machinery::Object;
 pub use discovery::openid_configuration;
 pub use issue::{Bound, BoundRef, TokenIssuer, bound_ref, prepare_token_request};
 pub use keys::{KeyError, SigningKey, VerifyKeys};
+pub use legacy::LegacyTokens;
 pub use verify::ServiceAccountTokens;
+
+#[cfg(test)]
+pub(crate) mod test_keys {
+    pub(crate) use super::keys::tests::rsa_pem;
+}
 
 /// What token verification must know of the cluster: cached reads, with a live read where the cache has nothing.
 #[async_trait]

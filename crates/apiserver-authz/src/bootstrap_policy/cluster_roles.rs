@@ -70,6 +70,7 @@ pub(super) const NODE_RULES: &[Rule] = &[
     may(READ, NODE, &["runtimeclasses"]),
     may(&["get"], RESOURCE, &["resourceclaims"]),
     may(&["deletecollection"], RESOURCE, &["resourceslices"]),
+    may(&["get"], CORE, &["serviceaccounts"]),
 ];
 
 const ROLES: &[Role] = &[

@@ -63,11 +63,12 @@ impl Rules for SigningRequest {
         let spec = object.field("spec");
         let (request, usages) = (spec.field("request"), spec.field("usages"));
         let bytes = base64::engine::general_purpose::STANDARD.decode(request.text()).unwrap_or_default();
-        let pem = String::from_utf8_lossy(&bytes);
-        if !pem.contains("-----BEGIN CERTIFICATE REQUEST-----")
-            && !pem.contains("-----BEGIN NEW CERTIFICATE REQUEST-----")
-        {
-            errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
+        match pki::CertificateRequest::from_pem(&String::from_utf8_lossy(&bytes)) {
+            Ok(_) => {}
+            Err(pki::Error::NotPem { .. }) => {
+                errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
+            }
+            Err(error) => errors.push(request.invalid(&error.to_string())),
         }
         if usages.is_empty() {
             errors.push(usages.required("usages must be provided"));
@@ -112,6 +113,12 @@ impl Rules for SigningRequest {
             (new.fields(&["status", "certificate"]), old.fields(&["status", "certificate"]));
         if !before.is_empty() && !same(certificate.get(), before.get()) {
             errors.push(certificate.forbidden("updates may not modify existing certificate content"));
+        }
+        if before.is_empty() && !certificate.is_empty() {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(certificate.text()).unwrap_or_default();
+            if let Err(why) = pki::check_certificates(&String::from_utf8_lossy(&bytes)) {
+                errors.push(FieldError::invalid(&certificate.path(), "<certificate data>", &why));
+            }
         }
         validate_conditions(new, errors);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Value, json};
-use storage::real_etcd::{self, RealEtcd};
+use storage::real_etcd::{self, Network, Proxy, RealEtcd};
 use tokio::time::timeout;
 
 use crate::servers::{PATIENCE, Server, trust, version};
@@ -55,8 +55,9 @@ async fn churn(servers: &[Arc<Server>]) {
             let at = |step: usize| &servers[(worker + step) % servers.len()];
             for round in 0..3 {
                 for number in 0..8 {
-                    let (status, answer) =
-                        at(number).call(Method::POST, SERVICES, Some(service(&format!("s{worker}-{number}")))).await;
+                    let (status, answer) = at(number)
+                        .call(Method::POST, SERVICES, Some(service(&format!("s{worker}-{number}"))))
+                        .await;
                     assert_eq!(status, 201, "{answer}");
                 }
                 if round < 2 {
@@ -144,7 +145,8 @@ async fn what_one_server_wrote_another_shows_at_once() {
         };
         let list = reader.must(Method::GET, MAPS, None).await;
         assert!(version(&list) >= version(&written), "a stale list");
-        let found = list["items"].as_array().expect("items").iter().find(|i| i["metadata"]["name"] == name.as_str());
+        let found =
+            list["items"].as_array().expect("items").iter().find(|i| i["metadata"]["name"] == name.as_str());
         assert_eq!(found.expect("it is in the list")["data"]["v"], value.as_str());
         let got = reader.must(Method::GET, &path, None).await;
         assert_eq!((version(&got), &got["data"]["v"]), (version(&written), &json!(value)));
@@ -209,4 +211,46 @@ async fn watches_of_all_servers_tell_one_history() {
     assert_eq!(histories[0].len(), 121);
     assert!(histories[0].windows(2).all(|pair| version(&pair[0]["object"]) < version(&pair[1]["object"])));
     assert!(histories[0] == histories[1] && histories[0] == histories[2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_cut_off_shows_no_past() {
+    let Some(program) = real_etcd::program() else { return };
+    let root = tempfile::tempdir().expect("a directory");
+    let etcd = RealEtcd::start(&program, root.path(), 1, None);
+    let pki = trust(root.path());
+    let here = Server::on(&etcd, &pki, 1).await;
+    let way = Proxy::start(etcd.port(0)).await;
+    let away = Arc::new(Server::by(vec![way.endpoint()], &pki, 2).await);
+    here.must(Method::POST, MAPS, Some(map("m", "0"))).await;
+    let path = format!("{MAPS}/m");
+    let mut watch = away.watch(&format!("{MAPS}?watch=true&resourceVersion=0")).await;
+    assert_eq!(watch.next().await["object"]["data"]["v"], "0");
+    for (round, network) in [(1, Network::Silent), (2, Network::Refusing)] {
+        way.set(network);
+        let value = round.to_string();
+        let written = here.must(Method::PATCH, &path, Some(json!({"data": {"v": value}}))).await;
+        // Asked while it is cut off, and told once it is not.
+        let asked = [MAPS.to_owned(), path.clone()].map(|path| {
+            let away = away.clone();
+            tokio::spawn(async move { away.call(Method::GET, &path, None).await })
+        });
+        let (status, old) = away.call(Method::GET, &format!("{MAPS}?resourceVersion=0"), None).await;
+        assert_eq!(status, 200, "whoever takes any state gets one: {old}");
+        assert!(version(&old) < version(&written), "the network is not cut");
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        way.set(Network::Whole);
+        for asked in asked {
+            let (status, told) = timeout(PATIENCE, asked).await.expect("in time").expect("no panic");
+            assert!(status >= 500 || version(&told) >= version(&written), "the past was shown: {told}");
+        }
+        let event = watch.next().await;
+        assert_eq!((version(&event["object"]), &event["type"]), (version(&written), &json!("MODIFIED")));
+    }
+    // A write that reaches nobody is refused, and did not happen.
+    way.set(Network::Refusing);
+    let (status, told) = away.call(Method::PATCH, &path, Some(json!({"data": {"v": "never"}}))).await;
+    assert!(status == 503 || status == 500, "{status} {told}");
+    let found = here.must(Method::GET, &path, None).await;
+    assert_eq!(found["data"]["v"], "2");
 }

@@ -69,7 +69,9 @@ async fn client(places: Vec<Place>, number: usize, stop: Arc<AtomicBool>) -> Rec
         let (status, answer) = server.call(Method::PUT, &path, Some(object)).await;
         let ended = Instant::now();
         match status {
-            200 => record.seen.push(Seen { name, began, ended, version: version(&answer), value, wrote: true }),
+            200 => {
+                record.seen.push(Seen { name, began, ended, version: version(&answer), value, wrote: true })
+            }
             409 | 503 | 429 => record.refused.push(value),
             _ => record.unknown += 1,
         }
@@ -168,8 +170,7 @@ async fn under_kills(servers: u8, members: usize) {
         let server = Server::on(&etcd, &pki, number).await;
         places.push(Arc::new(RwLock::new(Some(Arc::new(server)))));
     }
-    let options =
-        storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
+    let options = storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
     let store: Arc<dyn Storage> = Arc::new(Etcd::open(options).await.expect("etcd answers"));
     let before = store.now().await.expect("now");
     let first = places[0].read().await.clone().expect("it runs");

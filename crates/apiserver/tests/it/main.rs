@@ -1,7 +1,9 @@
-//! Whole API servers over real etcd: several of them agree, and nothing changes when the store is another one.
+//! Whole API servers. Over real etcd: several of them agree, and nothing changes when the store is another one. Alone: who
+//! may do what on every route.
 
 mod agreement;
 mod consistency;
+mod matrix;
 mod servers;
 mod swap;
 mod values;

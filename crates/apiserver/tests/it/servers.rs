@@ -45,12 +45,7 @@ impl Server {
     pub async fn start(storage: Arc<dyn Storage>, pki: &ClusterPki, number: u8, shared: bool) -> Self {
         let serving = pki.api_server();
         let stop = CancellationToken::new();
-        let accounts = ServiceAccounts {
-            signing_key: pki.service_account_key(),
-            keys: vec![pki.service_account_public_key()],
-            issuer: "https://kubernetes.default.svc".into(),
-            audiences: Vec::new(),
-        };
+        let accounts = ServiceAccounts::new(pki.service_account_key(), vec![pki.service_account_public_key()], "https://kubernetes.default.svc");
         let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
@@ -70,6 +65,11 @@ impl Server {
         let mut endpoints = etcd.endpoints();
         let first = usize::from(number) % endpoints.len();
         endpoints.rotate_left(first);
+        Self::by(endpoints, pki, number).await
+    }
+
+    /// Starts server `number` over the etcd behind these endpoints.
+    pub async fn by(endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
         let options = storage::etcd::Options { endpoints, ..storage::etcd::Options::default() };
         let store = Etcd::open(options).await.expect("etcd answers");
         Self::start(Arc::new(store), pki, number, true).await

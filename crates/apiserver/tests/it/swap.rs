@@ -53,7 +53,10 @@ async fn story(server: &Server) -> Vec<Value> {
     assert_eq!(status, 409);
     told.push(conflict);
     told.push(server.must(Method::GET, &format!("{PODS}?limit=1"), None).await);
-    told.push(server.must(Method::GET, &format!("{PODS}?limit=1"), None).await["metadata"]["remainingItemCount"].clone());
+    told.push(
+        server.must(Method::GET, &format!("{PODS}?limit=1"), None).await["metadata"]["remainingItemCount"]
+            .clone(),
+    );
     for _ in 0..6 {
         told.push(pods.next().await);
     }

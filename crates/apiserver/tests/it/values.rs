@@ -11,8 +11,7 @@ use storage::{Etcd, Expect, Storage, WriteOutcome};
 use crate::servers::{Server, trust};
 
 async fn open(etcd: &RealEtcd) -> Arc<dyn Storage> {
-    let options =
-        storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
+    let options = storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
     Arc::new(Etcd::open(options).await.expect("etcd answers"))
 }
 
@@ -65,7 +64,8 @@ async fn values_as_upstream_wrote_them_are_served_and_updated() {
     for name in names {
         let found = server.must(Method::GET, &format!("{maps}/{name}"), None).await;
         assert_eq!((&found["kind"], &found["data"]["k"]), (&json!("ConfigMap"), &json!("v")));
-        let patched = server.must(Method::PATCH, &format!("{maps}/{name}"), Some(json!({"data": {"k": "2"}}))).await;
+        let patched =
+            server.must(Method::PATCH, &format!("{maps}/{name}"), Some(json!({"data": {"k": "2"}}))).await;
         assert_eq!(patched["data"]["k"], "2");
         let (kv, _) = store.get(&key(name), None).await.expect("get");
         let value = kv.expect("it is there").value;
@@ -103,7 +103,8 @@ async fn events_share_leases() {
     }
     let store = open(&etcd).await;
     let found = store.range(storage::RangeRequest::prefix("/registry/events/default/")).await.expect("range");
-    let leases: std::collections::BTreeSet<_> = found.kvs.iter().map(|kv| kv.lease.expect("a lease").0).collect();
+    let leases: std::collections::BTreeSet<_> =
+        found.kvs.iter().map(|kv| kv.lease.expect("a lease").0).collect();
     assert_eq!((found.kvs.len(), leases.len()), (20, 1));
 }
 

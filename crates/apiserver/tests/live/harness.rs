@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use apiserver::{ApiServer, AuthorizationMode, Config, ServiceAccounts, Serving, TlsFiles};
+use apiserver::{Anonymous, ApiServer, AuthorizationMode, Config, ServiceAccounts, Serving, TlsFiles};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -76,18 +76,14 @@ impl Answer {
 
 fn config(pki: &ClusterPki, tokens: PathBuf, storage: Arc<Embedded>, serving: Serving) -> Result<Config> {
     let pair = pki.api_server();
-    let accounts = ServiceAccounts {
-        signing_key: pki.service_account_key(),
-        keys: vec![pki.service_account_public_key()],
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        audiences: Vec::new(),
-    };
+    let accounts = ServiceAccounts::new(pki.service_account_key(), vec![pki.service_account_public_key()], "https://kubernetes.default.svc.cluster.local");
     let tls = TlsFiles { certificate: pair.certificate, key: pair.key };
     Ok(Config {
         listen: "127.0.0.1:0".parse()?,
         // An address for documents, since loopback may not stand in an Endpoints object.
         advertise: "192.0.2.1".parse()?,
         token_file: Some(tokens),
+        anonymous: Anonymous::Everywhere,
         authorization: vec![AuthorizationMode::Rbac],
         serving,
         ..Config::new(storage, tls, pki.authority().certificate, accounts)

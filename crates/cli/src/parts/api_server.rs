@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles,
 };
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Etcd, Options, Storage};
 
+use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use crate::output::Failure;
 use crate::parts::go_duration;
 
@@ -64,9 +65,12 @@ pub struct Flags {
     /// Static tokens, CSV.
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
-    /// Whether requests without credentials are anonymous rather than refused.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    anonymous_auth: bool,
+    /// Who one is.
+    #[command(flatten)]
+    authentication: AuthenticationFlags,
+    /// Versions, cipher suites, certificates for other names.
+    #[command(flatten)]
+    tls: TlsFlags,
     /// Who decides what one may, in order.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<Mode>,
@@ -76,9 +80,15 @@ pub struct Flags {
     /// Checks service-account tokens; may be given more than once.
     #[arg(long, required = true)]
     service_account_key_file: Vec<PathBuf>,
-    /// Issuer of service-account tokens.
-    #[arg(long)]
-    service_account_issuer: String,
+    /// Issuer of service-account tokens; of several, the first issues and all are believed.
+    #[arg(long, required = true)]
+    service_account_issuer: Vec<String>,
+    /// The longest that service-account tokens last.
+    #[arg(long, value_parser = super::go_duration)]
+    service_account_max_token_expiration: Option<Duration>,
+    /// Whether tokens of pods last a year, so that old clients which never read them again go on.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    service_account_extend_token_expiration: bool,
     /// Audiences of the API; the issuer if absent.
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
@@ -244,6 +254,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 /// Runs the API server until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
+    let flags = *flags;
     let advertise = match flags.advertise_address {
         Some(address) => address,
         None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
@@ -262,6 +273,13 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         _ => None,
     };
+    let (authentication, mut anonymous) = flags.authentication.settled()?;
+    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow)) && anonymous != Anonymous::Refused {
+        tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
+        anonymous = Anonymous::Refused;
+    }
+    let mut issuers = flags.service_account_issuer.into_iter();
+    let issuer = issuers.next().unwrap_or_default();
     let config = Config {
         storage: opened.storage,
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
@@ -269,7 +287,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
         client_ca: flags.client_ca_file,
         token_file: flags.token_auth_file,
-        anonymous: flags.anonymous_auth,
+        anonymous,
+        authentication,
+        tls_options: flags.tls.settled(),
         authorization: flags
             .authorization_mode
             .iter()
@@ -283,7 +303,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,
-            issuer: flags.service_account_issuer,
+            issuer,
+            former_issuers: issuers.collect(),
+            max_token_expiration: flags.service_account_max_token_expiration,
+            extend_token_expiration: flags.service_account_extend_token_expiration,
             audiences: flags.api_audiences,
         },
         kubelet,

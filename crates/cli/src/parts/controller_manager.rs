@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::signing::SigningFlags;
 use crate::output::Failure;
 
 /// Flags of the controller manager, with upstream's names.
@@ -32,6 +33,9 @@ pub struct Flags {
     /// the API server asks RBAC. Without it all controllers act as the kubeconfig's user.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     use_service_account_credentials: bool,
+    /// Signing of certificates and tokens.
+    #[command(flatten)]
+    signing: SigningFlags,
 }
 
 /// Runs the controllers until they are asked to stop.
@@ -45,7 +49,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         })?,
         None => String::new(),
     };
-    let config = controllers::Config {
+    let mut config = controllers::Config {
         identity: super::identity(),
         leader_elect: flags.leader_elect,
         cluster_cidrs: flags.cluster_cidr,
@@ -54,6 +58,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         controllers: flags.controllers,
         ..controllers::Config::default()
     };
+    flags.signing.apply(&mut config)?;
     let clients: controllers::ClientFor = if flags.use_service_account_credentials {
         let accounts = remote.service_accounts("kube-system").map_err(|e| Failure::of(&e))?;
         Arc::new(move |account| accounts.client(account))

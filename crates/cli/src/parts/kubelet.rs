@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::kubelet_identity::IdentityFlags;
 use crate::output::Failure;
 use crate::parts::files::kubelet::{self as file, KubeletFile};
 
@@ -17,6 +18,9 @@ pub struct Flags {
     /// How to reach the API server.
     #[arg(long)]
     kubeconfig: PathBuf,
+    /// The kubelet's own certificates.
+    #[command(flatten)]
+    identity: IdentityFlags,
     /// Name of this node; the host's name if absent.
     #[arg(long)]
     hostname_override: Option<String>,
@@ -96,8 +100,10 @@ fn taint(text: &str) -> Result<(String, String, String), String> {
 impl Flags {
     /// Flags first, then the file, then the defaults.
     fn settled(self, file: KubeletFile) -> Result<kubelet::Config, Failure> {
+        let serving_cert_dir = self.identity.serving_cert_dir(file.server_tls_bootstrap);
         let need = |found: Option<PathBuf>, flag: &str, field: &str| {
-            found.ok_or_else(|| {
+            // A certificate that is asked for comes from no file.
+            found.or_else(|| serving_cert_dir.clone()).ok_or_else(|| {
                 Failure::new(
                     format!("the kubelet's server has no {flag}"),
                     format!("name it with --{flag}, or {field} in the file"),
@@ -143,6 +149,7 @@ impl Flags {
             cgroup_root: self.cgroup_root.or(file.cgroup_root).unwrap_or(defaults.cgroup_root),
             max_pods: self.max_pods.or(file.max_pods).unwrap_or(defaults.max_pods),
             server: Some(server),
+            serving_cert_dir,
             // As upstream renews it: four times in its life.
             lease_renew: lease_duration / 4,
             lease_duration,
@@ -167,9 +174,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         tracing::warn!(file = flags.config.as_deref().map(|p| p.display().to_string()), "{warning}");
     }
     let stop = super::stop_on_signal()?;
-    let kubeconfig = flags.kubeconfig.clone();
+    let (kubeconfig, identity) = (flags.kubeconfig.clone(), flags.identity.clone());
+    let rotate = file.rotate_certificates;
     let config = flags.settled(file)?;
-    let client = super::client_of(&kubeconfig, "kubelet").await?;
+    let client = identity.client(&kubeconfig, &config.node_name, rotate, &stop).await?;
     super::ended(kubelet::run(config, client, stop).await)
 }
 

@@ -1,11 +1,14 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
+mod api_server_identity;
 pub mod controller_manager;
 pub mod dns;
 mod files;
 pub mod kubelet;
+mod kubelet_identity;
 pub mod proxy;
 pub mod scheduler;
+mod signing;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -3,5 +3,6 @@ mod controllers;
 mod credentials;
 mod disk;
 mod host;
+mod kinds;
 mod output;
 mod scheduler;

@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use streaming::{Body, body};
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Error;
 use crate::config::ServerConfig;
+use crate::identity::serving::Serving;
 use crate::shared::Shared;
 
 /// How long a token's answer is kept (upstream's default).
@@ -50,13 +51,8 @@ fn tls_error(path: &std::path::Path) -> impl Fn(String) -> Error + '_ {
 }
 
 /// Prepares TLS with optional client certificates.
-pub fn tls_acceptor(config: &ServerConfig) -> Result<TlsAcceptor, Error> {
+pub(crate) fn tls_acceptor(config: &ServerConfig, serving: Serving) -> Result<TlsAcceptor, Error> {
     let failed = tls_error(&config.cert_file);
-    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&config.cert_file)
-        .and_then(Iterator::collect)
-        .map_err(|error| failed(error.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&config.key_file)
-        .map_err(|error| tls_error(&config.key_file)(error.to_string()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -79,7 +75,7 @@ pub fn tls_acceptor(config: &ServerConfig) -> Result<TlsAcceptor, Error> {
         }
         None => builder.with_no_client_auth(),
     };
-    let mut tls = builder.with_single_cert(certificates, key).map_err(|error| failed(error.to_string()))?;
+    let mut tls = builder.with_cert_resolver(Arc::new(serving));
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }

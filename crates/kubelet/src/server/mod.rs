@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::ServerConfig;
 use crate::desired::Directory;
+use crate::identity::serving::Serving;
 use crate::pod::PodExt;
 use crate::shared::Shared;
 use crate::worker::View;
@@ -65,19 +66,34 @@ pub enum Error {
 pub struct Bound {
     listener: TcpListener,
     tls: TlsAcceptor,
+    serving: Serving,
     config: ServerConfig,
 }
 
-/// Reads the certificates and takes the port; tells the port that was taken.
-pub async fn bind(config: &ServerConfig, port: &watch::Sender<i32>) -> Result<Bound, Error> {
-    let tls = auth::tls_acceptor(config)?;
+impl Bound {
+    /// Where handshakes get their certificate.
+    pub(crate) fn serving(&self) -> Serving {
+        self.serving.clone()
+    }
+}
+
+/// Reads the certificates and takes the port; tells the port that was taken. Where the serving certificate is `asked`
+/// for, its files are not read.
+pub async fn bind(config: &ServerConfig, asked: bool, port: &watch::Sender<i32>) -> Result<Bound, Error> {
+    let serving = if asked {
+        Serving::asked()
+    } else {
+        Serving::files(config.cert_file.clone(), config.key_file.clone())
+            .map_err(|e| Error::Tls { path: e.path.display().to_string(), reason: e.why })?
+    };
+    let tls = auth::tls_acceptor(config, serving.clone())?;
     let address = SocketAddr::new(config.address, config.port);
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     if let Ok(local) = listener.local_addr() {
         port.send_replace(i32::from(local.port()));
         tracing::info!(address = %local, "kubelet server listening");
     }
-    Ok(Bound { listener, tls, config: config.clone() })
+    Ok(Bound { listener, tls, serving, config: config.clone() })
 }
 
 /// What requests are answered from.

@@ -26,6 +26,8 @@ use crate::Error;
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long an attempt may take that cannot be repeated. etcd itself gives up on a write after about seven seconds.
 const ONLY_ATTEMPT: Duration = Duration::from_secs(10);
+/// The longest retry while calls fail anyway; longer than an election takes.
+const IN_TROUBLE: Duration = Duration::from_secs(3);
 /// The pause after all members failed; it doubles up to [`PAUSE_LIMIT`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
@@ -217,8 +219,10 @@ impl Client {
             None => {
                 let ask = AuthenticateRequest { name: login.user.clone(), password: login.password.clone() };
                 let answer = AuthClient::new(channel.clone()).authenticate(ask).await?.into_inner();
-                let token: MetadataValue<Ascii> =
-                    answer.token.parse().map_err(|_| Status::internal("etcd gave a token that is no text"))?;
+                let token: MetadataValue<Ascii> = answer
+                    .token
+                    .parse()
+                    .map_err(|_| Status::internal("etcd gave a token that is no text"))?;
                 *login.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
                 token
             }
@@ -245,7 +249,10 @@ impl Client {
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let deadline = Instant::now() + self.retry;
+        // Others have waited already: whoever asks now is told soon, and may ask again.
+        let patience =
+            if self.trouble.load(Ordering::Acquire) { self.retry.min(IN_TROUBLE) } else { self.retry };
+        let deadline = Instant::now() + patience;
         let mut pause = PAUSE;
         let mut failed: Vec<(usize, Arc<str>)> = Vec::new();
         let mut logins = 0;
@@ -271,7 +278,9 @@ impl Client {
                     continue;
                 }
                 Verdict::TokenExpired if self.login.is_none() => {
-                    return Err(Verdict::Refused("etcd asks for a user and a password, and none is set".into()));
+                    return Err(Verdict::Refused(
+                        "etcd asks for a user and a password, and none is set".into(),
+                    ));
                 }
                 Verdict::TokenExpired => {
                     return Err(Verdict::Refused("etcd does not take the token that it gave us".into()));

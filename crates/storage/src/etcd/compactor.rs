@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::Shared;
+use super::calls::Shared;
 use super::client::{Repeat, message_limit};
 use super::failure;
 use super::proto::compare::{CompareResult, CompareTarget, TargetUnion};

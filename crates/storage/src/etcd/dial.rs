@@ -112,8 +112,11 @@ pub(super) async fn dial(
         Ok(Ok(io)) => Ok(TokioIo::new(io)),
         Ok(Err(why)) => Err(ConnectFailed(why.into())),
         Err(_) => Err(ConnectFailed(
-            format!("no answer for {CONNECT:?}; is the host up, or does a firewall block port {}?", address.port)
-                .into(),
+            format!(
+                "no answer for {CONNECT:?}; is the host up, or does a firewall block port {}?",
+                address.port
+            )
+            .into(),
         )),
     }
 }
@@ -179,7 +182,8 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
 /// Whether an error says for sure that the request was never sent.
 pub(super) fn never_sent(error: &(dyn StdError + 'static)) -> bool {
     causes(error).into_iter().any(|cause| {
-        cause.is::<ConnectFailed>() || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+        cause.is::<ConnectFailed>()
+            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
     })
 }
 

@@ -142,7 +142,9 @@ impl Feed {
 
     fn status(&self, status: &Status) -> Broken {
         match judge(status) {
-            Verdict::TokenExpired if self.client.forget_token() => Broken::Again("the token has expired".into()),
+            Verdict::TokenExpired if self.client.forget_token() => {
+                Broken::Again("the token has expired".into())
+            }
             Verdict::NothingHappened(why) | Verdict::Unknown(why) => Broken::Again(why),
             Verdict::Refused(why) => Broken::For(Error::Refused(why)),
             other => Broken::For(Error::Refused(format!("etcd refuses the watch: {other:?}").into())),
@@ -156,7 +158,8 @@ impl Feed {
         let why = &response.cancel_reason;
         if why.contains("permission denied") {
             return Broken::For(Error::Refused(
-                "etcd: permission denied to watch all keys; the etcd user needs to read the whole key space".into(),
+                "etcd: permission denied to watch all keys; the etcd user needs to read the whole key space"
+                    .into(),
             ));
         }
         if why.contains("auth token") {

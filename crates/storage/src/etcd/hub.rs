@@ -394,3 +394,119 @@ impl Drop for Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE: Limits = Limits { events: 10_000, bytes: 1 << 20 };
+
+    fn event(revision: u64, key: &str) -> Event {
+        Event { revision: Revision(revision), key: key.into(), kv: None, prev_kv: None }
+    }
+
+    fn push(state: &mut State, revision: u64, keys: &[&str], limits: Limits) {
+        let events = keys.iter().map(|key| event(revision, key)).collect();
+        state.push(Chunk { events, revision }, limits);
+    }
+
+    fn watch(state: &mut State, number: u64, prefix: &str, after: u64) {
+        let watcher = Watcher {
+            prefix: prefix.into(),
+            wake: Arc::default(),
+            delivered: after,
+            pending: after < state.position,
+            asked: None,
+            apart: after < state.floor,
+            lost: None,
+        };
+        state.by_prefix.entry(prefix.into()).push(number);
+        state.watchers.insert(number, watcher);
+    }
+
+    /// What a step gives: the number of events and the revision, or a word.
+    fn step(state: &mut State, number: u64) -> Result<(usize, u64), String> {
+        match state.step(number) {
+            Step::Batch(batch) => Ok((batch.events.len(), batch.revision.0)),
+            Step::Apart(after) => Err(format!("apart after {after}")),
+            Step::Wait => Err("wait".into()),
+            Step::Error(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn each_watch_gets_its_own_events_and_nobody_else_is_woken() {
+        let mut state = State::default();
+        watch(&mut state, 1, "/a", 0);
+        watch(&mut state, 2, "/b", 0);
+        push(&mut state, 1, &["/a/1"], LARGE);
+        push(&mut state, 2, &["/c"], LARGE);
+        assert!(!state.watchers[&2].pending);
+        assert_eq!(step(&mut state, 1), Ok((1, 2)));
+        assert_eq!(step(&mut state, 1), Err("wait".into()));
+        assert_eq!(step(&mut state, 2), Err("wait".into()));
+        watch(&mut state, 3, "/", 1);
+        assert_eq!(step(&mut state, 3), Ok((1, 2)), "from the ring");
+        watch(&mut state, 4, "/", 7);
+        push(&mut state, 7, &["/a"], LARGE);
+        assert_eq!(step(&mut state, 4), Err("wait".into()), "the future begins after it");
+        push(&mut state, 8, &["/a"], LARGE);
+        assert_eq!(step(&mut state, 4), Ok((1, 8)));
+    }
+
+    #[test]
+    fn a_revision_is_never_split() {
+        let mut state = State::default();
+        watch(&mut state, 1, "/", 0);
+        push(&mut state, 1, &["/first"], LARGE);
+        let many = vec!["/k"; 2 * BATCH];
+        push(&mut state, 2, &many, LARGE);
+        push(&mut state, 3, &["/last"], LARGE);
+        assert_eq!(step(&mut state, 1), Ok((1 + many.len(), 2)));
+        assert_eq!(step(&mut state, 1), Ok((1, 3)));
+    }
+
+    #[test]
+    fn who_is_behind_the_ring_reads_apart() {
+        let small = Limits { events: 2, bytes: 1 << 20 };
+        let mut state = State::default();
+        watch(&mut state, 1, "/a", 0);
+        watch(&mut state, 2, "/b", 0);
+        for revision in 1..=5 {
+            push(&mut state, revision, &["/a"], small);
+        }
+        assert_eq!((state.floor, state.ring.len()), (3, 2));
+        assert_eq!(step(&mut state, 1), Err("apart after 0".into()));
+        assert_eq!(step(&mut state, 2), Err("wait".into()), "it missed nothing");
+        push(&mut state, 6, &["/b"], small);
+        assert_eq!(step(&mut state, 2), Ok((1, 6)));
+        assert_eq!(state.bytes, state.ring.iter().map(|event| size(event)).sum::<usize>());
+    }
+
+    #[test]
+    fn after_a_gap_only_those_who_missed_something_are_told() {
+        let mut state = State::default();
+        watch(&mut state, 1, "/a", 0);
+        watch(&mut state, 2, "/b", 20);
+        push(&mut state, 5, &["/a"], LARGE);
+        state.restart(12);
+        assert!(step(&mut state, 1).is_err_and(|told| told.contains("compacted")));
+        assert_eq!(step(&mut state, 2), Err("wait".into()));
+        push(&mut state, 21, &["/b"], LARGE);
+        assert_eq!(step(&mut state, 2), Ok((1, 21)));
+    }
+
+    #[test]
+    fn progress_is_told_once_it_is_reached() {
+        let mut state = State::default();
+        watch(&mut state, 1, "/a", 0);
+        state.watchers.get_mut(&1).expect("a watch").asked = Some(3);
+        state.asking.push(1);
+        push(&mut state, 2, &["/b"], LARGE);
+        assert_eq!(step(&mut state, 1), Err("wait".into()));
+        push(&mut state, 3, &["/b"], LARGE);
+        assert!(state.asking.is_empty());
+        assert_eq!(step(&mut state, 1), Ok((0, 3)));
+        assert_eq!(step(&mut state, 1), Err("wait".into()));
+    }
+}

@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn keys_move_with_the_prefix() {
-        for (prefix, outer) in [("/registry", "/registry/pods/a"), ("two/", "/two/pods/a"), ("", "/registry/pods/a")]
+        for (prefix, outer) in
+            [("/registry", "/registry/pods/a"), ("two/", "/two/pods/a"), ("", "/registry/pods/a")]
         {
             let names = Names::new(prefix);
             assert_eq!(names.outer("/registry/pods/a"), outer);

@@ -40,24 +40,31 @@ pub(super) fn judge(status: &Status) -> Verdict {
         (Code::NotFound, m) if m.contains("lease not found") => Verdict::LeaseNotFound,
         (Code::InvalidArgument, m) if m.contains("request is too large") => Verdict::TooLarge,
         (Code::ResourceExhausted, m) if m.contains("message larger than max") => Verdict::TooLarge,
-        (Code::ResourceExhausted, m) if m.contains("database space exceeded") => Verdict::Refused(
-            format!("{m}; compact and defragment etcd, then: etcdctl alarm disarm").into(),
-        ),
+        (Code::ResourceExhausted, m) if m.contains("database space exceeded") => {
+            Verdict::Refused(format!("{m}; compact and defragment etcd, then: etcdctl alarm disarm").into())
+        }
         // Said before anything is proposed.
         (Code::ResourceExhausted, "etcdserver: too many requests")
         | (Code::Unavailable, "etcdserver: no leader" | "etcdserver: not leader") => {
             Verdict::NothingHappened(message.into())
         }
-        (Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented, m) => {
+        (
+            Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented,
+            m,
+        ) => Verdict::Refused(m.into()),
+        (Code::NotFound | Code::AlreadyExists | Code::OutOfRange | Code::DataLoss, m) => {
             Verdict::Refused(m.into())
         }
-        (Code::NotFound | Code::AlreadyExists | Code::OutOfRange | Code::DataLoss, m) => Verdict::Refused(m.into()),
         _ => {
             let why = explain(status).unwrap_or_else(|| match message {
                 "" => status.code().description().to_owned(),
                 _ => message.to_owned(),
             });
-            if never_sent(status) { Verdict::NothingHappened(why.into()) } else { Verdict::Unknown(why.into()) }
+            if never_sent(status) {
+                Verdict::NothingHappened(why.into())
+            } else {
+                Verdict::Unknown(why.into())
+            }
         }
     }
 }
@@ -87,8 +94,10 @@ mod tests {
         check(Code::Unavailable, "etcdserver: request timed out", |v| matches!(v, Verdict::Unknown(_)));
         check(Code::Unavailable, "etcdserver: leader changed", |v| matches!(v, Verdict::Unknown(_)));
         check(Code::Unknown, "transport error", |v| matches!(v, Verdict::Unknown(_)));
-        check(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", |v| {
-            matches!(v, Verdict::Refused(m) if m.contains("disarm"))
-        });
+        check(
+            Code::ResourceExhausted,
+            "etcdserver: mvcc: database space exceeded",
+            |v| matches!(v, Verdict::Refused(m) if m.contains("disarm")),
+        );
     }
 }

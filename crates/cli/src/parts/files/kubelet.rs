@@ -30,6 +30,10 @@ pub struct KubeletFile {
     pub token_webhook: Option<bool>,
     /// `authorization.mode`: whether it is `Webhook`, not `AlwaysAllow`.
     pub access_webhook: Option<bool>,
+    /// `rotateCertificates`.
+    pub rotate_certificates: Option<bool>,
+    /// `serverTLSBootstrap`.
+    pub server_tls_bootstrap: Option<bool>,
     /// `registerNode`.
     pub register_node: Option<bool>,
     /// `registerWithTaints`, as key, value and effect.
@@ -145,12 +149,10 @@ const IGNORED: &Ignored = &[
     ("registryPullQPS", "5"),
     ("reservedMemory", "null"),
     ("reservedSystemCPUs", "null"),
-    ("rotateCertificates", "false"),
     ("runOnce", "false"),
     ("runtimeRequestTimeout", "\"2m0s\""),
     ("seccompDefault", "false"),
     ("serializeImagePulls", "true"),
-    ("serverTLSBootstrap", "false"),
     ("showHiddenMetricsForVersion", "null"),
     ("shutdownGracePeriod", "null"),
     ("shutdownGracePeriodByPodPriority", "null"),
@@ -205,6 +207,8 @@ fn fields(f: &mut Fields) -> Result<KubeletFile, Wrong> {
         anonymous: f.take("authentication.anonymous.enabled")?,
         token_webhook: f.take("authentication.webhook.enabled")?,
         access_webhook,
+        rotate_certificates: f.take("rotateCertificates")?,
+        server_tls_bootstrap: f.take("serverTLSBootstrap")?,
         register_node: f.take("registerNode")?,
         taints: taints.into_iter().map(|t| (t.key, t.value.unwrap_or_default(), t.effect)).collect(),
         provider_id: text(f, "providerID")?,
@@ -308,8 +312,9 @@ mod tests {
         )
         .unwrap();
         let unsupported = |field: &str| format!("{field} has no effect: it is not supported");
-        assert_eq!(warnings, [unsupported("cgroupDriver"), unsupported("rotateCertificates")]);
+        assert_eq!(warnings, [unsupported("cgroupDriver")]);
         let expect = KubeletFile {
+            rotate_certificates: Some(true),
             client_ca_file: Some("/etc/kubernetes/pki/ca.crt".into()),
             anonymous: Some(false),
             token_webhook: Some(true),

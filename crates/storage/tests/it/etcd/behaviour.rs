@@ -140,7 +140,8 @@ async fn a_write_through_one_process_is_seen_through_another() {
         let mut watch = reader.watch("/b", Revision(now.0 - 1)).await.expect("watch");
         reader.wait_for(now).await.expect("reached");
         watch.progress().request();
-        let batch = timeout(PATIENCE, watch.next_batch()).await.expect("in time").expect("goes on").expect("healthy");
+        let batch =
+            timeout(PATIENCE, watch.next_batch()).await.expect("in time").expect("goes on").expect("healthy");
         assert!(batch.revision >= now && batch.events.is_empty());
     }
 }

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use storage::etcd::Options;
-use storage::real_etcd::{self, RealEtcd};
+use storage::real_etcd::{self, Network, Proxy, RealEtcd};
 use storage::{Error, Etcd, Event, Revision, Storage};
 use tokio::time::{sleep, timeout};
 
 use super::history::{self, Told};
-use super::proxy::{Network, Proxy};
 use super::{PATIENCE, options};
 
 /// Reads a watch up to a revision, resuming where the trait says so.
@@ -274,7 +273,9 @@ async fn a_watch_that_was_away_for_too_long_is_told_so() {
     let etcd = RealEtcd::start(&program, root.path(), 1, None);
     let proxy = Proxy::start(etcd.port(0)).await;
     let away = Arc::new(
-        Etcd::open(Options { endpoints: vec![proxy.endpoint()], ..Options::default() }).await.expect("etcd answers"),
+        Etcd::open(Options { endpoints: vec![proxy.endpoint()], ..Options::default() })
+            .await
+            .expect("etcd answers"),
     );
     let here: Arc<dyn Storage> = Arc::new(Etcd::open(options(etcd.endpoints())).await.expect("etcd answers"));
     let before = away.now().await.expect("now");

@@ -4,7 +4,6 @@ mod auth;
 mod behaviour;
 mod faults;
 mod history;
-mod proxy;
 mod tls;
 
 use std::path::Path;

@@ -110,10 +110,7 @@ async fn what_does_not_fit_is_said_in_plain_words() {
     std::fs::create_dir(&unencrypted).expect("a directory");
     let etcd = RealEtcd::start(&program, &unencrypted, 1, None);
     Etcd::open(options(etcd.endpoints())).await.expect("etcd answers");
-    let https = Options {
-        tls: Some(good),
-        ..options(vec![format!("https://127.0.0.1:{}", etcd.port(0))])
-    };
+    let https = Options { tls: Some(good), ..options(vec![format!("https://127.0.0.1:{}", etcd.port(0))]) };
     let said = refusal(https).await;
     assert!(said.contains("have to begin with http://"), "{said}");
 }

@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 
 /// What the network does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Network {
+pub enum Network {
     /// Passes everything.
     Whole,
     /// Resets connections, and new ones too.
@@ -18,14 +18,16 @@ pub(crate) enum Network {
     Silent,
 }
 
-pub(crate) struct Proxy {
+/// A way to one member that can be cut.
+pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<Network>,
     task: AbortHandle,
 }
 
 impl Proxy {
-    pub(crate) async fn start(port: u16) -> Self {
+    /// A way to the member behind a port of this machine.
+    pub async fn start(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (state, seen) = watch::channel(Network::Whole);
@@ -41,11 +43,13 @@ impl Proxy {
         Self { address, state, task: task.abort_handle() }
     }
 
-    pub(crate) fn endpoint(&self) -> String {
+    /// The URL of the member, this way.
+    pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn set(&self, network: Network) {
+    /// Changes what the network does, for connections that are open too.
+    pub fn set(&self, network: Network) {
         self.state.send_replace(network);
     }
 }

@@ -3,12 +3,16 @@
 // A test that cannot start its etcd has failed.
 #![allow(clippy::missing_panics_doc)]
 
+mod proxy;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+pub use self::proxy::{Network, Proxy};
 
 /// Finds etcd: `$ETCD`, or where Debian puts it. Says loudly when there is none.
 pub fn program() -> Option<PathBuf> {
@@ -193,10 +197,13 @@ impl RealEtcd {
                     command.arg("--cacert").arg(&tls.authority);
                     command.arg("--cert").arg(&tls.certificate).arg("--key").arg(&tls.key);
                 }
-                let output = command.args(["endpoint", "status", "-w", "fields"]).output().expect("etcdctl runs");
+                let output =
+                    command.args(["endpoint", "status", "-w", "fields"]).output().expect("etcdctl runs");
                 let text = String::from_utf8_lossy(&output.stdout);
                 let field = |name: &str| {
-                    text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start_matches([' ', ':']).to_owned()))
+                    text.lines().find_map(|line| {
+                        Some(line.strip_prefix(name)?.trim_start_matches([' ', ':']).to_owned())
+                    })
                 };
                 let (member, leader) = (field("\"MemberID\""), field("\"Leader\""));
                 if member.is_some() && member == leader {

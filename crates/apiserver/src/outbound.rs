@@ -1,0 +1,114 @@
+//! HTTP to others: issuers of tokens, webhooks. One request a connection, bounded in size and time.
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver_authn::HttpClient;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, USER_AGENT};
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use streaming::dial::Dialer;
+
+/// Answers larger than this are refused.
+const LARGEST: usize = 1024 * 1024;
+/// A whole exchange may take this long.
+const TIME: Duration = Duration::from_secs(30);
+
+/// Sends requests over TLS to servers whose certificates it checks.
+pub struct Outbound {
+    dialer: Dialer,
+}
+
+/// What a client of others needs: whom to trust, and who it is.
+#[derive(Debug, Clone, Default)]
+pub struct OutboundTrust {
+    /// PEM of the CAs; none: the machine's own roots.
+    pub authorities: Option<String>,
+    /// PEM of a client certificate and its key.
+    pub identity: Option<(String, String)>,
+    /// The name that the server's certificate must have, if not the URL's host.
+    pub server_name: Option<String>,
+}
+
+impl Outbound {
+    /// A client with this trust; the error says what cannot be used.
+    pub fn new(trust: &OutboundTrust) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        match &trust.authorities {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                    let certificate = certificate.map_err(|e| e.to_string())?;
+                    roots.add(certificate).map_err(|e| e.to_string())?;
+                }
+            }
+            None => {
+                for certificate in rustls_native_certs::load_native_certs().certs {
+                    // Machines carry a few that nobody can read.
+                    let _ = roots.add(certificate);
+                }
+            }
+        }
+        if roots.is_empty() {
+            return Err("there is no CA certificate to trust".into());
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots);
+        let config = match &trust.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|e| e.to_string())?;
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
+                builder.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?
+            }
+        };
+        let mut dialer = Dialer::tls(Arc::new(config));
+        if let Some(name) = &trust.server_name {
+            let name = name.clone().try_into().map_err(|_| format!("{name:?} is not a server's name"))?;
+            dialer = dialer.with_server_name(name);
+        }
+        Ok(Self { dialer })
+    }
+
+    async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, String> {
+        let (mut head, body) = request.into_parts();
+        let stream = self.dialer.dial(&head.uri).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| e.to_string())?;
+        let connection = tokio::spawn(connection);
+        let host = head.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
+        head.headers.insert(HOST, HeaderValue::from_str(&host).map_err(|e| e.to_string())?);
+        head.headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("kube-apiserver"));
+        let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+        head.uri = path.parse::<Uri>().map_err(|e| e.to_string())?;
+        let request = Request::from_parts(head, Full::new(Bytes::from(body)));
+        let answer = async {
+            let (head, body) = sender.send_request(request).await.map_err(|e| e.to_string())?.into_parts();
+            let body = Limited::new(body, LARGEST).collect().await.map_err(|e| e.to_string())?;
+            Ok(Response::from_parts(head, body.to_bytes().to_vec()))
+        };
+        let answer = answer.await;
+        connection.abort();
+        answer
+    }
+}
+
+#[async_trait]
+impl HttpClient for Outbound {
+    async fn call(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, String> {
+        match tokio::time::timeout(TIME, self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no answer within {}s", TIME.as_secs())),
+        }
+    }
+}
