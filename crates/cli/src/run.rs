@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts,
+    TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -168,8 +169,7 @@ fn controllers_part(
 ) -> anyhow::Result<Supervised> {
     let pki = cluster.pki();
     let authority = pki.authority();
-    let root_ca =
-        std::fs::read_to_string(&authority.certificate).context("cannot read the cluster's CA")?;
+    let root_ca = std::fs::read_to_string(&authority.certificate).context("cannot read the cluster's CA")?;
     let signing = controllers::SignerFiles { certificate: authority.certificate, key: authority.key };
     let config = controllers::Config {
         identity: format!("{}_{}", cluster.settings.node_name, std::process::id()),

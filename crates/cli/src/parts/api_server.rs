@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
 };
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
@@ -274,7 +275,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         _ => None,
     };
     let (authentication, mut anonymous) = flags.authentication.settled()?;
-    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow)) && anonymous != Anonymous::Refused {
+    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow))
+        && anonymous != Anonymous::Refused
+    {
         tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
         anonymous = Anonymous::Refused;
     }

@@ -82,9 +82,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn read(path: &Path, flag: &str) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|e| {
-        Failure::new(format!("cannot read {}: {e}", path.display()), format!("see --{flag}"))
-    })
+    std::fs::read_to_string(path)
+        .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), format!("see --{flag}")))
 }
 
 impl AuthenticationFlags {
@@ -100,8 +99,10 @@ impl AuthenticationFlags {
                 let what = "authentication-config file and oidc-* flags are mutually exclusive";
                 return Err(wrong(what, "authentication-config"));
             }
-            let file = AuthenticationConfiguration::parse(&read(path, "authentication-config")?)
-                .map_err(|e| Failure::new(format!("{}: {e}", path.display()), "see --authentication-config"))?;
+            let file =
+                AuthenticationConfiguration::parse(&read(path, "authentication-config")?).map_err(|e| {
+                    Failure::new(format!("{}: {e}", path.display()), "see --authentication-config")
+                })?;
             authentication.jwt = file.jwt;
             if let Some(setting) = file.anonymous {
                 if self.anonymous_auth.is_some() {
@@ -128,16 +129,14 @@ impl AuthenticationFlags {
                 signing_algorithms: self.oidc_signing_algs,
                 required_claims: self.oidc_required_claim,
             };
-            authentication.jwt =
-                vec![flags.settled().map_err(|e| wrong(&e.to_string(), "oidc-issuer-url"))?];
+            authentication.jwt = vec![flags.settled().map_err(|e| wrong(&e.to_string(), "oidc-issuer-url"))?];
         }
-        authentication.webhook = self.authentication_token_webhook_config_file.map(|file| {
-            TokenWebhookConfig {
+        authentication.webhook =
+            self.authentication_token_webhook_config_file.map(|file| TokenWebhookConfig {
                 file,
                 version: self.authentication_token_webhook_version,
                 cache_ttl: self.authentication_token_webhook_cache_ttl,
-            }
-        });
+            });
         authentication.front_proxy = self.requestheader_client_ca_file.map(|client_ca| FrontProxy {
             client_ca,
             allowed_names: self.requestheader_allowed_names,

@@ -81,9 +81,8 @@ pub fn reload() -> Result<()> {
     std::thread::sleep(Duration::from_millis(1500));
     let copied = plane.path("pki/copy.pem");
     let trust = copied.to_str().unwrap_or_default();
-    let with_copy = |pair: &Pair| {
-        plane.who(&["--cacert", trust, "--cert", pair.certificate(), "--key", pair.key()])
-    };
+    let with_copy =
+        |pair: &Pair| plane.who(&["--cacert", trust, "--cert", pair.certificate(), "--key", pair.key()]);
     ensure!(with_copy(&stranger)?.0 == 201, "a broken file ended the service");
     std::fs::write(&ca_path, &own)?;
     // What was checked a moment ago is remembered no longer than the file lasts.

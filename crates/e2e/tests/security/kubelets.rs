@@ -63,7 +63,8 @@ pub fn bootstrap() -> Result<()> {
     plane.kubeconfig_with_token("bootstrap", "abcdef.0123456789abcdef")?;
     let system = "system:certificates.k8s.io:certificatesigningrequests";
     for line in [
-        "create clusterrolebinding b1 --clusterrole=system:node-bootstrapper --group=system:bootstrappers".to_owned(),
+        "create clusterrolebinding b1 --clusterrole=system:node-bootstrapper --group=system:bootstrappers"
+            .to_owned(),
         format!("create clusterrolebinding b3 --clusterrole={system}:selfnodeclient --group=system:nodes"),
     ] {
         kubectl.run(&line)?;
@@ -85,7 +86,12 @@ pub fn bootstrap() -> Result<()> {
         command.args(["--port", &port, "--cgroup-root", &cgroup, "--rotate-certificates"]);
         command.args(["--rotate-server-certificates", "--client-ca-file", &path("pki/ca.pem")]);
         command.args(["--kubeconfig", &path("kubelet.kubeconfig"), "--cert-dir", &path("kubelet-pki")]);
-        command.args(["--bootstrap-kubeconfig", &path("bootstrap.kubeconfig"), "--root-dir", &path("kubelet")]);
+        command.args([
+            "--bootstrap-kubeconfig",
+            &path("bootstrap.kubeconfig"),
+            "--root-dir",
+            &path("kubelet"),
+        ]);
         command.arg("--container-runtime-endpoint").arg(format!("unix://{}", path("containerd.sock")));
         Process::start(command, &plane.path(log))
     };
@@ -120,15 +126,22 @@ pub fn bootstrap() -> Result<()> {
         Ok(())
     })?;
     let shown = kubectl.run(&format!("get {} -o jsonpath={{.status.conditions}}", pending.trim()))?;
-    ensure!(shown.contains("Auto approving kubelet client certificate after SubjectAccessReview."), "{shown}");
+    ensure!(
+        shown.contains("Auto approving kubelet client certificate after SubjectAccessReview."),
+        "{shown}"
+    );
     let mode = |path: &Path| -> Result<u32> { Ok(std::fs::metadata(path)?.permissions().mode() & 0o777) };
     let current = plane.path("kubelet-pki/kubelet-client-current.pem");
     ensure!(mode(&config)? == 0o600 && mode(&current)? == 0o600, "others may read keys");
     ensure!(std::fs::symlink_metadata(&current)?.is_symlink(), "the current certificate is no link");
     let text = std::fs::read_to_string(&config)?;
     ensure!(text.contains("kubelet-client-current.pem") && !text.contains("0123456789abcdef"), "{text}");
-    let subject = openssl(plane.dir.path(), &["x509", "-in", &current.display().to_string(), "-noout", "-subject"])?;
-    ensure!(subject.contains("system:nodes") && subject.contains(&format!("system:node:{NODE}")), "{subject}");
+    let subject =
+        openssl(plane.dir.path(), &["x509", "-in", &current.display().to_string(), "-noout", "-subject"])?;
+    ensure!(
+        subject.contains("system:nodes") && subject.contains(&format!("system:node:{NODE}")),
+        "{subject}"
+    );
 
     // The certificate is replaced before it ends, while the kubelet works on.
     let target = || std::fs::read_link(&current);
@@ -144,8 +157,9 @@ pub fn bootstrap() -> Result<()> {
         // A serving certificate is for a person to approve.
         eventually("the kubelet asks for a serving certificate", Duration::from_secs(60), || {
             let serving = "kubernetes.io/kubelet-serving";
-            let expression =
-                format!("jsonpath={{range .items[?(@.spec.signerName==\"{serving}\")]}}{{.metadata.name}}{{\"\\n\"}}{{end}}");
+            let expression = format!(
+                "jsonpath={{range .items[?(@.spec.signerName==\"{serving}\")]}}{{.metadata.name}}{{\"\\n\"}}{{end}}"
+            );
             let all = kubectl.args(&["get", "csr", "-o", &expression])?;
             let name = all.lines().next().unwrap_or_default();
             ensure!(!name.is_empty(), "not yet\n{}", logs());
@@ -156,19 +170,32 @@ pub fn bootstrap() -> Result<()> {
         eventually("the serving certificate is shown", Duration::from_secs(30), || {
             let shown = openssl(
                 plane.dir.path(),
-                &["s_client", "-connect", &address, "-CAfile", &ca, "-verify_return_error", "-verify_ip", "127.0.0.1"],
+                &[
+                    "s_client",
+                    "-connect",
+                    &address,
+                    "-CAfile",
+                    &ca,
+                    "-verify_return_error",
+                    "-verify_ip",
+                    "127.0.0.1",
+                ],
             )?;
             ensure!(shown.contains(&format!("system:node:{NODE}")), "{shown}");
             Ok(())
         })?;
         // When its first certificates have ended, the node still reports.
-        let first_end = openssl(plane.dir.path(), &["x509", "-in", &before.display().to_string(), "-checkend", "0"]);
+        let first_end =
+            openssl(plane.dir.path(), &["x509", "-in", &before.display().to_string(), "-checkend", "0"]);
         let lease = kubectl.within("kube-node-lease");
         let renewed = || lease.field(&format!("lease {NODE}"), ".spec.renewTime");
         let mut last = renewed()?;
         if first_end.is_ok() {
             eventually("the first certificate ends", Duration::from_secs(60), || {
-                let ended = openssl(plane.dir.path(), &["x509", "-in", &before.display().to_string(), "-checkend", "0"]);
+                let ended = openssl(
+                    plane.dir.path(),
+                    &["x509", "-in", &before.display().to_string(), "-checkend", "0"],
+                );
                 ensure!(ended.is_err(), "not yet");
                 Ok(())
             })?;

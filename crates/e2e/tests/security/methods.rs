@@ -46,11 +46,16 @@ impl Issuer {
     /// Another key to sign with, published.
     fn new_key(&self) -> Result<()> {
         let dir = self.dir.path();
-        openssl(dir, &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "key.pem"])?;
+        openssl(
+            dir,
+            &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "key.pem"],
+        )?;
         let modulus = openssl(dir, &["rsa", "-in", "key.pem", "-noout", "-modulus"])?;
-        let modulus = modulus.trim().strip_prefix("Modulus=").context("openssl printed no modulus")?.to_owned();
-        let bytes: Vec<u8> =
-            (0..modulus.len() / 2).filter_map(|i| u8::from_str_radix(&modulus[2 * i..2 * i + 2], 16).ok()).collect();
+        let modulus =
+            modulus.trim().strip_prefix("Modulus=").context("openssl printed no modulus")?.to_owned();
+        let bytes: Vec<u8> = (0..modulus.len() / 2)
+            .filter_map(|i| u8::from_str_radix(&modulus[2 * i..2 * i + 2], 16).ok())
+            .collect();
         std::fs::write(dir.join("n"), bytes)?;
         let id = &modulus[..8];
         let jwks = json!({"keys": [{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": id, "n": base64url(dir, "n")?, "e": "AQAB"}]});
@@ -62,7 +67,8 @@ impl Issuer {
     fn token(&self, change: &Value) -> Result<String> {
         let dir = self.dir.path();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-        let mut claims = json!({"iss": self.url, "aud": "cox", "sub": "jane", "exp": now + 600, "groups": ["devs"]});
+        let mut claims =
+            json!({"iss": self.url, "aud": "cox", "sub": "jane", "exp": now + 600, "groups": ["devs"]});
         for (k, v) in change.as_object().into_iter().flatten() {
             claims[k] = v.clone();
         }
@@ -157,7 +163,8 @@ pub fn webhook() -> Result<()> {
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": {"authenticated": true,
         "user": {"username": "hooked", "groups": ["devs"]}}})
     .to_string();
-    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{review}", review.len());
+    let reply =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{review}", review.len());
     std::fs::write(dir.path().join("reply"), reply)?;
     let script = dir.path().join("answer");
     // The request is read until its JSON ends, then answered.
@@ -189,7 +196,11 @@ pub fn webhook() -> Result<()> {
         ),
     )?;
     let path = config.display().to_string();
-    let flags = ["--authentication-token-webhook-config-file", path.as_str(), "--authentication-token-webhook-version=v1"];
+    let flags = [
+        "--authentication-token-webhook-config-file",
+        path.as_str(),
+        "--authentication-token-webhook-version=v1",
+    ];
     let plane = ControlPlane::start_in(dir, &flags, &[])?;
     let who = || plane.who(&["-H", "Authorization: Bearer opaque"]);
     let got = who()?;
@@ -210,11 +221,24 @@ pub fn front_proxy() -> Result<()> {
     let proxy = proxies.client("proxy", "/CN=front-proxy-client")?;
     let other = proxies.client("other", "/CN=other")?;
     let ca = proxies.certificate().display().to_string();
-    let flags =
-        ["--requestheader-client-ca-file", ca.as_str(), "--requestheader-allowed-names=front-proxy-client", "--anonymous-auth=false"];
+    let flags = [
+        "--requestheader-client-ca-file",
+        ca.as_str(),
+        "--requestheader-allowed-names=front-proxy-client",
+        "--anonymous-auth=false",
+    ];
     let plane = ControlPlane::start_in(dir, &flags, &["--controllers=-*"])?;
     let speak = |pair: &crate::authority::Pair| {
-        plane.who(&["--cert", pair.certificate(), "--key", pair.key(), "-H", "X-Remote-User: jane", "-H", "X-Remote-Group: devs"])
+        plane.who(&[
+            "--cert",
+            pair.certificate(),
+            "--key",
+            pair.key(),
+            "-H",
+            "X-Remote-User: jane",
+            "-H",
+            "X-Remote-Group: devs",
+        ])
     };
     let got = speak(&proxy)?;
     ensure!(got == (201, "jane".into()), "{got:?}\n{}", plane.log());
@@ -225,8 +249,14 @@ pub fn front_proxy() -> Result<()> {
     let got = plane.who(&["-H", "X-Remote-User: admin", "-H", "X-Remote-Group: system:masters"])?;
     ensure!(got.0 == 401, "headers without a certificate were believed: {got:?}");
     // Aggregated servers learn of the proxy from a ConfigMap.
-    let map = plane.kubectl().within("kube-system").run("get configmap extension-apiserver-authentication -o yaml")?;
-    ensure!(map.contains("requestheader-client-ca-file") && map.contains("[\"front-proxy-client\"]"), "{map}");
+    let map = plane
+        .kubectl()
+        .within("kube-system")
+        .run("get configmap extension-apiserver-authentication -o yaml")?;
+    ensure!(
+        map.contains("requestheader-client-ca-file") && map.contains("[\"front-proxy-client\"]"),
+        "{map}"
+    );
     for target in ["/livez", "/version", "/api"] {
         let got = plane.curl_with(&[], target)?;
         ensure!(got.0 == 401, "{target}: {got:?}");

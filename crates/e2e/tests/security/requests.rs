@@ -68,7 +68,8 @@ pub fn signers() -> Result<()> {
     let kubectl = plane.kubectl();
     let dir = plane.dir.path();
 
-    let jane = Csr { name: "jane", signer: CLIENT, usages: "client auth", more: "  expirationSeconds: 3600\n" };
+    let jane =
+        Csr { name: "jane", signer: CLIENT, usages: "client auth", more: "  expirationSeconds: 3600\n" };
     kubectl.feed("create", &jane.yaml(&request(dir, "jane", "/O=devs/CN=jane", "")?))?;
     let shown = kubectl.run("get csr jane")?;
     ensure!(shown.contains("Pending") && shown.contains(CLIENT), "{shown}");
@@ -124,11 +125,15 @@ pub fn signers() -> Result<()> {
         eventually("the request fails", Duration::from_secs(20), || {
             let reason = kubectl.field(&format!("csr {name}"), &format!("{condition}.reason"))?;
             let message = kubectl.field(&format!("csr {name}"), &format!("{condition}.message"))?;
-            ensure!((reason.as_str(), message.as_str()) == ("SignerValidationFailure", why), "{reason} {message}");
+            ensure!(
+                (reason.as_str(), message.as_str()) == ("SignerValidationFailure", why),
+                "{reason} {message}"
+            );
             Ok(())
         })?;
     }
-    let serving = Csr { name: "serving", signer: SERVING, usages: "server auth, digital signature", more: "" };
+    let serving =
+        Csr { name: "serving", signer: SERVING, usages: "server auth, digital signature", more: "" };
     let csr = request(dir, "serving", "/O=system:nodes/CN=system:node:x", "DNS:x,IP:10.0.0.1")?;
     kubectl.feed("create", &serving.yaml(&csr))?;
     kubectl.run("certificate approve serving")?;
@@ -157,9 +162,9 @@ pub fn signers() -> Result<()> {
     ensure!(kubectl.field("csr foreign", ".status.certificate")?.is_empty(), "signed for a foreign signer");
 
     // Who may edit nodes may not approve: that takes a right on the signer.
-    plane.kubectl().run(
-        "create clusterrole approver --verb=update --resource=certificatesigningrequests/approval",
-    )?;
+    plane
+        .kubectl()
+        .run("create clusterrole approver --verb=update --resource=certificatesigningrequests/approval")?;
     plane.kubectl().run("create clusterrolebinding approver --clusterrole=approver --user=jane")?;
     plane.kubectl().run("create clusterrole reader --verb=get,list --resource=certificatesigningrequests")?;
     plane.kubectl().run("create clusterrolebinding reader --clusterrole=reader --user=jane")?;
@@ -194,8 +199,10 @@ pub fn cluster_info() -> Result<()> {
     // The same by openssl: HMAC-SHA256 over header and content.
     let (header, tag) = signature.split_once("..").unwrap_or_default();
     std::fs::write(plane.path("message"), format!("{header}.aGVsbG8"))?;
-    let mac =
-        openssl(plane.dir.path(), &["dgst", "-sha256", "-hmac", "0123456789abcdef", "-binary", "-out", "mac", "message"]);
+    let mac = openssl(
+        plane.dir.path(),
+        &["dgst", "-sha256", "-hmac", "0123456789abcdef", "-binary", "-out", "mac", "message"],
+    );
     mac?;
     let encoded = openssl(plane.dir.path(), &["base64", "-A", "-in", "mac"])?;
     let encoded = encoded.trim().replace('+', "-").replace('/', "_").replace('=', "");

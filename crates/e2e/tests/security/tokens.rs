@@ -80,7 +80,10 @@ pub fn tokens() -> Result<()> {
     })?;
     ensure!(!a.field("secret old", ".data.ca\\.crt")?.is_empty(), "no CA");
     std::fs::write(plane.path("token.b64"), encoded + "\n")?;
-    crate::authority::openssl(plane.dir.path(), &["base64", "-d", "-A", "-in", "token.b64", "-out", "token"])?;
+    crate::authority::openssl(
+        plane.dir.path(),
+        &["base64", "-d", "-A", "-in", "token.b64", "-out", "token"],
+    )?;
     let old = std::fs::read_to_string(plane.path("token"))?;
     ensure!(who(&old)? == bot, "{:?}", who(&old)?);
     a.run("delete secret old")?;
@@ -126,7 +129,10 @@ pub fn nodes() -> Result<()> {
         ("get --raw /api/v1/namespaces/a/secrets/n2/../n1", ""),
         ("label node n2 a=b", ""),
         ("delete pod on-n2", ""),
-        ("create clusterrolebinding x --clusterrole=cluster-admin --user=system:node:n1", "cannot create resource"),
+        (
+            "create clusterrolebinding x --clusterrole=cluster-admin --user=system:node:n1",
+            "cannot create resource",
+        ),
         ("get secret n1 --as=admin", "cannot impersonate resource \"users\""),
     ] {
         let refused = n1.refused(line)?;
@@ -179,13 +185,22 @@ pub fn traversal() -> Result<()> {
     // Neither do names that would climb in storage come to be.
     for name in ["..", ".", "a/b", "%2e%2e", "../x"] {
         let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}}}}"#);
-        let arguments =
-            ["--cert", pair.certificate(), "--key", pair.key(), "-H", "Content-Type: application/json", "-d", &body];
+        let arguments = [
+            "--cert",
+            pair.certificate(),
+            "--key",
+            pair.key(),
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            &body,
+        ];
         let (code, text) = plane.curl_with(&arguments, "/api/v1/namespaces/a/configmaps")?;
         ensure!(code == 422, "{name}: {code} {text}");
     }
     // Headers with line ends never reach us; a header of a proxy that nobody trusts says nothing.
-    let got = plane.who(&["--cert", pair.certificate(), "--key", pair.key(), "-H", "X-Remote-User: admin"])?;
+    let got =
+        plane.who(&["--cert", pair.certificate(), "--key", pair.key(), "-H", "X-Remote-User: admin"])?;
     ensure!(got == (201, "jane".into()), "{got:?}");
     Ok(())
 }

@@ -60,9 +60,12 @@ pub fn transport() -> Result<()> {
         "a suite that was not chosen is spoken"
     );
     ensure!(handshake(&plane, &["-tls1_2"])?.is_some(), "the chosen suite is not spoken");
-    for (name, want) in
-        [("one.example", "one.example"), ("a.wild.example", "wild.example"), ("x.example", "localhost"), ("", "localhost")]
-    {
+    for (name, want) in [
+        ("one.example", "one.example"),
+        ("a.wild.example", "wild.example"),
+        ("x.example", "localhost"),
+        ("", "localhost"),
+    ] {
         let arguments: &[&str] = if name.is_empty() { &["-noservername"] } else { &["-servername", name] };
         let shown = handshake(&plane, arguments)?.unwrap_or_default();
         std::fs::write(plane.path("shown.pem"), shown)?;
