@@ -16,7 +16,8 @@ use serde_json::Value;
 /// The kind that the first byte chooses, and the rest.
 fn kind(data: &[u8]) -> Option<(&'static Kind, &[u8])> {
     let (first, rest) = data.split_first()?;
-    let with_schema: Vec<&Kind> = KINDS.iter().filter(|k| k.schema.is_some() && k.has_verb("create")).collect();
+    let with_schema: Vec<&Kind> =
+        KINDS.iter().filter(|k| k.schema.is_some() && k.has_verb("create")).collect();
     Some((with_schema.get(usize::from(*first) % with_schema.len())?, rest))
 }
 

@@ -23,7 +23,12 @@ pub fn describe(sources: &Path) -> Result<String> {
             all.insert(name, described);
         }
     }
-    ensure!(all.len() > 500, "only {} types in {}: is it k8s-openapi's src/v1_36?", all.len(), sources.display());
+    ensure!(
+        all.len() > 500,
+        "only {} types in {}: is it k8s-openapi's src/v1_36?",
+        all.len(),
+        sources.display()
+    );
     let mut out = String::new();
     for (name, described) in &all {
         writeln!(out, "{name}\t{}", escape(&described.text))?;
@@ -65,7 +70,8 @@ fn plain(comment: &str) -> String {
 
 /// Reads the one type that a source file defines.
 fn read(source: &str) -> Option<(String, Described)> {
-    let name = source.lines().find_map(|l| l.strip_prefix("// Generated from definition "))?.trim().to_owned();
+    let name =
+        source.lines().find_map(|l| l.strip_prefix("// Generated from definition "))?.trim().to_owned();
     // `"hostIP" => Field::Key_host_ip,` tells what a field is called on the wire.
     let wire: BTreeMap<&str, &str> = source
         .lines()
@@ -90,7 +96,9 @@ fn read(source: &str) -> Option<(String, Described)> {
             }
         } else if inside && trimmed == "}" {
             break;
-        } else if inside && let Some((field, _)) = trimmed.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
+        } else if inside
+            && let Some((field, _)) = trimmed.strip_prefix("pub ").and_then(|l| l.split_once(':'))
+        {
             if let Some(name) = wire.get(field.trim_start_matches("r#"))
                 && !comment.is_empty()
             {
@@ -127,7 +135,10 @@ pub struct ContainerPort {
                             "type" => Field::Key_type,
 "#;
         let (name, described) = read(source).expect("a type");
-        assert_eq!((name.as_str(), described.text.as_str()), ("io.k8s.api.core.v1.ContainerPort", "A port <of> a container."));
+        assert_eq!(
+            (name.as_str(), described.text.as_str()),
+            ("io.k8s.api.core.v1.ContainerPort", "A port <of> a container.")
+        );
         assert_eq!(described.fields["hostIP"], "What host IP\n\nto bind.");
         assert_eq!(described.fields["type"], "Its type.");
         assert_eq!(read("mod a;"), None);

@@ -40,7 +40,8 @@ impl Descriptions {
         let mut rest = TEXT;
         while let Some((line, after)) = rest.split_once('\n') {
             // The fields of a type begin with a tab.
-            let end = after.match_indices('\n').map(|(at, _)| at + 1).find(|at| !after[*at..].starts_with('\t'));
+            let end =
+                after.match_indices('\n').map(|(at, _)| at + 1).find(|at| !after[*at..].starts_with('\t'));
             let length = if after.starts_with('\t') { end.unwrap_or(after.len()) } else { 0 };
             if let Some((name, text)) = line.split_once('\t') {
                 all.insert(name, Block { text, fields: &after[..length] });
@@ -71,7 +72,8 @@ impl Descriptions {
             _ => "",
         };
         let lines = self.0.get(name)?.fields.lines();
-        let own = lines.filter_map(|l| l.trim_start_matches('\t').split_once('\t')).find(|(f, _)| *f == field);
+        let own =
+            lines.filter_map(|l| l.trim_start_matches('\t').split_once('\t')).find(|(f, _)| *f == field);
         own.map(|(_, text)| unescape(text)).or_else(|| (!of_all.is_empty()).then_some(of_all.into()))
     }
 }
@@ -86,7 +88,9 @@ mod tests {
         assert!(all.0.len() > 500, "{}", all.0.len());
         let pod = "io.k8s.api.core.v1.Pod";
         assert!(all.of_type(pod).is_some_and(|t| t.starts_with("Pod is a collection of containers")));
-        assert!(all.of_field(pod, "spec").is_some_and(|t| t.starts_with("Specification of the desired behavior")));
+        assert!(
+            all.of_field(pod, "spec").is_some_and(|t| t.starts_with("Specification of the desired behavior"))
+        );
         assert!(all.of_field(pod, "kind").is_some_and(|t| t.starts_with("Kind is a string value")));
         assert!(all.of_field(pod, "frobs").is_none() && all.of_type("frobs").is_none());
         let port = all.of_field("io.k8s.api.core.v1.ContainerPort", "containerPort").unwrap_or_default();

@@ -5,9 +5,9 @@
 pub mod decode;
 pub mod fields;
 // One short line for each field, thousands of them: a table, not code to read.
+mod describe;
 #[allow(clippy::too_many_arguments)]
 mod generated;
-mod describe;
 pub mod kinds;
 pub mod merge;
 pub mod openapi;

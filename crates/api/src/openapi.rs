@@ -169,8 +169,7 @@ fn type_schema(id: TypeId, served: &[Served<'_>], texts: &Descriptions) -> Value
             json!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] })
         }
         Shape::Fields(fields) => {
-            let properties: Map<String, Value> =
-                fields
+            let properties: Map<String, Value> = fields
                 .iter()
                 .map(|f| (f.name.to_owned(), described(field_schema(f), texts.of_field(def.name, f.name))))
                 .collect();

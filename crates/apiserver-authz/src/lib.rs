@@ -1,7 +1,8 @@
-//! What one may: RBAC, Node, AlwaysAllow, AlwaysDeny; and the bootstrap policy.
+//! What one may: RBAC, Node, ABAC, AlwaysAllow, AlwaysDeny; and the bootstrap policy.
 //!
 //! Read [`Authorizer`] first; [`Union`] asks several in turn. [`rbac::Rbac`] and
 //! [`node::NodeAuthorizer`] own their indexes: whoever watches the cluster feeds them objects. No I/O here.
+pub mod abac;
 pub mod aggregation;
 pub mod always;
 pub mod bootstrap_policy;

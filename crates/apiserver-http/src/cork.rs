@@ -20,7 +20,7 @@ const LARGE: usize = 16 * 1024;
 /// An idle connection keeps no more memory than this.
 const KEPT: usize = 4 * 1024;
 /// A client that takes nothing of what waits for it for so long is given up.
-const STALL: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(60) };
+const STALL: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
 
 struct Held<S> {
     stream: S,

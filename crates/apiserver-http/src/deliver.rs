@@ -104,7 +104,10 @@ impl http_body::Body for Delivered {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut held = lock(&self.held);
         let Some(body) = &mut held.body else {
             return Poll::Ready(Some(Err("the client took too long to read the answer".into())));
@@ -153,13 +156,13 @@ mod tests {
             subresource: "",
             scope: "cluster",
         };
-        let request = || Request {
+        let request = |deadline: Duration| Request {
             series: metrics.series(&labels, || true),
             slot: limits.enter(false, false).ok(),
             running: None,
-            deadline: Some(Duration::from_millis(50)),
+            deadline: Some(deadline),
         };
-        let mut body = request().deliver(Instant::now(), streamed(2)).into_body();
+        let mut body = request(Duration::from_secs(60)).deliver(Instant::now(), streamed(2)).into_body();
         assert!(body.frame().await.is_some());
         assert_eq!(limits.under_way().0, 1);
         let rest = body.collect().await.expect("the rest").to_bytes();
@@ -168,7 +171,7 @@ mod tests {
         assert!(metrics.page(0, 0).contains(r#"verb="LIST",version="v1"} 10"#));
 
         // One who never reads gives everything up after the time.
-        let mut body = request().deliver(Instant::now(), streamed(1000)).into_body();
+        let mut body = request(Duration::from_millis(50)).deliver(Instant::now(), streamed(1000)).into_body();
         assert!(body.frame().await.is_some());
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(limits.under_way().0, 0);

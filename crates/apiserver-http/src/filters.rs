@@ -1,18 +1,20 @@
 //! The filters before a handler, in upstream's order: panic guard, request info, in-flight limits, authentication,
-//! impersonation, authorization. Upstream: apiserver/pkg/server/config.go, `DefaultBuildHandlerChain`, 1.36.
+//! audit, impersonation, authorization. Upstream: apiserver/pkg/server/config.go, `DefaultBuildHandlerChain`, 1.36.
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
+use apiserver_audit::Record;
 use apiserver_authn::AuthRequest;
-use apiserver_authz::{Decision, forbidden};
+use apiserver_authz::{Answer, Decision, forbidden};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response};
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
 
+use crate::audit;
 use crate::body::{Body, full};
 use crate::deliver;
 use crate::gzip;
@@ -69,6 +71,9 @@ fn scope(info: &RequestInfo) -> &'static str {
     }
 }
 
+/// What is recorded of a request, and what it asks.
+type Recorded = Option<(Record, RequestInfo)>;
+
 /// Watches, and streams that end when the client wants.
 fn is_long_running(info: &RequestInfo, query: &Query<'_>) -> bool {
     match (info.verb.as_str(), info.subresource.as_str()) {
@@ -99,21 +104,29 @@ impl Server {
         let series = self.series(&info, &query, &method, request.headers(), long);
         let running = if long { series.clone().map(Series::run) } else { None };
         let mut delivery = deliver::Request { series, running, ..deliver::Request::default() };
-        let filtered = self.filtered(&peer, request, info, &query, long, &mut delivery);
+        let mut recorded: Recorded = None;
+        let filtered = self.filtered(&peer, request, info, &query, long, &mut delivery, &mut recorded);
         let result = AssertUnwindSafe(filtered).catch_unwind().await;
-        let mut response = match result {
-            Ok(Ok(response)) => response,
+        let (mut response, failed) = match result {
+            Ok(Ok(response)) => (response, None),
             Ok(Err(e)) => {
                 if e.code() >= 500 {
                     tracing::warn!(%method, path, code = e.code(), error = %e, "a request failed");
                 }
-                respond::error(&e)
+                let failed = recorded.is_some().then(|| (*e.0).clone());
+                (respond::error(&e), failed)
             }
             Err(_) => {
                 tracing::error!(%method, path, "a handler panicked; this is a bug");
-                respond::error(&StatusError::internal("the server panicked on this request"))
+                if let Some((record, _)) = recorded.take() {
+                    audit::record_panic(record).await;
+                }
+                (respond::error(&StatusError::internal("the server panicked on this request")), None)
             }
         };
+        if let Some((record, info)) = recorded {
+            response = self.record_response(record, &info, long, failed, response).await;
+        }
         if gzip {
             response = gzip::compress(response);
         }
@@ -162,26 +175,58 @@ impl Server {
         })
     }
 
+    #[allow(clippy::too_many_arguments)]
     async fn filtered(
         self: &Arc<Self>,
         peer: &Peer,
-        request: Request<Body>,
+        mut request: Request<Body>,
         info: RequestInfo,
         query: &Query<'_>,
         long: bool,
         delivery: &mut deliver::Request,
+        recorded: &mut Recorded,
     ) -> StatusResult<Response<Body>> {
+        let arrival = self.arrival(&request);
         let time = self.limits.timeout(query);
         let began = tokio::time::Instant::now();
-        let user = self.authenticate(peer, request.headers(), request.uri().path()).await?;
+        let user = match self.authenticate(peer, request.headers(), request.uri().path()).await {
+            Ok(user) => user,
+            Err(e) => {
+                self.record_stranger(arrival, &info, peer, request.headers()).await;
+                return Err(e);
+            }
+        };
+        *recorded = self
+            .record(arrival, &info, Some(&user), peer, request.headers())
+            .map(|record| (record, info.clone()));
+        if let Some((record, _)) = recorded {
+            audit::record_received(record).await?;
+        }
+        let asking = user.clone();
         let user = self.impersonate(user, request.headers()).await?;
+        if let Some((record, _)) = recorded
+            && !Arc::ptr_eq(&asking, &user)
+        {
+            record.impersonated(&user);
+        }
         if !long {
             let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
             // Parts of this process and the masters may always enter, so that an overloaded server can be mended.
             let exempt = peer.local.is_some() || user.in_group("system:masters");
             delivery.slot = Some(self.limits.enter(writes, exempt)?);
         }
-        self.authorize(&user, &info).await?;
+        let answer = self.decide(&user, &info).await;
+        if let Some((record, _)) = recorded {
+            let allowed = answer.decision == Decision::Allow;
+            record.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+            record.annotate("authorization.k8s.io/reason", answer.reason());
+        }
+        Self::obey(&user, &info, &answer)?;
+        if let Some((record, _)) = recorded
+            && !long
+        {
+            request = self.record_request(record, &info, request).await?;
+        }
         let series = delivery.series.clone();
         let work = async {
             if info.is_resource {
@@ -224,13 +269,19 @@ impl Server {
         }
     }
 
-    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
-        let attributes = Attributes { user, request: info };
-        let answer = self.authorizer.authorize(&attributes).await;
+    async fn decide(&self, user: &UserInfo, info: &RequestInfo) -> Answer {
+        self.authorizer.authorize(&Attributes { user, request: info }).await
+    }
+
+    fn obey(user: &UserInfo, info: &RequestInfo, answer: &Answer) -> StatusResult<()> {
         if answer.decision == Decision::Allow {
             return Ok(());
         }
-        Err(forbidden(&attributes, answer.reason()))
+        Err(forbidden(&Attributes { user, request: info }, answer.reason()))
+    }
+
+    pub(crate) async fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> StatusResult<()> {
+        Self::obey(user, info, &self.decide(user, info).await)
     }
 
     /// Upstream: apiserver/pkg/endpoints/filters/impersonation.go.

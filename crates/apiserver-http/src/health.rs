@@ -155,7 +155,8 @@ mod tests {
             readyz check failed\n";
         check("/readyz", 500, report).await;
         check("/readyz?exclude=bad&exclude=slow", 200, "ok").await;
-        let report = "[+]ping ok\n[+]good ok\n[+]bad excluded: ok\n[+]slow excluded: ok\nreadyz check passed\n";
+        let report =
+            "[+]ping ok\n[+]good ok\n[+]bad excluded: ok\n[+]slow excluded: ok\nreadyz check passed\n";
         check("/readyz?exclude=bad&exclude=slow&verbose", 200, report).await;
         let report = "[+]ping ok\n[+]good ok\n\
             warn: some health checks cannot be excluded: no matches for \"bad\"\nlivez check passed\n";

@@ -2,6 +2,7 @@
 //!
 //! Read [`Server`] first, then [`Server::handle`]: the filters in upstream's order, then one handler for each verb.
 //! What a subresource does beyond reading and writing objects is an [`Endpoint`]. Storage is never touched here.
+mod audit;
 mod body;
 mod context;
 mod cork;
@@ -37,7 +38,7 @@ pub use health::{Check, Health, Probe};
 pub use kinds::Kinds;
 pub use limits::{Limits, Serving, go_duration};
 pub use listener::{Listener, ListenerError, TlsFiles};
-pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};
 pub use openapi::OpenApi;
 pub use query::Query;
 pub use server::{Peer, Server};
+pub use tls::{CipherSuiteName, MinVersion, SniCertificate, TlsOptions};

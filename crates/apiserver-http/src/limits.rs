@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn a_request_may_ask_for_less_time() {
         let limits = Limits::default();
-        let seconds = |q: &str| limits.timeout(&Query::parse(q)).map(|d| d.as_secs_f64()).map_err(|e| e.code());
+        let seconds =
+            |q: &str| limits.timeout(&Query::parse(q)).map(|d| d.as_secs_f64()).map_err(|e| e.code());
         assert_eq!(seconds(""), Ok(60.0));
         assert_eq!(seconds("timeout=1.5s"), Ok(1.5));
         assert_eq!(seconds("timeout=10m"), Ok(60.0));
@@ -173,7 +174,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_go_reads_them() {
-        for (text, millis) in [("1m30s", 90_000), ("1.5h", 5_400_000), ("250ms", 250), ("0", 0), ("1h1m1s1ms", 3_661_001)] {
+        for (text, millis) in
+            [("1m30s", 90_000), ("1.5h", 5_400_000), ("250ms", 250), ("0", 0), ("1h1m1s1ms", 3_661_001)]
+        {
             assert_eq!(go_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "+", "s", "1", "1 s", "1x", "..s"] {

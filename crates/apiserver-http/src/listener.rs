@@ -113,8 +113,8 @@ impl Listener {
                 accepted = self.tcp.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let work = connection(stream, acceptor.clone(), server.clone(), stop.clone());
+                Ok((stream, address)) => {
+                    let work = connection(stream, address, acceptor.clone(), server.clone(), stop.clone());
                     connections.spawn(work);
                 }
                 Err(e) => {
@@ -144,6 +144,7 @@ struct Signs {
 
 async fn connection(
     stream: TcpStream,
+    address: SocketAddr,
     acceptor: tokio_rustls::TlsAcceptor,
     server: Arc<Server>,
     stop: CancellationToken,
@@ -159,7 +160,7 @@ async fn connection(
         .peer_certificates()
         .map(|all| all.iter().map(|c| c.clone().into_owned()).collect())
         .unwrap_or_default();
-    let peer = Peer { certificates: certificates.into(), local: None };
+    let peer = Peer { certificates: certificates.into(), local: None, address: Some(address.ip()) };
     let signs = Arc::new(Signs::default());
     let (seen, chance) = (signs.clone(), server.limits.serving.goaway_chance);
     let service = service_fn(move |request: Request<Incoming>| {

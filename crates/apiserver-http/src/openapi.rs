@@ -158,7 +158,8 @@ mod tests {
             headers.insert(ACCEPT, accept.parse().expect("a header"));
         }
         let kinds = Kinds::new(api::kinds::KINDS.iter().cloned().map(Arc::new));
-        let answer = OpenApi::default().answer(&kinds, "/openapi/v2", None, &headers).map_err(|e| e.code())?;
+        let answer =
+            OpenApi::default().answer(&kinds, "/openapi/v2", None, &headers).map_err(|e| e.code())?;
         let answer = answer.expect("the path is served");
         Ok(answer.headers()[CONTENT_TYPE].to_str().expect("text").to_owned())
     }

@@ -74,11 +74,7 @@ pub fn table(
 ) -> Value {
     let writer = Writer::new(context, Form::Table, false);
     let rows: Vec<Value> = objects.map(|object| writer.row(object)).collect();
-    let definitions: Vec<Value> = if columns {
-        writer.columns()
-    } else {
-        Vec::new()
-    };
+    let definitions: Vec<Value> = if columns { writer.columns() } else { Vec::new() };
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -401,9 +397,9 @@ fn unselectable(kind: &Kind, field: &str) -> String {
             format!("field label {field:?} not supported for appsv1.{name}")
         }
         ("batch", "Job") => format!("field label {field:?} not supported for batchv1.Job"),
-        _ => format!(
-            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-        ),
+        _ => {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The server: what it consists of, and how a request finds its handler.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
+use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
 use apiserver_registry::{Registry, Store};
@@ -31,6 +33,8 @@ pub struct Peer {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// A part in this process, which needs no proof.
     pub local: Option<Arc<UserInfo>>,
+    /// Where the connection comes from.
+    pub address: Option<IpAddr>,
 }
 
 /// All that answers requests.
@@ -45,6 +49,8 @@ pub struct Server {
     pub tokens: Arc<dyn TokenAuthenticator>,
     /// What one may.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What is recorded of requests; nothing without it, at no cost.
+    pub audit: Option<Arc<Audit>>,
     /// Plugins for `CONNECT`, which the store does not see.
     pub admission: Arc<Chain>,
     /// What is not simply stored, by group, plural and subresource.
@@ -139,21 +145,23 @@ impl Server {
             let page = self.metrics.page(reading, writing);
             return Ok(respond::bytes(StatusCode::OK, Text::CONTENT_TYPE, page));
         }
-        if let Some(answer) = self.openapi.answer(&self.kinds, trimmed, request.uri.query(), &request.headers)? {
+        if let Some(answer) =
+            self.openapi.answer(&self.kinds, trimmed, request.uri.query(), &request.headers)?
+        {
             return Ok(answer);
         }
         if let Some(document) = self.documents.get(trimmed) {
             return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, document));
         }
         if trimmed == "/" {
-            let mut paths: Vec<&str> =
-                vec!["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3"];
+            let mut paths: Vec<&str> = vec!["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3"];
             let groups = self.kinds.groups();
             let group_paths: Vec<String> = groups
                 .iter()
                 .flat_map(|(group, versions)| {
                     let of_group = format!("/apis/{group}");
-                    let of_versions: Vec<String> = versions.iter().map(|v| format!("{of_group}/{v}")).collect();
+                    let of_versions: Vec<String> =
+                        versions.iter().map(|v| format!("{of_group}/{v}")).collect();
                     std::iter::once(of_group).chain(of_versions)
                 })
                 .chain(self.health.paths())

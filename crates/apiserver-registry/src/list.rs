@@ -175,9 +175,15 @@ impl Store {
         if revision > Revision::ZERO {
             self.reach(revision).await?;
         }
-        self.cache
-            .get(&self.key(namespace, name))
-            .ok_or_else(|| StatusError::not_found(self.group_resource(), name))
+        let key = self.key(namespace, name);
+        match self.cache.get(&key) {
+            Some(object) => Ok(object),
+            None => {
+                // An object that cannot be opened is not cached, but it is there.
+                self.storage().is_stale(&key).await.map_err(storage_error)?;
+                Err(StatusError::not_found(self.group_resource(), name))
+            }
+        }
     }
 
     /// Reads a page of a namespace, or of all where it is empty.
@@ -252,7 +258,8 @@ fn page(snapshot: &Snapshot, prefix: &str, start: &str, limit: usize, selection:
     let end = prefix_end(prefix);
     let revision = snapshot.revision;
     let everything = selection.is_everything();
-    let mut wanted = snapshot.objects.range(start, &end).filter(|o| everything || selection.matches(o)).cloned();
+    let mut wanted =
+        snapshot.objects.range(start, &end).filter(|o| everything || selection.matches(o)).cloned();
     let whole = |items| Page { items, revision, continue_token: String::new(), remaining: None };
     if limit == 0 {
         return whole(wanted.collect());

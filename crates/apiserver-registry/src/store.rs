@@ -495,7 +495,10 @@ impl Store {
                 DeleteOutcome::Mismatch { .. } => Ok(None),
             };
         }
-        if value == old.value || write.dry_run {
+        // Nothing changes, unless what is stored was sealed with a key that others have replaced.
+        if write.dry_run
+            || (value == old.value && !self.storage.is_stale(key).await.map_err(storage_error)?)
+        {
             return Ok(Some(Stored { object: new.clone(), value, revision: old.revision }));
         }
         let lease = match self.ttl {

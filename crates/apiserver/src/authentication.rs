@@ -116,18 +116,11 @@ pub(crate) fn identity(config: &Config, view: Arc<View>) -> Result<Identity, Sta
     }));
     methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
     for jwt in &config.authentication.jwt {
-        let trust = OutboundTrust {
-            authorities: jwt.certificate_authority.clone(),
-            ..OutboundTrust::default()
-        };
+        let trust =
+            OutboundTrust { authorities: jwt.certificate_authority.clone(), ..OutboundTrust::default() };
         let http = Outbound::new(&trust)
             .map_err(|e| StartError::Setting(format!("OIDC issuer {}: {e}", jwt.issuer_url)))?;
-        methods.push(Box::new(OidcTokens::new(
-            jwt.clone(),
-            Arc::new(http),
-            audiences.clone(),
-            now.clone(),
-        )));
+        methods.push(Box::new(OidcTokens::new(jwt.clone(), Arc::new(http), audiences.clone(), now.clone())));
     }
     let mut tokens: Arc<dyn TokenAuthenticator> =
         Arc::new(TokenCache::new(Arc::new(TokenUnion(methods)), now.clone()));

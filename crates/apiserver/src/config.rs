@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver_authn::Anonymous;
-use apiserver_http::{Serving, TlsFiles, TlsOptions};
 use apiserver_http::endpoints::Component;
+use apiserver_http::{Serving, TlsFiles, TlsOptions};
 use ipnet::Ipv4Net;
 use storage::Storage;
 
@@ -20,6 +20,8 @@ pub enum AuthorizationMode {
     Node,
     /// `RBAC`.
     Rbac,
+    /// `ABAC`, by [`Config::authorization_policy`].
+    Abac,
     /// `AlwaysAllow`.
     AlwaysAllow,
     /// `AlwaysDeny`.
@@ -71,10 +73,23 @@ pub struct KubeletClient {
     pub authority: PathBuf,
 }
 
+/// How values are sealed before they are stored.
+#[derive(Debug, Clone)]
+pub struct EncryptionFile {
+    /// `--encryption-provider-config`.
+    pub path: PathBuf,
+    /// `--encryption-provider-config-automatic-reload`.
+    pub reload: bool,
+}
+
 /// What an API server is told.
 pub struct Config {
     /// Where objects are kept.
     pub storage: Arc<dyn Storage>,
+    /// How they are sealed there; as they are without it.
+    pub encryption: Option<EncryptionFile>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<apiserver_audit::Config>,
     /// Address and port of the HTTPS listener.
     pub listen: SocketAddr,
     /// `--advertise-address`: where the `kubernetes` Service leads.
@@ -93,6 +108,8 @@ pub struct Config {
     pub authentication: Authentication,
     /// `--authorization-mode`, in order.
     pub authorization: Vec<AuthorizationMode>,
+    /// `--authorization-policy-file`, for ABAC.
+    pub authorization_policy: Option<PathBuf>,
     /// Service-account tokens.
     pub service_accounts: ServiceAccounts,
     /// Client of kubelets; without one, logs and exec are refused.
@@ -121,6 +138,8 @@ impl Config {
     ) -> Self {
         Self {
             storage,
+            encryption: None,
+            audit: None,
             listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
             advertise: IpAddr::from([0, 0, 0, 0]),
             tls,
@@ -130,6 +149,7 @@ impl Config {
             authentication: Authentication::default(),
             tls_options: TlsOptions::default(),
             authorization: vec![AuthorizationMode::AlwaysAllow],
+            authorization_policy: None,
             service_accounts,
             kubelet: None,
             service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12),

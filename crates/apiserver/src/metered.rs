@@ -67,12 +67,19 @@ impl StoreTimes {
     /// Writes what was seen so far.
     pub fn write(&self, text: &mut Text) {
         let name = "etcd_request_duration_seconds";
-        text.family(name, Type::Histogram, "Etcd request latency in seconds for each operation and object type.");
+        text.family(
+            name,
+            Type::Histogram,
+            "Etcd request latency in seconds for each operation and object type.",
+        );
         for times in &self.0 {
             for (operation, histogram) in OPERATIONS.iter().zip(&times.operations) {
                 if !histogram.is_empty() {
-                    let labels =
-                        [("group", times.group.as_str()), ("operation", operation), ("resource", &times.resource)];
+                    let labels = [
+                        ("group", times.group.as_str()),
+                        ("operation", operation),
+                        ("resource", &times.resource),
+                    ];
                     histogram.write(text, name, &labels);
                 }
             }
@@ -125,6 +132,10 @@ impl Storage for Metered {
         result
     }
 
+    async fn is_stale(&self, key: &str) -> Result<bool, Error> {
+        self.inner.is_stale(key).await
+    }
+
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, Error> {
         self.inner.watch(prefix, after).await
     }
@@ -168,7 +179,9 @@ mod tests {
         times.write(&mut text);
         let page = text.finish();
         let count = |operation: &str| {
-            format!("etcd_request_duration_seconds_count{{group=\"\",operation=\"{operation}\",resource=\"pods\"}} 1")
+            format!(
+                "etcd_request_duration_seconds_count{{group=\"\",operation=\"{operation}\",resource=\"pods\"}} 1"
+            )
         };
         assert!(page.contains(&count("create")) && page.contains(&count("list")), "{page}");
         assert!(!page.contains("operation=\"get\""), "{page}");

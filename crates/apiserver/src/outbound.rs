@@ -82,9 +82,8 @@ impl Outbound {
     async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, String> {
         let (mut head, body) = request.into_parts();
         let stream = self.dialer.dial(&head.uri).await.map_err(|e| e.to_string())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| e.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let connection = tokio::spawn(connection);
         let host = head.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
         head.headers.insert(HOST, HeaderValue::from_str(&host).map_err(|e| e.to_string())?);

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
+use apiserver_audit::{Audit, AuditError};
+use apiserver_authz::abac::Abac;
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
 use apiserver_authz::{Authorizer, always};
+use apiserver_encryption::{Encryption, Resources};
 use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
 use apiserver_http::metrics::{Metrics, Source, Text, Type};
 use apiserver_http::{
@@ -53,6 +56,9 @@ pub enum StartError {
     /// The first objects cannot be written.
     #[error("cannot write the objects that every cluster starts with")]
     Bootstrap(#[source] StatusError),
+    /// What is asked of the server cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -77,6 +83,7 @@ pub struct Route {
 pub struct ApiServer {
     server: Arc<Server>,
     address: SocketAddr,
+    audit: Option<Arc<Audit>>,
     tasks: TaskTracker,
 }
 
@@ -157,11 +164,24 @@ fn go_arch() -> &'static str {
     }
 }
 
+fn abac(file: Option<&PathBuf>) -> Result<Abac, StartError> {
+    let path = file.ok_or_else(|| {
+        StartError::Setting("authorization-mode ABAC's authorization policy file not passed".into())
+    })?;
+    let text = String::from_utf8(read(path)?).map_err(|_| unusable(path)(&"it is not text"))?;
+    Abac::parse(&text).map_err(|e| unusable(path)(&e))
+}
+
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
         let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
+        let sealed = seal(&mut config, &stop).await?;
+        let audit = match &config.audit {
+            Some(wanted) => Audit::start(wanted).await?,
+            None => None,
+        };
 
         let times = Arc::new(StoreTimes::new(kept()));
         config.storage = Arc::new(Metered { inner: config.storage, times: times.clone() });
@@ -170,16 +190,16 @@ impl ApiServer {
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
         let rbac = Arc::new(Rbac::new());
         let node = Arc::new(NodeAuthorizer::new());
-        let modes = config.authorization.iter().map(|mode| -> Box<dyn Authorizer> {
-            match mode {
+        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
+        for mode in &config.authorization {
+            authorizers.push(match mode {
                 AuthorizationMode::Node => Box::new(node.clone()),
                 AuthorizationMode::Rbac => Box::new(rbac.clone()),
+                AuthorizationMode::Abac => Box::new(abac(config.authorization_policy.as_ref())?),
                 AuthorizationMode::AlwaysAllow => Box::new(always::AlwaysAllow),
                 AuthorizationMode::AlwaysDeny => Box::new(always::AlwaysDeny),
-            }
-        });
-        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
-        authorizers.extend(modes);
+            });
+        }
         let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
 
         let quotas = Quotas::new(config.storage.clone()).map_err(StartError::Bootstrap)?;
@@ -221,6 +241,7 @@ impl ApiServer {
             authenticator: identity.requests,
             tokens: identity.tokens,
             authorizer,
+            audit: audit.clone(),
             admission,
             endpoints: endpoints::endpoints(
                 access,
@@ -228,7 +249,7 @@ impl ApiServer {
                 config.components.clone(),
             ),
             documents,
-            health: health(&ready, &stopping, &registry, config.storage.clone()),
+            health: health(&ready, &stopping, &registry, config.storage.clone(), sealed),
             openapi: OpenApi::default(),
             limits: Limits::new(config.serving.clone()),
             metrics: Metrics::new(sources),
@@ -285,7 +306,7 @@ impl ApiServer {
             closing.cancel();
         });
         tasks.close();
-        Ok(Self { server, address, tasks })
+        Ok(Self { server, address, audit, tasks })
     }
 
     /// The address of the HTTPS listener.
@@ -316,8 +337,7 @@ impl ApiServer {
 
     /// Every path outside of resources that is served.
     pub fn paths(&self) -> Vec<String> {
-        let fixed =
-            ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
+        let fixed = ["/", "/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz"];
         let versions = self.server.kinds.group_versions().into_iter().flat_map(|(group, version)| {
             if group.is_empty() {
                 vec![format!("/api/{version}"), format!("/openapi/v3/api/{version}")]
@@ -344,6 +364,9 @@ impl ApiServer {
     /// Waits until all connections have ended after a stop.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+        if let Some(audit) = &self.audit {
+            audit.close().await;
+        }
     }
 }
 
@@ -422,11 +445,25 @@ fn object_counts(registry: &Registry, text: &mut Text) {
     }
 }
 
+/// Puts encryption between the storage and everything above it, if it is configured; gives a check of its key servers.
+async fn seal(config: &mut Config, stop: &CancellationToken) -> Result<Option<Check>, StartError> {
+    let Some(file) = &config.encryption else { return Ok(None) };
+    let resources = Resources::new(kept().map(|k| (apiserver_registry::prefix(&k), k.group_resource())));
+    let unusable = |e: apiserver_encryption::LoadError| unusable(&file.path)(&e);
+    let encryption = Encryption::load(&file.path, file.reload, resources).await.map_err(unusable)?;
+    config.storage = Arc::new(encryption.storage(config.storage.clone()));
+    let health = encryption.health();
+    let check = encryption.has_health().then(|| Check::quick("kms-providers", true, health));
+    encryption.follow(stop.clone()).map_err(unusable)?;
+    Ok(check)
+}
+
 fn health(
     ready: &Arc<AtomicBool>,
     stopping: &Arc<AtomicBool>,
     registry: &Arc<Registry>,
     storage: Arc<dyn Storage>,
+    more: Option<Check>,
 ) -> Health {
     let bootstrapped = |name: &'static str| {
         let ready = ready.clone();
@@ -443,7 +480,7 @@ fn health(
         Check { name, live, probe }
     };
     let (filled, stopping) = (registry.clone(), stopping.clone());
-    Health(vec![
+    let mut checks = vec![
         Check::quick("log", true, || Ok(())),
         answers("etcd", true),
         answers("etcd-readiness", false),
@@ -456,5 +493,7 @@ fn health(
         Check::quick("shutdown", false, move || {
             if stopping.load(Ordering::Acquire) { Err("process is shutting down".to_owned()) } else { Ok(()) }
         }),
-    ])
+    ];
+    checks.extend(more);
+    Health(checks)
 }

@@ -105,13 +105,9 @@ impl WebhookConfig {
         let cluster = &cluster.ok_or_else(|| format!("it has no cluster {:?}", context.cluster))?.cluster;
         let none = User::default();
         let user = file.users.iter().find(|u| u.name == context.user).map_or(&none, |u| &u.user);
-        let authorities = pem(
-            path,
-            cluster.certificate_authority_data.as_ref(),
-            cluster.certificate_authority.as_ref(),
-        )?;
-        let certificate =
-            pem(path, user.client_certificate_data.as_ref(), user.client_certificate.as_ref())?;
+        let authorities =
+            pem(path, cluster.certificate_authority_data.as_ref(), cluster.certificate_authority.as_ref())?;
+        let certificate = pem(path, user.client_certificate_data.as_ref(), user.client_certificate.as_ref())?;
         let key = pem(path, user.client_key_data.as_ref(), user.client_key.as_ref())?;
         Ok(Self {
             url: cluster.server.clone(),

@@ -29,7 +29,11 @@ impl Live {
         pki.ensure(&spec, Timestamp::now()).unwrap();
         let storage = Embedded::open(data.path().join("db"), Options::default()).unwrap();
         let serving = pki.api_server();
-        let accounts = ServiceAccounts::new(pki.service_account_key(), vec![pki.service_account_public_key()], "https://kubernetes.default.svc");
+        let accounts = ServiceAccounts::new(
+            pki.service_account_key(),
+            vec![pki.service_account_public_key()],
+            "https://kubernetes.default.svc",
+        );
         let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -117,7 +117,12 @@ async fn fan_out(
         cpu.as_secs_f64() / took.as_secs_f64(),
         cpu.as_secs_f64() * 1e6 / events as f64,
     );
-    report.add(format!("watch events, {watchers} watchers"), events as f64 / took.as_secs_f64(), "/s", detail);
+    report.add(
+        format!("watch events, {watchers} watchers"),
+        events as f64 / took.as_secs_f64(),
+        "/s",
+        detail,
+    );
     Ok(())
 }
 

@@ -31,7 +31,11 @@ impl Cli {
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
             }
-            Command::Backup(_) | Command::Restore(_) | Command::Db(_) | Command::Migrate(_) => false,
+            Command::Backup(_)
+            | Command::Restore(_)
+            | Command::Db(_)
+            | Command::Migrate(_)
+            | Command::Secrets(_) => false,
             _ => true,
         };
         self.v.unwrap_or(u8::from(is_server))
@@ -61,6 +65,12 @@ pub enum Command {
     Status(Which),
     /// Prints the admin kubeconfig.
     Kubeconfig(Kubeconfig),
+    /// What is sealed in the store.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cox secrets rewrite    after a change of the first key in the cluster's encryption/config.yaml"
+    )]
+    Secrets(commands::secrets::Secrets),
     /// Writes all objects of a cluster to one file, while it runs or not.
     Backup(commands::backup::Backup),
     /// Makes a stopped cluster what a backup holds.

@@ -86,6 +86,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Restore(options) => commands::restore::restore(options, json).await,
             Command::Db(options) => commands::db::db(options, json).await,
             Command::Migrate(options) => commands::migrate::migrate(*options, json).await,
+            Command::Secrets(verb) => commands::secrets::secrets(verb, json).await,
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 let script = args::completion(shell);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, KubeletClient, ServiceAccounts,
-    TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient,
+    ServiceAccounts, TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -98,6 +98,7 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
     let keys = vec![pki.service_account_public_key()];
     let accounts = ServiceAccounts::new(pki.service_account_key(), keys, cluster.issuer());
     ApiConfig {
+        encryption: Some(EncryptionFile { path: cluster.layout.encryption_config(), reload: true }),
         listen: SocketAddr::from(([0, 0, 0, 0], cluster.settings.secure_port)),
         advertise: cluster.settings.address,
         // A cluster of ours shows strangers that it is there and well, and nothing else.

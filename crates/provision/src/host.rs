@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use pki::{ClusterPki, KeyAlgorithm, NodeIdentity, PkiSpec};
 
+use crate::encryption::EncryptionKey;
 use crate::{
     Containerd, ContainerdConfig, Facts, Finding, Layout, Neighbour, ProcessRecord, Step, WantedNetwork,
     WantedPort, Wish, check, ensure_system_images, files, system_images::system_images_present,
@@ -182,6 +183,7 @@ pub fn preflight(config: &HostConfig) -> Vec<Finding> {
 pub fn control_plane(config: &HostConfig) -> Vec<Box<dyn Step>> {
     let mut steps: Vec<Box<dyn Step>> =
         vec![Box::new(Directories(config.clone())), Box::new(Certificates(config.clone()))];
+    steps.push(Box::new(EncryptionKey(config.layout.clone())));
     if config.secure_port != 0 {
         steps.push(Box::new(Kubeconfigs(config.clone())));
     }

@@ -240,6 +240,12 @@ impl Layout {
         self.root.join("kubeconfig")
     }
 
+    /// How the API server seals secrets, with the key: apart from what it seals, so that a copy of the storage alone
+    /// tells nothing.
+    pub fn encryption_config(&self) -> PathBuf {
+        self.root.join("encryption").join("config.yaml")
+    }
+
     /// The API server's storage.
     pub fn db(&self) -> PathBuf {
         self.root.join("db")

@@ -11,6 +11,7 @@
 mod binaries;
 mod containerd;
 mod down;
+mod encryption;
 mod facts;
 mod files;
 mod host;

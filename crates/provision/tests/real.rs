@@ -255,7 +255,15 @@ fn up_pod_and_down() {
             .collect();
         assert_eq!(
             steps,
-            ["directories", "certificates", "kubeconfigs", "kernel settings", "containerd", "system images"]
+            [
+                "directories",
+                "certificates",
+                "encryption key",
+                "kubeconfigs",
+                "kernel settings",
+                "containerd",
+                "system images"
+            ]
         );
         let pid = fixture.containerd().process().record().pid;
 

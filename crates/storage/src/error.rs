@@ -51,6 +51,16 @@ pub enum Error {
     /// The store could not make a write durable and accepts no more, since it cannot know what reached the disk.
     #[error("the store accepts no more writes ({0}); restart the server once the disk is healthy")]
     Failed(Arc<str>),
+    /// A value cannot be put into the form it is stored in, or read back from it: encryption at rest.
+    #[error("unable to transform key {key:?}: {why}")]
+    Transform {
+        /// The key.
+        key: Arc<str>,
+        /// Why not.
+        why: Arc<str>,
+        /// Whether that may pass, as when a key server does not answer.
+        retryable: bool,
+    },
     /// The store could not be reached. Nothing was written.
     #[error("{0}")]
     Unreachable(Arc<str>),
@@ -68,6 +78,13 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without a change.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Lagged | Self::NoSpace | Self::FutureRevision { .. } | Self::Unreachable(_))
+        matches!(
+            self,
+            Self::Lagged
+                | Self::NoSpace
+                | Self::FutureRevision { .. }
+                | Self::Unreachable(_)
+                | Self::Transform { retryable: true, .. }
+        )
     }
 }

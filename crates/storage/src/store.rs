@@ -68,6 +68,12 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Waits until the store has reached a revision.
     async fn wait_for(&self, revision: Revision) -> Result<(), Error>;
+
+    /// Whether a write of the value that a key has would store other bytes, as after a change of the keys that values
+    /// are encrypted with. Fails when the stored value cannot be read.
+    async fn is_stale(&self, _key: &str) -> Result<bool, Error> {
+        Ok(false)
+    }
 }
 
 /// Asks a running watch how far it has come.

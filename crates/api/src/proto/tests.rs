@@ -244,7 +244,8 @@ fn a_list_in_pieces_is_the_list() {
     let map = |name: &str| json!({"metadata": {"name": name}, "data": {"k": "v".repeat(100)}});
     for count in [0, 1, 3] {
         let items: Vec<Value> = (0..count).map(|n| map(&n.to_string())).collect();
-        let whole = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items});
+        let whole =
+            json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items});
         let whole = encode_object(whole.as_object().expect("an object")).expect("it encodes");
         let pieces: Vec<Vec<u8>> = items
             .into_iter()

@@ -18,8 +18,8 @@ pub use text::{Text, Type};
 
 /// Bounds of `apiserver_request_duration_seconds`.
 const DURATIONS: &[f64] = &[
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
-    30.0, 45.0, 60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0,
 ];
 /// Bounds of `apiserver_response_sizes`.
 const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
@@ -27,8 +27,8 @@ const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 const EVENT_SIZES: &[f64] = &[1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 /// Codes that are counted by themselves; the rest are counted together, as 0.
 const CODES: [u16; 28] = [
-    101, 200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 429, 431, 500,
-    501, 502, 503, 504, 507,
+    101, 200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 429,
+    431, 500, 501, 502, 503, 504, 507,
 ];
 /// Threads forget what they know beyond this many series.
 const KNOWN: usize = 4096;
@@ -246,11 +246,7 @@ fn requests(text: &mut Text, all: &[Arc<Series>]) {
         });
     }
     let name = "apiserver_request_terminations_total";
-    text.family(
-        name,
-        Type::Counter,
-        "Number of requests which apiserver terminated in self-defense.",
-    );
+    text.family(name, Type::Counter, "Number of requests which apiserver terminated in self-defense.");
     for series in all {
         series.each_code(|code, count| {
             if matches!(code, "429" | "504") {
@@ -366,7 +362,8 @@ mod tests {
 
     #[test]
     fn requests_are_counted_under_upstreams_names() {
-        let metrics = Metrics::new(vec![Box::new(|t: &mut Text| t.single("mine", Type::Gauge, "Mine.", 7.0))]);
+        let metrics =
+            Metrics::new(vec![Box::new(|t: &mut Text| t.single("mine", Type::Gauge, "Mine.", 7.0))]);
         let list = metrics.series(&pods("LIST", "cluster"), || true).expect("known");
         list.answered(200, Duration::from_millis(30), 5_000);
         list.answered(299, Duration::from_millis(30), 1);

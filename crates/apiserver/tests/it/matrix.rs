@@ -73,7 +73,13 @@ fn admin() -> Arc<UserInfo> {
 }
 
 impl Bench {
-    async fn ask(&self, user: &Arc<UserInfo>, method: &str, target: &str, body: &str) -> (StatusCode, String) {
+    async fn ask(
+        &self,
+        user: &Arc<UserInfo>,
+        method: &str,
+        target: &str,
+        body: &str,
+    ) -> (StatusCode, String) {
         let content_type =
             if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let body: Body = http_body_util::Full::new(bytes::Bytes::from(body.to_owned()))
@@ -113,7 +119,8 @@ fn request(route: &Route, verb: &str, namespace: &str) -> Option<(&'static str, 
     }
     let _ = write!(path, "/{}", route.plural);
     // What is made with the collection's path has no name.
-    let of_collection = route.subresource.is_empty() && matches!(verb, "list" | "watch" | "create" | "deletecollection");
+    let of_collection =
+        route.subresource.is_empty() && matches!(verb, "list" | "watch" | "create" | "deletecollection");
     if !of_collection {
         path.push_str("/some-name");
     }
@@ -147,7 +154,10 @@ async fn letters(bench: &Bench, user: &Arc<UserInfo>, route: &Route, namespace: 
         let Some((method, target)) = request(route, verb, namespace) else { continue };
         let (status, text) = bench.ask(user, method, &target, "{}").await;
         assert_ne!(status, StatusCode::UNAUTHORIZED, "{target}");
-        assert!(status != StatusCode::INTERNAL_SERVER_ERROR || !text.contains("panicked"), "{method} {target}");
+        assert!(
+            status != StatusCode::INTERNAL_SERVER_ERROR || !text.contains("panicked"),
+            "{method} {target}"
+        );
         if !is_refused(status, &text) {
             out.push(*letter);
         }
@@ -265,19 +275,41 @@ async fn no_spelling_of_a_path_escapes() {
     }
     targets.extend(
         [
-            "/", "//", "/api//v1/secrets", "//api/v1/secrets", "/api/v1/secrets/", "/api/v1//secrets",
-            "/api/v1/namespaces/default/../kube-system/secrets", "/api/v1/namespaces/%2e%2e/secrets",
-            "/api/v1/namespaces/default%2fsecrets", "/api/v1/watch/secrets", "/api/v1/proxy/nodes/a",
-            "/api/v1/watch/namespaces/default/secrets/a", "/api/V1/secrets", "/API/v1/secrets",
-            "/api/v2/secrets", "/apis/none.example/v1/things", "/apis/apps/v1/secrets", "/metrics", "/debug/pprof",
-            "/logs", "/healthz/../api/v1/secrets", "/version/../api/v1/secrets", "/livez/%2e%2e/api/v1/secrets",
-            "/openid/v1/jwks/", "/swagger.json", "/api/v1/namespaces/default/pods/a/exec/b",
-            "/api/v1/nodes/a/proxy/pods", "/api/v1/namespaces/default/services/https:a:443/proxy/x",
+            "/",
+            "//",
+            "/api//v1/secrets",
+            "//api/v1/secrets",
+            "/api/v1/secrets/",
+            "/api/v1//secrets",
+            "/api/v1/namespaces/default/../kube-system/secrets",
+            "/api/v1/namespaces/%2e%2e/secrets",
+            "/api/v1/namespaces/default%2fsecrets",
+            "/api/v1/watch/secrets",
+            "/api/v1/proxy/nodes/a",
+            "/api/v1/watch/namespaces/default/secrets/a",
+            "/api/V1/secrets",
+            "/API/v1/secrets",
+            "/api/v2/secrets",
+            "/apis/none.example/v1/things",
+            "/apis/apps/v1/secrets",
+            "/metrics",
+            "/debug/pprof",
+            "/logs",
+            "/healthz/../api/v1/secrets",
+            "/version/../api/v1/secrets",
+            "/livez/%2e%2e/api/v1/secrets",
+            "/openid/v1/jwks/",
+            "/swagger.json",
+            "/api/v1/namespaces/default/pods/a/exec/b",
+            "/api/v1/nodes/a/proxy/pods",
+            "/api/v1/namespaces/default/services/https:a:443/proxy/x",
         ]
         .map(str::to_owned),
     );
     for target in targets {
-        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"] {
+        for method in
+            ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"]
+        {
             if method == "CONNECT" {
                 // Takes an authority in place of a path; the parser refuses it before us.
                 continue;

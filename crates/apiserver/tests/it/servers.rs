@@ -45,7 +45,11 @@ impl Server {
     pub async fn start(storage: Arc<dyn Storage>, pki: &ClusterPki, number: u8, shared: bool) -> Self {
         let serving = pki.api_server();
         let stop = CancellationToken::new();
-        let accounts = ServiceAccounts::new(pki.service_account_key(), vec![pki.service_account_public_key()], "https://kubernetes.default.svc");
+        let accounts = ServiceAccounts::new(
+            pki.service_account_key(),
+            vec![pki.service_account_public_key()],
+            "https://kubernetes.default.svc",
+        );
         let tls = TlsFiles { certificate: serving.certificate, key: serving.key };
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),

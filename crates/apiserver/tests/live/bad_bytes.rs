@@ -95,7 +95,10 @@ fn selectors() {
 
 #[test]
 fn quantities() {
-    check(wire::quantities, &[b"1.5Gi 100m", b"12e6", b"-1.0001k 9223372036854775807", b"1E", b"0.000000001n"]);
+    check(
+        wire::quantities,
+        &[b"1.5Gi 100m", b"12e6", b"-1.0001k 9223372036854775807", b"1E", b"0.000000001n"],
+    );
 }
 
 #[test]

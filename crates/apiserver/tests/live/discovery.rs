@@ -19,7 +19,11 @@ async fn documents_that_are_known_are_not_sent_again() -> Result<()> {
         ("/openapi/v2", "application/json", "application/json"),
     ] {
         let first = live.get_as(path, accept).await?;
-        ensure!(first.status == 200 && first.header("content-type") == content_type, "{path}: {}", first.header("content-type"));
+        ensure!(
+            first.status == 200 && first.header("content-type") == content_type,
+            "{path}: {}",
+            first.header("content-type")
+        );
         let etag = first.header("etag").to_owned();
         if accept == "application/json" && path == "/apis" {
             ensure!(etag.is_empty());

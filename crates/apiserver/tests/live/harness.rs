@@ -76,7 +76,11 @@ impl Answer {
 
 fn config(pki: &ClusterPki, tokens: PathBuf, storage: Arc<Embedded>, serving: Serving) -> Result<Config> {
     let pair = pki.api_server();
-    let accounts = ServiceAccounts::new(pki.service_account_key(), vec![pki.service_account_public_key()], "https://kubernetes.default.svc.cluster.local");
+    let accounts = ServiceAccounts::new(
+        pki.service_account_key(),
+        vec![pki.service_account_public_key()],
+        "https://kubernetes.default.svc.cluster.local",
+    );
     let tls = TlsFiles { certificate: pair.certificate, key: pair.key };
     Ok(Config {
         listen: "127.0.0.1:0".parse()?,
@@ -178,14 +182,17 @@ impl Live {
     /// An HTTP/2 connection.
     pub async fn http2(&self, who: Who) -> Result<http2::SendRequest<Full<Bytes>>> {
         let stream = self.raw(who, b"h2").await?;
-        let (sender, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(sender)
     }
 
     /// Sends a request on a connection of its own and gives its answer, the body still to come.
-    pub async fn open(&self, who: Who, mut request: Request<Full<Bytes>>) -> Result<http::Response<Incoming>> {
+    pub async fn open(
+        &self,
+        who: Who,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<http::Response<Incoming>> {
         let stream = self.raw(who, b"http/1.1").await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);

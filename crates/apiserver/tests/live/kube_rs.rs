@@ -48,7 +48,10 @@ async fn objects_are_written_read_and_refused() -> Result<()> {
     let patched = maps.patch("a", &PatchParams::default(), &Patch::Merge(&patch)).await?;
     ensure!(patched.data.as_ref().is_some_and(|d| d["value"] == "2"));
     let stale = maps.replace("a", &PostParams::default(), &made).await;
-    ensure!(matches!(&stale, Err(kube::Error::Api(e)) if e.code == 409 && e.reason == "Conflict"), "{stale:?}");
+    ensure!(
+        matches!(&stale, Err(kube::Error::Api(e)) if e.code == 409 && e.reason == "Conflict"),
+        "{stale:?}"
+    );
     let listed = maps.list(&ListParams::default().limit(1)).await?;
     ensure!(listed.items.len() == 1);
     let metadata = maps.list_metadata(&ListParams::default()).await?;

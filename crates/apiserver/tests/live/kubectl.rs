@@ -64,10 +64,12 @@ async fn raw_paths_pages_and_watches() -> Result<()> {
         }
         let wide = kubectl.run("get configmaps --show-labels -l parity=1")?;
         ensure!(wide.lines().count() == 4 && wide.contains("parity=1") && wide.starts_with("NAME"), "{wide}");
-        let sorted = kubectl.run("get configmaps -o name --sort-by=.data.n --field-selector=metadata.name!=map-003")?;
+        let sorted = kubectl
+            .run("get configmaps -o name --sort-by=.data.n --field-selector=metadata.name!=map-003")?;
         ensure!(sorted.lines().count() == 6, "{sorted}");
 
-        let mut watch = kubectl.command(&["get", "configmaps", "--watch", "--output-watch-events", "--no-headers"]);
+        let mut watch =
+            kubectl.command(&["get", "configmaps", "--watch", "--output-watch-events", "--no-headers"]);
         let mut watching = watch.stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(watching.stdout.take().context("stdout")?).lines();
         let mut seen: Vec<String> = Vec::new();
@@ -93,9 +95,16 @@ async fn raw_paths_pages_and_watches() -> Result<()> {
 async fn explain_and_validation() -> Result<()> {
     with_kubectl(|kubectl| {
         let text = kubectl.run("explain pods.spec.containers.livenessProbe")?;
-        ensure!(text.contains("DESCRIPTION:") && text.contains("Periodic probe of container liveness"), "{text}");
+        ensure!(
+            text.contains("DESCRIPTION:") && text.contains("Periodic probe of container liveness"),
+            "{text}"
+        );
         let all = kubectl.run("explain deployment --recursive")?;
-        ensure!(all.lines().count() > 500 && all.contains("topologySpreadConstraints"), "{}", all.lines().count());
+        ensure!(
+            all.lines().count() > 500 && all.contains("topologySpreadConstraints"),
+            "{}",
+            all.lines().count()
+        );
         let resources = kubectl.run("api-resources -o wide --verbs=list,watch")?;
         ensure!(resources.contains("deployments") && resources.contains("deploy"), "{resources}");
         ensure!(kubectl.run("api-versions")?.contains("rbac.authorization.k8s.io/v1"));

@@ -61,7 +61,8 @@ async fn what_is_asked_and_answered_is_counted() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_check_by_check() -> Result<()> {
     let live = Live::start().await?;
-    let hooks = "[+]poststarthook/rbac/bootstrap-roles ok\n[+]poststarthook/start-system-namespaces-controller ok\n";
+    let hooks =
+        "[+]poststarthook/rbac/bootstrap-roles ok\n[+]poststarthook/start-system-namespaces-controller ok\n";
     let readyz = format!(
         "[+]ping ok\n[+]log ok\n[+]etcd ok\n[+]etcd-readiness ok\n[+]informer-sync ok\n{hooks}[+]shutdown ok\nreadyz check passed\n"
     );
@@ -75,7 +76,12 @@ async fn health_is_told_check_by_check() -> Result<()> {
         ("/livez?verbose&exclude=etcd", 200, livez.as_str()),
     ] {
         let answer = live.get_as(path, "*/*").await?;
-        ensure!(answer.status == status && answer.text() == text, "{path}: {} {}", answer.status, answer.text());
+        ensure!(
+            answer.status == status && answer.text() == text,
+            "{path}: {} {}",
+            answer.status,
+            answer.text()
+        );
     }
     ensure!(live.get("/livez/shutdown").await?.status == 404);
     let paths = live.get("/").await?.json();

@@ -72,10 +72,8 @@ print("python client", __import__("kubernetes").__version__, "is content")
 async fn the_python_client_is_content() -> Result<()> {
     // Debian's own, which is where Debian's package of the client belongs.
     let python = "/usr/bin/python3";
-    let import = std::process::Command::new(python)
-        .args(["-c", "import kubernetes"])
-        .stderr(Stdio::null())
-        .status();
+    let import =
+        std::process::Command::new(python).args(["-c", "import kubernetes"]).stderr(Stdio::null()).status();
     if !import.is_ok_and(|s| s.success()) {
         println!("SKIPPED: the Python client is not installed (Debian package python3-kubernetes)");
         return Ok(());
@@ -84,7 +82,8 @@ async fn the_python_client_is_content() -> Result<()> {
     let kubeconfig = live.kubeconfig()?;
     let work = move || std::process::Command::new(python).args(["-c", SCRIPT]).arg(kubeconfig).output();
     let output = tokio::task::spawn_blocking(work).await??;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success() && said.contains("is content"), "{said}");
     Ok(())
 }

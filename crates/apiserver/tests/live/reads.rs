@@ -23,12 +23,16 @@ async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
         (
             "resourceVersionMatch=Exact",
             422,
-            format!("{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
+            format!(
+                "{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+            ),
         ),
         (
             "resourceVersionMatch=Exact&resourceVersion=0",
             422,
-            format!("{options}resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+            format!(
+                "{options}resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""
+            ),
         ),
         (
             "resourceVersionMatch=Newest&resourceVersion=1",
@@ -38,7 +42,9 @@ async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
         (
             matched.as_str(),
             422,
-            format!("{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"),
+            format!(
+                "{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"
+            ),
         ),
         (
             "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=1",
@@ -46,7 +52,12 @@ async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
             format!("{options}sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
         ),
         (both.as_str(), 400, "specifying resource version is not allowed when using continue".to_owned()),
-        ("resourceVersion=x", 422, "resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax".to_owned()),
+        (
+            "resourceVersion=x",
+            422,
+            "resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax"
+                .to_owned(),
+        ),
         ("continue=*", 400, "continue key is not valid".to_owned()),
         ("labelSelector=a%3D%3D%3Db", 400, "unable to parse requirement".to_owned()),
         ("fieldSelector=a", 400, "invalid selector: 'a'; can't understand 'a'".to_owned()),
@@ -54,19 +65,30 @@ async fn bad_list_options_are_told_in_upstreams_words() -> Result<()> {
         (
             "watch=1&sendInitialEvents=true",
             422,
-            format!("{options}resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+            format!(
+                "{options}resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            ),
         ),
         (
             "watch=1&resourceVersionMatch=NotOlderThan",
             422,
-            format!("{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+            format!(
+                "{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            ),
         ),
         ("resourceVersion=99999999", 504, "Too large resource version: 99999999, current: ".to_owned()),
-        ("resourceVersion=1&resourceVersionMatch=Exact", 410, "The resourceVersion for the provided list is too old.".to_owned()),
+        (
+            "resourceVersion=1&resourceVersionMatch=Exact",
+            410,
+            "The resourceVersion for the provided list is too old.".to_owned(),
+        ),
     ] {
         let answer = live.get(&format!("{MAPS}?{query}")).await?;
         let (got, reason, message) = answer.error();
-        ensure!(got == code && message.contains(&expected), "{query}: {got} {reason} {message:?}, want {expected:?}");
+        ensure!(
+            got == code && message.contains(&expected),
+            "{query}: {got} {reason} {message:?}, want {expected:?}"
+        );
     }
     Ok(())
 }
@@ -85,7 +107,8 @@ async fn pages_show_one_state_and_say_what_remains() -> Result<()> {
     ensure!(names(&first) == ["map-000", "map-001"], "{first}");
     ensure!(first["metadata"]["remainingItemCount"] == 4, "{}", first["metadata"]);
     live.create(MAPS, &json!({ "metadata": { "name": "map-002a" } })).await?;
-    live.send(Who::Admin, request(Method::DELETE, &format!("{MAPS}/map-003"), "application/json", "")).await?;
+    live.send(Who::Admin, request(Method::DELETE, &format!("{MAPS}/map-003"), "application/json", ""))
+        .await?;
     let next = |list: &serde_json::Value, limit: usize| {
         format!("{MAPS}?limit={limit}&continue={}", list["metadata"]["continue"].as_str().unwrap_or(""))
     };
@@ -94,11 +117,15 @@ async fn pages_show_one_state_and_say_what_remains() -> Result<()> {
     ensure!(second["metadata"]["resourceVersion"] == revision.as_str(), "{}", second["metadata"]);
     let last = live.get(&next(&second, 500)).await?.json();
     ensure!(names(&last) == ["map-004", "map-005"], "{last}");
-    ensure!(last["metadata"].get("continue").is_none() && last["metadata"].get("remainingItemCount").is_none());
+    ensure!(
+        last["metadata"].get("continue").is_none() && last["metadata"].get("remainingItemCount").is_none()
+    );
 
     // With a selector nobody knows how many follow.
     let some = live.get(&format!("{MAPS}?limit=1&labelSelector=parity%3D0")).await?.json();
-    ensure!(some["metadata"].get("remainingItemCount").is_none() && some["metadata"].get("continue").is_some());
+    ensure!(
+        some["metadata"].get("remainingItemCount").is_none() && some["metadata"].get("continue").is_some()
+    );
     // Who takes any state takes it whole; who names a revision and a limit means exactly that one.
     let any = live.get(&format!("{MAPS}?limit=1&resourceVersion=0")).await?.json();
     ensure!(names(&any).len() == 6 && any["metadata"].get("continue").is_none(), "{any}");
@@ -134,8 +161,14 @@ async fn an_expired_token_comes_with_one_for_the_rest() -> Result<()> {
 async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
     let live = Live::start().await?;
     for (path, fields) in [
-        ("/api/v1/pods", "spec.nodeName=a,spec.restartPolicy=b,spec.schedulerName=c,spec.serviceAccountName=d,spec.hostNetwork=true,status.phase=e,status.podIP=f,status.nominatedNodeName=g"),
-        ("/api/v1/events", "involvedObject.kind=a,involvedObject.namespace=b,involvedObject.name=c,involvedObject.uid=d,involvedObject.apiVersion=e,involvedObject.resourceVersion=f,involvedObject.fieldPath=g,reason=h,reportingComponent=i,source=j,type=k"),
+        (
+            "/api/v1/pods",
+            "spec.nodeName=a,spec.restartPolicy=b,spec.schedulerName=c,spec.serviceAccountName=d,spec.hostNetwork=true,status.phase=e,status.podIP=f,status.nominatedNodeName=g",
+        ),
+        (
+            "/api/v1/events",
+            "involvedObject.kind=a,involvedObject.namespace=b,involvedObject.name=c,involvedObject.uid=d,involvedObject.apiVersion=e,involvedObject.resourceVersion=f,involvedObject.fieldPath=g,reason=h,reportingComponent=i,source=j,type=k",
+        ),
         ("/api/v1/namespaces", "status.phase=Active"),
         ("/api/v1/nodes", "spec.unschedulable=true"),
         ("/api/v1/secrets", "type=Opaque"),
@@ -161,7 +194,10 @@ async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
         ),
     ] {
         let (code, reason, message) = live.get(&format!("{path}?fieldSelector=spec.x%3D1")).await?.error();
-        ensure!((code, reason.as_str(), message.as_str()) == (400, "BadRequest", expected), "{path}: {message}");
+        ensure!(
+            (code, reason.as_str(), message.as_str()) == (400, "BadRequest", expected),
+            "{path}: {message}"
+        );
     }
     Ok(())
 }
@@ -179,7 +215,8 @@ async fn forms_that_cannot_be_had_are_refused() -> Result<()> {
     ensure!(message.starts_with("the body of the request was in an unknown format - accepted media types include: application/json"), "{message}");
     let answer = live.get_as(MAPS, "application/json;as=Table;g=meta.k8s.io;v=v1").await?;
     ensure!(answer.json()["kind"] == "Table");
-    let answer = live.get_as(MAPS, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
+    let answer =
+        live.get_as(MAPS, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await?;
     ensure!(answer.json()["kind"] == "PartialObjectMetadataList");
     let answer = live.get_as(MAPS, "application/vnd.kubernetes.protobuf").await?;
     ensure!(answer.body.starts_with(b"k8s\0"));
@@ -193,7 +230,8 @@ async fn large_answers_are_compressed_for_who_asks() -> Result<()> {
     use std::io::Read as _;
     let live = Live::start().await?;
     for n in 0..40 {
-        let object = json!({ "metadata": { "name": format!("large-{n:02}") }, "data": { "x": "y".repeat(6000) } });
+        let object =
+            json!({ "metadata": { "name": format!("large-{n:02}") }, "data": { "x": "y".repeat(6000) } });
         live.create(MAPS, &object).await?;
     }
     let ask = |path: &str| {

@@ -11,7 +11,7 @@ use crate::harness::{Live, MAPS, PATIENCE, Who, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_so_serves_on_and_ends_watches_well() -> Result<()> {
-    let delay = Duration::from_millis(1500);
+    let delay = Duration::from_secs(4);
     let live = Live::with(Serving { shutdown_delay: delay, ..Serving::default() }).await?;
     live.config_maps(1).await?;
     let watch = request(Method::GET, &format!("{MAPS}?watch=1"), "application/json", Bytes::new());

@@ -60,7 +60,8 @@ async fn an_expired_revision_is_an_error_event() -> Result<()> {
     let live = Live::start().await?;
     live.config_maps(2).await?;
     let live = live.forgetful().await?;
-    let mut events = Events::open(&live, &format!("{MAPS}?watch=1&resourceVersion=1"), "application/json").await?;
+    let mut events =
+        Events::open(&live, &format!("{MAPS}?watch=1&resourceVersion=1"), "application/json").await?;
     let event = events.next().await?.context("an event")?;
     ensure!(event["type"] == "ERROR" && event["object"]["code"] == 410, "{event}");
     ensure!(event["object"]["reason"] == "Expired" && event["object"]["kind"] == "Status", "{event}");
@@ -98,14 +99,22 @@ async fn a_watch_begins_where_it_is_told_to() -> Result<()> {
             ensure!(got == wanted, "{query}: {got}, want {wanted}");
         }
     }
-    let path = format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let path = format!(
+        "{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
     let mut events = Events::open(&live, &path, "application/json").await?;
     for _ in 0..3 {
         events.next().await?;
     }
     let bookmark = events.next().await?.context("a bookmark")?;
-    ensure!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true", "{bookmark}");
-    ensure!(bookmark["object"]["kind"] == "ConfigMap" && bookmark["object"]["apiVersion"] == "v1", "{bookmark}");
+    ensure!(
+        bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true",
+        "{bookmark}"
+    );
+    ensure!(
+        bookmark["object"]["kind"] == "ConfigMap" && bookmark["object"]["apiVersion"] == "v1",
+        "{bookmark}"
+    );
     Ok(())
 }
 
@@ -121,10 +130,14 @@ async fn objects_come_and_go_as_they_match() -> Result<()> {
     let changed = label(&live, "map-000", "blue").await?;
     let gone = events.next().await?.context("an event")?;
     ensure!(gone["type"] == "DELETED" && gone["object"]["metadata"]["labels"]["colour"] == "red", "{gone}");
-    ensure!(gone["object"]["metadata"]["resourceVersion"] == changed["metadata"]["resourceVersion"], "{gone}");
+    ensure!(
+        gone["object"]["metadata"]["resourceVersion"] == changed["metadata"]["resourceVersion"],
+        "{gone}"
+    );
     label(&live, "map-000", "red").await?;
     ensure!(events.brief().await? == "ADDED map-000");
-    live.send(Who::Admin, request(Method::DELETE, &format!("{MAPS}/map-000"), "application/json", "")).await?;
+    live.send(Who::Admin, request(Method::DELETE, &format!("{MAPS}/map-000"), "application/json", ""))
+        .await?;
     ensure!(events.brief().await? == "DELETED map-000");
     Ok(())
 }
@@ -144,7 +157,10 @@ async fn tables_metadata_and_protobuf_can_be_watched() -> Result<()> {
     let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
     let mut events = Events::open(&live, &path, accept).await?;
     let first = events.next().await?.context("an event")?;
-    ensure!(first["object"]["kind"] == "PartialObjectMetadata" && first["object"].get("data").is_none(), "{first}");
+    ensure!(
+        first["object"]["kind"] == "PartialObjectMetadata" && first["object"].get("data").is_none(),
+        "{first}"
+    );
 
     let get = request(Method::GET, &path, "application/vnd.kubernetes.protobuf;stream=watch", Bytes::new());
     let response = live.open(Who::Admin, get).await?;

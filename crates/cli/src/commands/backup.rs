@@ -18,7 +18,7 @@ use crate::output::{Failure, print, print_json};
     cox backup b.cox --etcd-servers https://10.0.0.1:2379 --etcd-cafile ca.crt --etcd-certfile c.crt --etcd-keyfile c.key\n  \
     cox db check --file b.cox                     is it whole?\n\n\
     The file is complete or not there, has checksums, and can be read by its owner alone: it holds Secrets as they are\n\
-    stored. The cluster's certificates and encryption keys are not in it; keep a copy of the directory `pki` too."
+    stored. The cluster's certificates and encryption keys are not in it; keep copies of `pki` and `encryption` too."
 )]
 pub struct Backup {
     /// The file to write.

@@ -6,6 +6,7 @@ pub mod hello;
 pub mod kubeconfig;
 pub mod migrate;
 pub mod restore;
+pub mod secrets;
 pub mod status;
 pub mod store;
 pub mod up;

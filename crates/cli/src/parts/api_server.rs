@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, KubeletClient, ServiceAccounts, Serving,
-    TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, KubeletClient,
+    ServiceAccounts, Serving, TlsFiles,
 };
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
@@ -27,6 +27,9 @@ pub enum Mode {
     /// Roles and bindings.
     #[value(name = "RBAC")]
     Rbac,
+    /// What a policy file says.
+    #[value(name = "ABAC")]
+    Abac,
     /// Everybody may do everything.
     #[value(name = "AlwaysAllow")]
     AlwaysAllow,
@@ -44,6 +47,15 @@ pub struct Flags {
     /// Where objects are kept.
     #[command(flatten)]
     etcd: EtcdFlags,
+    /// How secrets and more are sealed in the store: an EncryptionConfiguration.
+    #[arg(long, visible_alias = "experimental-encryption-provider-config")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Whether changes of that file are followed.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", requires = "encryption_provider_config")]
+    encryption_provider_config_automatic_reload: bool,
+    /// What is recorded of requests.
+    #[command(flatten)]
+    audit: super::audit::Flags,
     /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -75,6 +87,9 @@ pub struct Flags {
     /// Who decides what one may, in order.
     #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
     authorization_mode: Vec<Mode>,
+    /// Rules for the mode ABAC, one a line.
+    #[arg(long)]
+    authorization_policy_file: Option<PathBuf>,
     /// Signs service-account tokens.
     #[arg(long)]
     service_account_signing_key_file: PathBuf,
@@ -285,6 +300,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let issuer = issuers.next().unwrap_or_default();
     let config = Config {
         storage: opened.storage,
+        audit: flags.audit.config(),
+        encryption: flags
+            .encryption_provider_config
+            .map(|path| EncryptionFile { path, reload: flags.encryption_provider_config_automatic_reload }),
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise,
         tls: TlsFiles { certificate: flags.tls_cert_file, key: flags.tls_private_key_file },
@@ -299,10 +318,12 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
             .map(|mode| match mode {
                 Mode::Node => AuthorizationMode::Node,
                 Mode::Rbac => AuthorizationMode::Rbac,
+                Mode::Abac => AuthorizationMode::Abac,
                 Mode::AlwaysAllow => AuthorizationMode::AlwaysAllow,
                 Mode::AlwaysDeny => AuthorizationMode::AlwaysDeny,
             })
             .collect(),
+        authorization_policy: flags.authorization_policy_file,
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,

@@ -1,6 +1,7 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
 pub mod api_server;
 mod api_server_identity;
+mod audit;
 pub mod controller_manager;
 pub mod dns;
 mod files;
@@ -41,7 +42,7 @@ async fn remote(kubeconfig: &Path, part: &str) -> Result<Remote, Failure> {
 }
 
 /// The client that `--kubeconfig` gives.
-async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
+pub async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
     remote(kubeconfig, part).await?.client().map_err(|e| Failure::of(&e))
 }
 

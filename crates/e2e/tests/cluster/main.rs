@@ -11,6 +11,7 @@ mod lifecycle;
 mod multi_tier;
 mod restart;
 mod rollout;
+mod sealed;
 mod streams;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ const SCENARIOS: &[Scenario] = &[
     ("logs, exec, cp, attach, port-forward, run", streams::streams),
     ("kube-rs: exec, port-forward, logs", kube_rs::kube_rs),
     ("config maps, secrets, volumes, tokens", configuration::configuration),
+    ("secrets are sealed in the store", sealed::sealed),
     ("a pod calls the API and is held to its role", configuration::api_from_a_pod),
     ("probes, restarts, init containers, hooks", health::health),
     ("limits are enforced and OOMKilled is told", health::limits),
