@@ -259,7 +259,7 @@ mod tests {
         for verb in Cli::command().get_subcommands_mut().filter(|verb| !verb.is_hide_set()) {
             let name = verb.get_name().to_owned();
             let help = verb.render_long_help().to_string();
-            assert!(help.contains("Examples:") && help.contains(&format!("cox {name}")), "{name}: {help}");
+            assert!(help.contains("Examples") && help.contains(&format!("cox {name}")), "{name}: {help}");
         }
         let mut whole = Cli::command();
         whole.build();

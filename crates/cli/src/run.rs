@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient, ServiceAccounts,
-    TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient,
+    ServiceAccounts, TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving,
-    TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, KubeletClient,
+    ServiceAccounts, Serving, TlsFiles,
 };
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
@@ -16,6 +16,7 @@ use storage::{Embedded, Etcd, Options, Storage};
 
 use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use crate::output::Failure;
+use crate::parts::go_duration;
 
 /// One of `--authorization-mode`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -161,10 +162,6 @@ impl From<ServingFlags> for Serving {
             goaway_chance: flags.goaway_chance,
         }
     }
-}
-
-fn go_duration(text: &str) -> Result<Duration, String> {
-    apiserver::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
 }
 
 fn chance(text: &str) -> Result<f64, String> {

@@ -106,7 +106,7 @@ impl Fields {
     /// Takes a duration as Go writes it; 0 means the default, as upstream has it.
     pub fn duration(&mut self, path: &str) -> Result<Option<Duration>, Wrong> {
         let Some(text) = self.take::<String>(path)? else { return Ok(None) };
-        let duration = duration(&text)
+        let duration = apiserver::go_duration(&text)
             .ok_or_else(|| self.invalid(path, &format!("{text:?} is no duration; one is 1m30s")))?;
         Ok(Some(duration).filter(|d| !d.is_zero()))
     }
@@ -193,33 +193,6 @@ fn remove(fields: &mut Map<String, Value>, path: &str) -> Option<Value> {
     found
 }
 
-/// Reads a duration as Go writes it: `1h30m`, `1.5s`, `100ms`, `0`.
-pub fn duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,21 +246,5 @@ mod tests {
         assert_eq!(kind("- 1"), "it holds no object");
         assert!(!kind("a: [").is_empty());
         assert!(kind("kind: Example\nkind: Example").contains("duplicate"));
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        let check = |text: &str, expect: Option<f64>| {
-            assert_eq!(duration(text), expect.map(Duration::from_secs_f64), "{text}");
-        };
-        check("1h30m", Some(5400.0));
-        check("1m0s", Some(60.0));
-        check("1.5s", Some(1.5));
-        check("100ms", Some(0.1));
-        check("0s", Some(0.0));
-        check("0", Some(0.0));
-        for wrong in ["", "5", "s", "5x", "-1s", "1e400s", "1s2", "9999999999999999999999h"] {
-            check(wrong, None);
-        }
     }
 }
