@@ -16,9 +16,10 @@ pub fn start(verbosity: Verbosity, rust_log: Option<&str>) {
         2..=4 => "debug",
         _ => "trace",
     };
-    // What libraries say at info is about themselves.
-    let ours =
-        format!("{level},hyper=warn,h2=warn,rustls=warn,tower=warn,kube=warn,hickory_server=warn,tonic=warn");
+    // What libraries say at info is about themselves. A name stands for all that begin with it: `kube` would be our
+    // kubelet too.
+    let libraries = "hyper=warn,h2=warn,rustls=warn,tower=warn,kube_client=warn,kube_runtime=warn,hickory_server=warn,tonic=warn";
+    let ours = format!("{level},{libraries}");
     let filter =
         rust_log.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(ours));
     let layer = tracing_subscriber::fmt::layer()

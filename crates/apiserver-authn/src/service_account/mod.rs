@@ -19,11 +19,6 @@ pub use keys::{KeyError, SigningKey, VerifyKeys};
 pub use legacy::LegacyTokens;
 pub use verify::ServiceAccountTokens;
 
-#[cfg(test)]
-pub(crate) mod test_keys {
-    pub(crate) use super::keys::tests::rsa_pem;
-}
-
 /// What token verification must know of the cluster: cached reads, with a live read where the cache has nothing.
 #[async_trait]
 pub trait ServiceAccountGetter: Send + Sync {
@@ -49,4 +44,9 @@ pub fn groups(namespace: &str) -> Vec<String> {
         format!("system:serviceaccounts:{namespace}"),
         crate::ALL_AUTHENTICATED.into(),
     ]
+}
+
+#[cfg(test)]
+pub(crate) mod test_keys {
+    pub(crate) use super::keys::tests::rsa_pem;
 }

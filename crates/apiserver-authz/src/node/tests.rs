@@ -103,7 +103,6 @@ fn refusals_say_why() {
         ("list /secrets /pull", "can only read namespaced object of this type"),
         ("list /persistentvolumes ", "can only get individual resources of this type"),
         ("create /serviceaccounts a/bot", "can only create token subresource of serviceaccount"),
-        ("get /serviceaccounts a/bot", "can only create tokens for individual service accounts"),
         (
             "list coordination.k8s.io/leases kube-node-lease/",
             "can only get, create, update, patch, or delete a node lease",

@@ -68,7 +68,7 @@ impl Rules for SigningRequest {
             Err(pki::Error::NotPem { .. }) => {
                 errors.push(request.invalid("PEM block type must be CERTIFICATE REQUEST"));
             }
-            Err(error) => errors.push(request.invalid(&error.to_string())),
+            Err(error) => errors.push(request.invalid(error.to_string())),
         }
         if usages.is_empty() {
             errors.push(usages.required("usages must be provided"));

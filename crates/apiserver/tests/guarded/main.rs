@@ -42,8 +42,7 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
     pki.ensure(&PkiSpec::default(), Timestamp::now()).unwrap();
     let encryption = dir.join("encryption.yaml");
     let keys = vec![pki.service_account_public_key()];
-    let accounts =
-        ServiceAccounts::new(pki.service_account_key(), keys, "https://kubernetes.default.svc");
+    let accounts = ServiceAccounts::new(pki.service_account_key(), keys, "https://kubernetes.default.svc");
     let tls = TlsFiles { certificate: pki.api_server().certificate, key: pki.api_server().key };
     let config = Config {
         encryption: encryption.exists().then_some(EncryptionFile { path: encryption, reload: true }),

@@ -20,7 +20,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 pub(super) fn deadline(facts: &CertificateFacts, jitter: f64) -> Timestamp {
     let life = (facts.not_after.as_second() - facts.not_before.as_second()).max(0) as f64;
     let share = 0.7 + 0.2 * jitter.clamp(0.0, 1.0);
-    Timestamp::from_second(facts.not_before.as_second() + (life * share) as i64).unwrap_or(facts.not_after)
+    Timestamp::from_second(facts.not_before.as_second() + (life * share).round() as i64)
+        .unwrap_or(facts.not_after)
 }
 
 /// Certificates start a little before they are issued; one that lasts only minutes would else be due at once, again and
