@@ -1,10 +1,9 @@
-//! Checks and code generation for this workspace: `cargo xtask generate SPEC`,
-//! `cargo xtask describe SOURCES`, `cargo xtask layers`, `cargo xtask licences`.
+//! Checks and code generation for this workspace: `cargo xtask generate SPEC`, `cargo xtask layers`,
+//! `cargo xtask licences`.
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-mod describe;
 mod generate;
 mod layers;
 mod licences;
@@ -25,11 +24,6 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        ["describe", sources] => {
-            let text = describe::describe(&PathBuf::from(sources))?;
-            std::fs::write(root.join("crates/api/src/generated/descriptions.txt"), text)?;
-            Ok(())
-        }
         ["licences"] => match licences::check(root)?.as_slice() {
             [] => Ok(()),
             wrong => bail!("{}", wrong.join("\n")),
@@ -39,8 +33,7 @@ fn main() -> Result<()> {
             wrong => bail!("{}", wrong.join("\n")),
         },
         _ => bail!(
-            "usage: cargo xtask generate PATH/openapi-v2.json | cargo xtask describe PATH/k8s-openapi/src/v1_36 | \
-             cargo xtask layers | cargo xtask licences"
+            "usage: cargo xtask generate PATH/openapi-v2.json | cargo xtask layers | cargo xtask licences"
         ),
     }
 }

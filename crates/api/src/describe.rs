@@ -2,8 +2,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Made by `cargo xtask describe`, which says how it is laid out.
-const TEXT: &str = include_str!("generated/descriptions.txt");
+/// Made by `build/describe.rs`, which says how it is laid out.
+const TEXT: &str = include_str!(concat!(env!("OUT_DIR"), "/descriptions.txt"));
 
 /// Finds descriptions. Made for one document and dropped with it: nobody asks twice.
 pub(crate) struct Descriptions(HashMap<&'static str, Block>);

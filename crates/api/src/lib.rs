@@ -4,8 +4,11 @@
 //! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
 pub mod decode;
 pub mod fields;
-// One short line for each field, thousands of them: a table, not code to read.
 mod describe;
+#[cfg(test)]
+#[path = "../build/describe.rs"]
+mod describe_sources;
+// One short line for each field, thousands of them: a table, not code to read.
 #[allow(clippy::too_many_arguments)]
 mod generated;
 pub mod kinds;
