@@ -3,11 +3,11 @@
 //! Types come from `k8s-openapi`. Read [`kinds::Kind`] first, then [`schema::TypeDef`].
 //! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
 pub mod decode;
-pub mod fields;
 mod describe;
 #[cfg(test)]
 #[path = "../build/describe.rs"]
 mod describe_sources;
+pub mod fields;
 // One short line for each field, thousands of them: a table, not code to read.
 #[allow(clippy::too_many_arguments)]
 mod generated;
