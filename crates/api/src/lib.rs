@@ -4,7 +4,9 @@
 //! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
 pub mod decode;
 mod describe;
+// The build script runs it; here are its tests.
 #[cfg(test)]
+#[allow(dead_code)]
 #[path = "../build/describe.rs"]
 mod describe_sources;
 pub mod fields;
