@@ -111,7 +111,7 @@ fn v1() -> String {
 impl KmsConfiguration {
     /// How long a call may take.
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.as_deref().and_then(go_duration).unwrap_or(TIMEOUT)
+        self.timeout.as_deref().and_then(machinery::go_duration).unwrap_or(TIMEOUT)
     }
 }
 
@@ -353,7 +353,7 @@ fn validate_kms(
         errors.push(FieldError::invalid(&name, kms.name.as_str(), why));
     }
     if let Some(text) = &kms.timeout
-        && go_duration(text).is_none_or(|d| d.is_zero())
+        && machinery::go_duration(text).is_none_or(|d| d.is_zero())
     {
         let why = "timeout should be a positive value";
         errors.push(FieldError::invalid(&path.child("timeout"), text.as_str(), why));
@@ -378,26 +378,6 @@ fn validate_kms(
         let why = "unsupported apiVersion apiVersion for KMS provider, only v1 and v2 are supported";
         errors.push(FieldError::invalid(&path.child("apiVersion"), kms.api_version.as_str(), why));
     }
-}
-
-/// `1m30s`, `500ms`; `None` where it is none, or negative.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = 0.0_f64;
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let units =
-            [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-        let (unit, seconds) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        rest = &rest[unit.len()..];
-        total += number * seconds;
-    }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok())?
 }
 
 #[cfg(test)]

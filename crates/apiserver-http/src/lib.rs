@@ -36,7 +36,7 @@ pub use body::{Body, BoxError, full};
 pub use context::{Context, Endpoint};
 pub use health::{Check, Health, Probe};
 pub use kinds::Kinds;
-pub use limits::{Limits, Serving, go_duration};
+pub use limits::{Limits, Serving};
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::OpenApi;
 pub use query::Query;

@@ -21,9 +21,7 @@ pub use apiserver_audit as audit;
 pub use apiserver_authn::oidc::{AuthenticationConfiguration, JwtAuthenticator, OidcFlags};
 pub use apiserver_authn::{Anonymous, RequestHeaderNames};
 pub use apiserver_http::endpoints::Component;
-pub use apiserver_http::{
-    Body, CipherSuiteName, MinVersion, Serving, SniCertificate, TlsFiles, TlsOptions, go_duration,
-};
+pub use apiserver_http::{Body, CipherSuiteName, MinVersion, Serving, SniCertificate, TlsFiles, TlsOptions};
 pub use authentication::{Authentication, FrontProxy, TokenWebhookConfig};
 pub use config::{AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts};
 pub use outbound::{Outbound, OutboundTrust};

@@ -2,6 +2,7 @@
 //! selectors, quantities, field paths and errors, names, patches, owners of fields.
 //!
 //! Read [`Object`] first, then [`StatusError`]. Nothing here knows a concrete kind, storage or HTTP.
+mod duration;
 pub mod field;
 pub mod field_selector;
 pub mod fields;
@@ -14,6 +15,7 @@ pub mod quantity;
 pub mod request;
 mod status;
 
+pub use duration::go_duration;
 pub use field::{FieldError, FieldErrors, FieldPath};
 pub use object::Object;
 pub use quantity::Quantity;

@@ -140,20 +140,3 @@ fn key_servers_are_checked() {
         "resources[0].providers[0].kms.apiVersion: Invalid value: \"v1\": KMSv1 is deprecated and has been removed here. Use KMSv2 instead: set apiVersion: v2",
     );
 }
-
-#[test]
-fn durations_are_gos() {
-    for (text, expect) in [
-        ("3s", Some(3_000)),
-        ("500ms", Some(500)),
-        ("1m1.5s", Some(61_500)),
-        ("0", Some(0)),
-        ("", None),
-        ("-1s", None),
-        ("3", None),
-        ("s", None),
-        ("1e400s", None),
-    ] {
-        assert_eq!(go_duration(text), expect.map(Duration::from_millis), "{text}");
-    }
-}

@@ -52,7 +52,7 @@ pub struct Flags {
     #[arg(long, default_value = "audit.k8s.io/v1", value_parser = ["audit.k8s.io/v1"])]
     audit_webhook_version: String,
     /// How long to wait before a second try.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = super::go_duration)]
     audit_webhook_initial_backoff: Duration,
     /// Whether requests wait until they are recorded: batch, blocking or blocking-strict.
     #[arg(long, default_value = "batch", value_parser = mode)]
@@ -64,7 +64,7 @@ pub struct Flags {
     #[arg(long, default_value_t = 400)]
     audit_webhook_batch_max_size: usize,
     /// How long an event waits for others.
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    #[arg(long, default_value = "30s", value_parser = super::go_duration)]
     audit_webhook_batch_max_wait: Duration,
     /// Whether batches are slowed down.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
@@ -88,20 +88,6 @@ pub struct Flags {
 
 fn mode(text: &str) -> Result<Mode, String> {
     Mode::parse(text).ok_or_else(|| "allowed modes are batch,blocking,blocking-strict".to_owned())
-}
-
-/// `30s`, `500ms`, `1m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..end].parse().map_err(|_| format!("{text:?} is no duration, for example 30s"))?;
-    let unit = match &text[end..] {
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        other => return Err(format!("{other:?} is no unit of time: ms, s, m or h")),
-    };
-    Duration::try_from_secs_f64(number * unit).map_err(|e| e.to_string())
 }
 
 impl Flags {
@@ -156,15 +142,17 @@ impl Flags {
 
 #[cfg(test)]
 mod tests {
+    use super::super::go_duration;
     use super::*;
 
     #[test]
     fn durations_have_units() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(go_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(go_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(go_duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(go_duration("1m30s"), Ok(Duration::from_secs(90)));
         for bad in ["", "30", "s", "-1s", "1d"] {
-            assert!(duration(bad).is_err(), "{bad}");
+            assert!(go_duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -106,7 +106,7 @@ impl Fields {
     /// Takes a duration as Go writes it; 0 means the default, as upstream has it.
     pub fn duration(&mut self, path: &str) -> Result<Option<Duration>, Wrong> {
         let Some(text) = self.take::<String>(path)? else { return Ok(None) };
-        let duration = apiserver::go_duration(&text)
+        let duration = machinery::go_duration(&text)
             .ok_or_else(|| self.invalid(path, &format!("{text:?} is no duration; one is 1m30s")))?;
         Ok(Some(duration).filter(|d| !d.is_zero()))
     }
