@@ -2,6 +2,8 @@
 //!
 //! Read [`supervise`] first. Nothing here knows an object, a kind or an API.
 mod chain;
+#[cfg(any(test, feature = "test-suite"))]
+pub mod ports;
 mod supervise;
 pub mod telemetry;
 

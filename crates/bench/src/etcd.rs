@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 
 use crate::Plan;
 use crate::connect::{Body, read};
-use crate::host::free_port;
 use crate::process::Process;
 use crate::report::{Report, median};
+use base::ports::free_port;
 
 /// Bytes of a value.
 const SIZE: usize = 1024;

@@ -1,5 +1,4 @@
 //! A prepared control plane, whose parts can be started one by one.
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -27,11 +26,6 @@ pub struct Host {
     address: String,
     /// The server, when it runs.
     pub target: Target,
-}
-
-/// A port that nobody listens on now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// `cox` on a cluster of ours.
@@ -74,7 +68,7 @@ impl Host {
         let data = directory.join("plane");
         std::fs::create_dir(&data)?;
         let cox_binary = std::fs::canonicalize(binary)?;
-        let port = free_port()?;
+        let port = base::ports::free_port()?;
         let number = port.to_string();
         let taken_down = Purge::new(&cox_binary, &data, NAME);
         cox(&cox_binary, &data, NAME, &["up", "--no-node", "-o", "json", "--secure-port", &number])?;

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use crate::Plan;
 use crate::connect::Target;
-use crate::host::{Purge, cox, free_port, told};
+use base::ports::free_port;
+
+use crate::host::{Purge, cox, told};
 use crate::idle;
 use crate::report::{Report, median};
 

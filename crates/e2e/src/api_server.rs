@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use pki::{ClusterPki, PkiSpec};
 
-use crate::cluster::free_port;
 use crate::kubectl::{Kubectl, eventually};
 use crate::request::{Credentials, Request};
+use base::ports::free_port;
 
 /// A process of ours; dropped, it is killed.
 pub struct Part {

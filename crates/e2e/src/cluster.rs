@@ -1,10 +1,10 @@
 //! One cluster for the tests.
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use base::ports::free_port;
 use serde_json::Value;
 
 use crate::kubectl::{Answer, Kubectl, run};
@@ -15,11 +15,6 @@ pub struct Cluster {
     data: tempfile::TempDir,
     name: String,
     flags: Vec<String>,
-}
-
-/// A port that nobody listens on now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Where a node does not rightly complain of its disk: memory, where the temporary directory is nearly full.

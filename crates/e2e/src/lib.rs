@@ -8,7 +8,8 @@ mod leftovers;
 mod request;
 
 pub use api_server::{ApiServer, Part};
-pub use cluster::{Cluster, free_port};
+pub use base::ports::free_port;
+pub use cluster::Cluster;
 pub use kubectl::{Answer, Kubectl, eventually, run};
 pub use leftovers::Leftovers;
 pub use request::{Credentials, Request};

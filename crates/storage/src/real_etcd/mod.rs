@@ -6,7 +6,6 @@
 mod proxy;
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -35,10 +34,9 @@ pub fn other_program() -> Option<PathBuf> {
     None
 }
 
-/// A port that was free a moment ago.
+/// A port of this test's own.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    base::ports::free_port().expect("a port")
 }
 
 /// The files for TLS between members and clients.
