@@ -174,6 +174,15 @@ impl Writer {
         self.log.faults.clone()
     }
 
+    /// The time, which only goes ahead; no time of day is ever asked.
+    fn clock(&self) -> Instant {
+        #[cfg(test)]
+        let now = self.log.faults.now();
+        #[cfg(not(test))]
+        let now = Instant::now();
+        now
+    }
+
     /// Works until [`Command::Close`].
     pub(super) fn run(mut self) {
         let _ending = Ending(self.shared.clone());
@@ -187,7 +196,7 @@ impl Writer {
                 Command::SnapshotDone { number, written } => self.snapshot_done(number, written),
                 Command::Snapshot { answer } => self.snapshot_asked.1.push(answer),
                 Command::Lease { lease, answer } => {
-                    let found = self.leases.info(lease, Instant::now());
+                    let found = self.leases.info(lease, self.clock());
                     // Whoever asked may not be waiting any more.
                     let _ = answer.send(found.ok_or(Error::LeaseNotFound(lease)));
                 }
@@ -232,7 +241,7 @@ impl Writer {
             };
             let received = match wake {
                 None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(Instant::now())),
+                Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(self.clock())),
             };
             match received {
                 Ok(command) => return Some(command),
@@ -247,7 +256,7 @@ impl Writer {
     }
 
     fn due_lease(&self) -> Option<LeaseId> {
-        let now = Instant::now();
+        let now = self.clock();
         if self.failed.is_some() || self.leases_wait.is_some_and(|wait| now < wait) {
             return None;
         }
@@ -295,7 +304,7 @@ impl Writer {
                 next = self.commands.try_recv().ok();
             }
         }
-        let now = Instant::now();
+        let now = self.clock();
         if plan.writes() && now.duration_since(self.leases_written) >= LEASES_LEFT.min(self.options.history) {
             plan.leases_left(self.leases.all(now).take(LEASES_KEPT));
             self.leases_written = now;
@@ -326,7 +335,7 @@ impl Writer {
             Ok(()) => debug!(%lease, "lease expired"),
             Err(error) => {
                 warn!(%lease, %error, "cannot delete the keys of an expired lease yet");
-                self.leases_wait = Some(Instant::now() + LEASE_RETRY);
+                self.leases_wait = Some(self.clock() + LEASE_RETRY);
             }
         }
     }
@@ -388,7 +397,7 @@ impl Writer {
 
     /// Shows readers what has become durable.
     fn show(&mut self, steps: Steps) {
-        let now = Instant::now();
+        let now = self.clock();
         for (lease, ttl) in steps.granted {
             self.leases.grant(lease, ttl, now);
         }
@@ -433,7 +442,7 @@ impl Writer {
 
     /// The oldest revision that has to stay readable, by age.
     fn compaction(&mut self) -> u64 {
-        let now = Instant::now();
+        let now = self.clock();
         let window = self.options.history;
         if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= window / 30) {
             self.marks.push_back((now, self.shared.revision.load(Ordering::Relaxed)));
@@ -486,7 +495,7 @@ impl Writer {
                 next_frame: self.next_frame,
                 revision: index.revision(),
                 next_lease: self.leases.next(),
-                leases: self.leases.all(Instant::now()).collect(),
+                leases: self.leases.all(self.clock()).collect(),
             }
         };
         let (shared, dir, sender, sync) =

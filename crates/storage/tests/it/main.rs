@@ -5,6 +5,7 @@ mod directory;
 mod etcd;
 mod fuzzed;
 mod image;
+mod interleavings;
 mod kill;
 mod model;
 mod readonly;
