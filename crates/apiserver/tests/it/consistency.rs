@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::{Value, json};
 use storage::real_etcd::{self, RealEtcd};
-use storage::{Etcd, Revision, Storage};
+use storage::{Embedded, Options, Revision, Storage};
 use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
 
@@ -160,6 +160,40 @@ async fn check(store: Arc<dyn Storage>, before: Revision, records: &[Record]) {
     assert!(writes > 50, "too little happened to tell anything");
 }
 
+/// Clients of some servers, from the first write to the check of what they were told.
+struct Clients {
+    before: Revision,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<Record>>,
+}
+
+impl Clients {
+    async fn begin(store: &dyn Storage, places: &[Place]) -> Self {
+        let before = store.now().await.expect("now");
+        let first = places[0].read().await.clone().expect("it runs");
+        for number in 0..3 {
+            let map = json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": format!("r{number}")}, "data": {"v": "first"},
+            });
+            first.must(Method::POST, MAPS, Some(map)).await;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks =
+            (0..6).map(|number| tokio::spawn(client(places.to_vec(), number, stop.clone()))).collect();
+        Self { before, stop, tasks }
+    }
+
+    async fn end(self, store: Arc<dyn Storage>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut records = Vec::new();
+        for client in self.tasks {
+            records.push(timeout(PATIENCE, client).await.expect("it ends").expect("no panic"));
+        }
+        timeout(PATIENCE, check(store, self.before, &records)).await.expect("in time");
+    }
+}
+
 async fn under_kills(servers: u8, members: usize) {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
@@ -170,21 +204,8 @@ async fn under_kills(servers: u8, members: usize) {
         let server = Server::on(&etcd, &pki, number).await;
         places.push(Arc::new(RwLock::new(Some(Arc::new(server)))));
     }
-    let options = storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
-    let store: Arc<dyn Storage> = Arc::new(Etcd::open(options).await.expect("etcd answers"));
-    let before = store.now().await.expect("now");
-    let first = places[0].read().await.clone().expect("it runs");
-    for number in 0..3 {
-        let map = json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": format!("r{number}")}, "data": {"v": "first"},
-        });
-        first.must(Method::POST, MAPS, Some(map)).await;
-    }
-    drop(first);
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> =
-        (0..6).map(|number| tokio::spawn(client(places.clone(), number, stop.clone()))).collect();
+    let store: Arc<dyn Storage> = Arc::new(etcd.open(Default::default()).await);
+    let clients = Clients::begin(&*store, &places).await;
     for round in 0..3 {
         sleep(Duration::from_millis(700)).await;
         // A server dies, or all there is.
@@ -201,12 +222,7 @@ async fn under_kills(servers: u8, members: usize) {
         *places[number].write().await = Some(Arc::new(server));
     }
     sleep(Duration::from_millis(700)).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut records = Vec::new();
-    for client in clients {
-        records.push(timeout(PATIENCE, client).await.expect("it ends").expect("no panic"));
-    }
-    timeout(PATIENCE, check(store, before, &records)).await.expect("in time");
+    clients.end(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,4 +233,29 @@ async fn one_server_over_one_member_is_linearizable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_over_three_members_are_linearizable() {
     under_kills(3, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_server_over_the_embedded_store_is_linearizable() {
+    let root = tempfile::tempdir().expect("a directory");
+    let pki = trust(root.path());
+    // No snapshot, so that the history before each end is there to be compared with.
+    let options = Options { sync: false, snapshot_bytes: u64::MAX, ..Options::default() };
+    let open = || Arc::new(Embedded::open(root.path().join("db"), options.clone()).expect("it starts by itself"));
+    let mut store = open();
+    let server = Server::start(store.clone(), &pki, 1, false).await;
+    let place: Place = Arc::new(RwLock::new(Some(Arc::new(server))));
+    let clients = Clients::begin(&*store, std::slice::from_ref(&place)).await;
+    for _ in 0..4 {
+        sleep(Duration::from_millis(400)).await;
+        // The store ends below a server that has requests under way, then the server.
+        let ending = store.clone();
+        tokio::task::spawn_blocking(move || ending.close()).await.expect("no panic");
+        drop(place.write().await.take());
+        store = open();
+        let server = timeout(PATIENCE, Server::start(store.clone(), &pki, 1, false)).await;
+        *place.write().await = Some(Arc::new(server.expect("it starts again")));
+    }
+    sleep(Duration::from_millis(400)).await;
+    clients.end(store).await;
 }

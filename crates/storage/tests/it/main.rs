@@ -19,6 +19,11 @@ fn quick() -> Options {
     Options { sync: false, ..Options::default() }
 }
 
+/// A directory in memory, where there is one: for tests of what files hold, in hundreds of steps, rather than of a disk.
+fn memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_passes_the_suite() {
     let root = tempfile::tempdir().expect("a directory");

@@ -126,7 +126,7 @@ async fn what_etcd_finds_too_large_is_told_so() {
 async fn a_write_through_one_process_is_seen_through_another() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    let etcd = super::steady(&program, root.path(), 3);
+    let etcd = super::steady(&program, root.path());
     let mut stores = Vec::new();
     for number in 0..3 {
         let options = options(vec![etcd.endpoint(number)]);

@@ -23,9 +23,10 @@ pub(crate) async fn open(etcd: &RealEtcd) -> Arc<Etcd> {
     Arc::new(etcd.open(Options::default()).await)
 }
 
-/// Members that nothing happens to: a busy machine does not make them elect another leader.
-fn steady(program: &Path, dir: &Path, members: usize) -> RealEtcd {
-    RealEtcd::with(program, dir, Setup { members, election: Duration::from_secs(10), ..Setup::default() })
+/// Three members that nothing happens to: a busy machine does not make them elect another leader. Not longer than
+/// this, since no lease of etcd's is shorter than one and a half times as long.
+fn steady(program: &Path, dir: &Path) -> RealEtcd {
+    RealEtcd::with(program, dir, Setup { members: 3, election: Duration::from_secs(3), ..Setup::default() })
 }
 
 /// Runs the suite on an etcd that is emptied for each case.
@@ -42,7 +43,7 @@ async fn suite(etcd: &RealEtcd, options: Options) {
 async fn one_member_passes_the_suite() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    suite(&steady(&program, root.path(), 1), Options::default()).await;
+    suite(&RealEtcd::start(&program, root.path(), 1, None), Options::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,21 +51,21 @@ async fn one_member_passes_the_suite_without_recent_events() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
     let options = Options { recent_events: 3, ..Options::default() };
-    suite(&steady(&program, root.path(), 1), options).await;
+    suite(&RealEtcd::start(&program, root.path(), 1, None), options).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_pass_the_suite() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    suite(&steady(&program, root.path(), 3), Options::default()).await;
+    suite(&steady(&program, root.path()), Options::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_etcd_release_passes_the_suite() {
     let Some(program) = real_etcd::other_program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    suite(&steady(&program, root.path(), 1), Options::default()).await;
+    suite(&RealEtcd::start(&program, root.path(), 1, None), Options::default()).await;
 }
 
 /// Longer than anything here takes.

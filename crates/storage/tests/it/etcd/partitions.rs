@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage::etcd::{Options, TlsFiles};
 use storage::real_etcd::{self, Hosts, RealEtcd, Setup};
@@ -14,6 +14,16 @@ use tokio::time::{sleep, timeout};
 use super::faults::{others, under};
 use super::tls::{Authority, server};
 use super::{PATIENCE, options};
+
+/// Tells how long each cut took.
+struct Watch(Instant);
+
+impl Watch {
+    fn tell(&mut self, what: &str) {
+        println!("{what}: {:.1} s", self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
+    }
+}
 
 /// Waits until a store notices that its member cannot be used, or can again.
 async fn until(store: &Etcd, healthy: bool) {
@@ -63,6 +73,7 @@ fn members_that_the_kernel_cuts_off_lose_nothing() {
         let leader = || block_in_place(|| etcd.leader());
         let another = |than: usize| block_in_place(|| etcd.leader_among(&others(than)));
         let client = hosts.client();
+        let mut watch = Watch(Instant::now());
         under(stores, async {
             sleep(Duration::from_millis(500)).await;
             // The leader is gone for everybody; it comes back before its client has noticed.
@@ -72,6 +83,7 @@ fn members_that_the_kernel_cuts_off_lose_nothing() {
             served(&all).await;
             hosts.plug(cut);
             until(&lone[cut], true).await;
+            watch.tell("a leader that is gone");
 
             // The leader is cut off from the others, and its clients still reach it: it may promise nothing.
             let cut = leader();
@@ -81,16 +93,19 @@ fn members_that_the_kernel_cuts_off_lose_nothing() {
             served(&all).await;
             others(cut).into_iter().for_each(|other| hosts.unite(cut, other));
             until(&lone[cut], true).await;
+            watch.tell("a leader without followers");
 
             // A follower and the leader lose their clients, the members still see each other: long enough for every
             // connection to be given up.
-            let cut = [leader(), others(leader())[0]];
+            let cut = leader();
+            let cut = [cut, others(cut)[0]];
             cut.into_iter().for_each(|member| hosts.part(member, client));
             for member in cut {
                 until(&lone[member], false).await;
             }
             served(&all).await;
             cut.into_iter().for_each(|member| hosts.unite(member, client));
+            watch.tell("members without clients");
 
             // A follower is gone for everybody; then nobody has a majority.
             let cut = others(leader());
@@ -99,6 +114,7 @@ fn members_that_the_kernel_cuts_off_lose_nothing() {
             hosts.unplug(cut[1]);
             until(&all, false).await;
             cut.into_iter().for_each(|member| hosts.plug(member));
+            watch.tell("no majority");
         })
         .await;
     });
