@@ -270,11 +270,11 @@ async fn a_cluster_that_moved_to_etcd_needs_no_flags() {
     // Certificates on both sides, of the cluster's own authority.
     let logs = tempfile::tempdir().expect("a directory");
     let (authority, certificate, key) =
-        (cluster.pki("ca.crt"), cluster.pki("apiserver.crt"), cluster.pki("apiserver.key"));
+        (cluster.pki("ca.crt"), cluster.pki("kube-apiserver.crt"), cluster.pki("kube-apiserver.key"));
     let tls = ServerTls { authority: authority.clone(), certificate, key };
     let server = RealEtcd::start(&program, logs.path(), 1, Some(tls));
     let url = server.endpoint(0);
-    let client = ["crt", "key"].map(|end| cluster.pki(&format!("apiserver-kubelet-client.{end}")));
+    let client = ["crt", "key"].map(|end| cluster.pki(&format!("admin.{end}")));
     let tls = storage::etcd::TlsFiles {
         authority: authority.clone(),
         client: Some((client[0].clone(), client[1].clone())),
