@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
-use storage::real_etcd::{self, RealEtcd};
+use storage::real_etcd::{self, Hosts, RealEtcd, Setup};
 use storage::{Embedded, Options, Revision, Storage};
 use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
@@ -194,10 +194,21 @@ impl Clients {
     }
 }
 
-async fn under_kills(servers: u8, members: usize) {
+/// What happens to the member that leads.
+#[derive(Clone, Copy)]
+enum Fault {
+    Killed,
+    /// Nobody reaches it.
+    Unplugged,
+    /// The servers reach it, and it reaches no other member.
+    Parted,
+}
+
+async fn under_faults(servers: u8, members: usize, hosts: Option<Arc<Hosts>>, faults: [Fault; 3]) {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    let mut etcd = RealEtcd::start(&program, root.path(), members, None);
+    let setup = Setup { members, hosts: hosts.clone(), ..Setup::default() };
+    let mut etcd = RealEtcd::with(&program, root.path(), setup);
     let pki = trust(root.path());
     let mut places: Vec<Place> = Vec::new();
     for number in 1..=servers {
@@ -206,17 +217,30 @@ async fn under_kills(servers: u8, members: usize) {
     }
     let store: Arc<dyn Storage> = Arc::new(etcd.open(Default::default()).await);
     let clients = Clients::begin(&*store, &places).await;
-    for round in 0..3 {
+    for (round, fault) in faults.into_iter().enumerate() {
         sleep(Duration::from_millis(700)).await;
         // A server dies, or all there is.
         let number = round % places.len();
         let gone = places[number].write().await.take();
         drop(gone);
-        // And a member: the leader, when there are others.
+        // And the leader is lost, with others beside it or not.
         let leader = tokio::task::block_in_place(|| etcd.leader());
-        etcd.kill(leader);
+        let others: Vec<usize> = (0..members).filter(|member| *member != leader).collect();
+        let hosts = || hosts.as_ref().expect("members on hosts of their own");
+        match fault {
+            Fault::Killed => etcd.kill(leader),
+            Fault::Unplugged => hosts().unplug(leader),
+            Fault::Parted => others.iter().for_each(|other| hosts().part(leader, *other)),
+        }
+        if !others.is_empty() {
+            tokio::task::block_in_place(|| etcd.leader_among(&others));
+        }
         sleep(Duration::from_millis(400)).await;
-        etcd.restart(leader);
+        match fault {
+            Fault::Killed => etcd.restart(leader),
+            Fault::Unplugged => hosts().plug(leader),
+            Fault::Parted => others.iter().for_each(|other| hosts().unite(leader, *other)),
+        }
         let again = u8::try_from(number + 1).expect("few servers");
         let server = timeout(PATIENCE, Server::on(&etcd, &pki, again)).await.expect("it starts again");
         *places[number].write().await = Some(Arc::new(server));
@@ -227,12 +251,19 @@ async fn under_kills(servers: u8, members: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_server_over_one_member_is_linearizable() {
-    under_kills(1, 1).await;
+    under_faults(1, 1, None, [Fault::Killed; 3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_over_three_members_are_linearizable() {
-    under_kills(3, 3).await;
+    under_faults(3, 3, None, [Fault::Killed; 3]).await;
+}
+
+#[test]
+fn three_servers_over_members_that_the_kernel_cuts_off_are_linearizable() {
+    let Some(hosts) = Hosts::new(3) else { return };
+    let faults = [Fault::Parted, Fault::Unplugged, Fault::Parted];
+    hosts.clone().run(move || under_faults(3, 3, Some(hosts), faults));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

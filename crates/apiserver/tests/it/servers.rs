@@ -74,7 +74,9 @@ impl Server {
 
     /// Starts server `number` over an etcd, which it reaches by these endpoints.
     pub async fn by(etcd: &RealEtcd, endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
-        let store = etcd.open(storage::etcd::Options { endpoints, ..Default::default() }).await;
+        // Who asks is told soon that etcd does not answer.
+        let retry = Duration::from_secs(5);
+        let store = etcd.open(storage::etcd::Options { endpoints, retry, ..Default::default() }).await;
         Self::start(Arc::new(store), pki, number, true).await
     }
 
