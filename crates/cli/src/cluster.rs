@@ -97,9 +97,7 @@ pub fn etcd_of(layout: &Layout) -> Result<Option<EtcdSettings>, Failure> {
 /// Writes down which etcd keeps a stopped cluster's objects from now on, or that its embedded store does.
 pub fn keep_etcd(layout: &Layout, etcd: Option<EtcdSettings>) -> Result<(), Failure> {
     match kept_settings(layout)? {
-        Some(settings) => {
-            Cluster { layout: layout.clone(), settings: Settings { etcd, ..settings } }.keep()
-        }
+        Some(settings) => Cluster { layout: layout.clone(), settings: Settings { etcd, ..settings } }.keep(),
         // It was never brought up: `up` will be told.
         None => Ok(()),
     }

@@ -272,7 +272,8 @@ async fn one_server_over_the_embedded_store_is_linearizable() {
     let pki = trust(root.path());
     // No snapshot, so that the history before each end is there to be compared with.
     let options = Options { sync: false, snapshot_bytes: u64::MAX, ..Options::default() };
-    let open = || Arc::new(Embedded::open(root.path().join("db"), options.clone()).expect("it starts by itself"));
+    let open =
+        || Arc::new(Embedded::open(root.path().join("db"), options.clone()).expect("it starts by itself"));
     let mut store = open();
     let server = Server::start(store.clone(), &pki, 1, false).await;
     let place: Place = Arc::new(RwLock::new(Some(Arc::new(server))));

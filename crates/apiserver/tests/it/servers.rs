@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use machinery::request::UserInfo;
 use pki::{ClusterPki, KeyAlgorithm, PkiSpec};
 use serde_json::Value;
-use storage::real_etcd::RealEtcd;
 use storage::Storage;
+use storage::real_etcd::RealEtcd;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes.

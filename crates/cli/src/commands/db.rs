@@ -320,7 +320,9 @@ fn form(value: &[u8]) -> &'static str {
 async fn get(key: &str, show_secrets: bool, target: &Target, as_json: bool) -> Result<ExitCode, Failure> {
     let found = match target.place()? {
         Place::Local(local) => local.image().await?.0.get(key),
-        Place::Etcd(Remote { flags, .. }) => flags.open().await?.get(key, None).await.map_err(|e| Failure::of(&e))?.0,
+        Place::Etcd(Remote { flags, .. }) => {
+            flags.open().await?.get(key, None).await.map_err(|e| Failure::of(&e))?.0
+        }
     };
     let Some(kv) = found else {
         return Err(Failure::new(format!("there is no key {key}"), "see `cox db list` for those there are"));

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Config, EncryptionFile, KubeletClient,
-    ServiceAccounts, Serving, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
 };
 use clap::{Args, ValueEnum};
 

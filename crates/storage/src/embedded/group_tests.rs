@@ -256,7 +256,10 @@ impl<'a> Script<'a> {
             let last = self.keys[..self.durable].iter().rposition(|(_, other)| other == key);
             let expected = last.map(|at| self.base + 1 + at as u64);
             let found = self.store.get(key, None).await.expect("get").0.map(|kv| kv.mod_revision.0);
-            assert!(found == expected || (expected.is_none() && found <= Some(self.base)), "{schedule:?}: {key}");
+            assert!(
+                found == expected || (expected.is_none() && found <= Some(self.base)),
+                "{schedule:?}: {key}"
+            );
         }
         while self.seen < self.durable {
             let batch = self.watch.next_batch().await.expect("goes on").expect("healthy");
@@ -347,7 +350,8 @@ async fn writes_that_race_with_the_end_are_done_or_refused() {
                 let store = store.clone();
                 tokio::spawn(async move {
                     for number in 0.. {
-                        match store.put(&format!("/{writer}/{number}"), Bytes::new(), Expect::Any, None).await {
+                        match store.put(&format!("/{writer}/{number}"), Bytes::new(), Expect::Any, None).await
+                        {
                             Ok(_) => {}
                             Err(Error::Closed) => return number,
                             Err(error) => panic!("{error}"),

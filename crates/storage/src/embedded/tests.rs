@@ -199,7 +199,8 @@ async fn a_clock_that_jumps_ends_what_is_over_and_nothing_else() {
     let dir = tempfile::tempdir().expect("a directory");
     let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(86_400));
     let store = Embedded::open(dir.path(), small()).expect("open");
-    let (short, long) = (store.grant(hour).await.expect("grant"), store.grant(10 * day).await.expect("grant"));
+    let (short, long) =
+        (store.grant(hour).await.expect("grant"), store.grant(10 * day).await.expect("grant"));
     for (key, lease) in [("/short", short), ("/long", long)] {
         store.put(key, Bytes::from_static(b"x"), Expect::Any, Some(lease)).await.expect("put");
     }
@@ -211,7 +212,8 @@ async fn a_clock_that_jumps_ends_what_is_over_and_nothing_else() {
     put(&store, "/a", b"2").await.expect("writes go on");
     let mut events = Vec::new();
     while events.len() < 2 {
-        events.extend(watch.next_batch().await.expect("a batch").expect("a watch that saw all goes on").events);
+        events
+            .extend(watch.next_batch().await.expect("a batch").expect("a watch that saw all goes on").events);
     }
     let (put_at, ended): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| &*event.key == "/a");
     assert_eq!((put_at.len(), ended.len()), (1, 1));

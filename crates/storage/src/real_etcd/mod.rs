@@ -108,7 +108,9 @@ impl RealEtcd {
             Some(hosts) => {
                 Member { host: hosts.address(number).to_string(), client: 2379, peer: 2380, process: None }
             }
-            None => Member { host: "127.0.0.1".into(), client: free_port(), peer: free_port(), process: None },
+            None => {
+                Member { host: "127.0.0.1".into(), client: free_port(), peer: free_port(), process: None }
+            }
         };
         let members = (0..setup.members).map(member).collect();
         let mut etcd = Self { program: program.to_owned(), place: Place::new(dir), setup, members };

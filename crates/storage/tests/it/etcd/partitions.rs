@@ -69,7 +69,7 @@ fn members_that_the_kernel_cuts_off_lose_nothing() {
         for member in 0..3 {
             lone.push(Arc::new(etcd.open(with(vec![etcd.endpoint(member)])).await));
         }
-        let stores = [&[all.clone()], &lone[..]].concat();
+        let stores = [std::slice::from_ref(&all), lone.as_slice()].concat();
         let leader = || block_in_place(|| etcd.leader());
         let another = |than: usize| block_in_place(|| etcd.leader_among(&others(than)));
         let client = hosts.client();

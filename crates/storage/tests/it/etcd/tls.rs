@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use storage::Etcd;
 use storage::etcd::{OpenError, Options, TlsFiles};
 use storage::real_etcd::{self, RealEtcd, ServerTls, free_port};
-use storage::Etcd;
 
 use super::options;
 
