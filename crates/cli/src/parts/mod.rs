@@ -4,7 +4,7 @@ mod api_server_identity;
 mod audit;
 pub mod controller_manager;
 pub mod dns;
-mod files;
+pub mod files;
 pub mod kubelet;
 mod kubelet_identity;
 pub mod proxy;
