@@ -16,6 +16,7 @@ mod facts;
 mod files;
 mod host;
 mod layout;
+pub mod plan;
 mod preflight;
 mod process;
 mod step;
