@@ -137,6 +137,13 @@ pub enum Command {
         after_help = "Examples:\n  cox dns --kubeconfig coredns.kubeconfig --listen 10.0.0.5:53"
     )]
     Dns(Box<parts::dns::Flags>),
+    /// A TCP balancer with health checks in front of several API servers.
+    #[command(
+        name = "balancer",
+        after_help = "Examples:\n  cox balancer --listen 127.0.0.1:6443 --backend 192.0.2.11:6443 --backend 192.0.2.12:6443 \\\n    \
+        --certificate-authority ca.crt"
+    )]
+    Balancer(Box<parts::balancer::Flags>),
     /// A small HTTP server that tells its pod, node and request: the image localhost/cox/hello.
     #[command(hide = true)]
     Hello {

@@ -110,6 +110,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Kubelet(flags) => parts::kubelet::run(flags).await,
             Command::KubeProxy(flags) => parts::proxy::run(flags).await,
             Command::Dns(flags) => parts::dns::run(flags).await,
+            Command::Balancer(flags) => parts::balancer::run(flags).await,
         }
     })
 }

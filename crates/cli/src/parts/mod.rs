@@ -2,6 +2,7 @@
 pub mod api_server;
 mod api_server_identity;
 mod audit;
+pub mod balancer;
 pub mod controller_manager;
 pub mod dns;
 pub mod files;
