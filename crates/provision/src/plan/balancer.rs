@@ -94,7 +94,7 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
         LoadBalancer::Ours if dedicated => {
             ours(building, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), spec.api_server.port))
         }
-        LoadBalancer::Ours if host.is(Role::Worker) || host.is(Role::ControlPlane) => {
+        LoadBalancer::Ours if host.is(Role::Worker) => {
             ours(building, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), spec.api_server.balancer_port))
         }
         LoadBalancer::Nginx if dedicated => {

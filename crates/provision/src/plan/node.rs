@@ -140,7 +140,7 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
         flags.path("cni-bin-dir", &paths.cni_bin);
     }
     let mtu = match (spec.network.pod_network, spec.network.mtu) {
-        (PodNetwork::Vxlan, mtu) => Some(mtu.unwrap_or(1500) - TUNNEL),
+        (PodNetwork::Vxlan, mtu) => Some(mtu.unwrap_or(1500).saturating_sub(TUNNEL)),
         (_, mtu) => mtu,
     };
     if let Some(mtu) = mtu {

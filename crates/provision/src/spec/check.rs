@@ -12,7 +12,7 @@ use machinery::names::{dns1123_subdomain, label_value, qualified_name};
 use super::draft::{Draft, NetworkDraft};
 use super::hosts::{HostDraft, SshDraft};
 use super::reader::Found;
-use super::{Cipher, LoadBalancer, LookAt, PodNetwork, Provider, Role, Topology, nth_address};
+use super::{Cipher, LoadBalancer, Outside, PodNetwork, Provider, Role, Topology, nth_address};
 use crate::Layout;
 
 /// Ports that parts take on hosts, whatever the file says.
@@ -20,14 +20,14 @@ const PORTS: [(u16, &str); 5] =
     [(10250, "the kubelet"), (10053, "the cluster DNS"), (2379, "etcd"), (2380, "etcd"), (2381, "etcd")];
 
 /// Notes everything that is wrong.
-pub(super) fn check(draft: &Draft, found: &Found, key: LookAt<'_>) {
+pub(super) fn check(draft: &Draft, found: &Found, outside: Outside<'_>) {
     if let Some(name) = &draft.name
         && let Err(error) = Layout::new(Layout::DEFAULT_DATA_DIR.as_ref(), name)
     {
         found.wrong("name", error.to_string());
     }
     networks(&draft.network, draft, found);
-    hosts(draft, found, key);
+    hosts(draft, found, outside);
     roles(draft, found);
     etcd(draft, found);
     balancer(draft, found);
@@ -61,6 +61,8 @@ pub(super) fn check(draft: &Draft, found: &Found, key: LookAt<'_>) {
                 found.wrong(&path, format!("flags are written without dashes in front: {bare:?}"));
             } else if flag.is_empty() || !flag.chars().all(fine) {
                 found.wrong(&path, format!("{flag:?} is no flag"));
+            } else if let Err(why) = (outside.flag)(*part, flag) {
+                found.wrong(&path, why);
             }
         }
     }
@@ -151,11 +153,11 @@ impl<'a> Once<'a> {
     }
 }
 
-fn hosts(draft: &Draft, found: &Found, key: LookAt<'_>) {
+fn hosts(draft: &Draft, found: &Found, outside: Outside<'_>) {
     let mut looked: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
     let mut look = |ssh: &SshDraft| {
         if let Some(path) = &ssh.key {
-            let why = looked.entry(path.clone()).or_insert_with(|| key(path).err());
+            let why = looked.entry(path.clone()).or_insert_with(|| (outside.key)(path).err());
             if let Some(why) = why {
                 found.wrong(&format!("{}.key", ssh.path), why.clone());
             }

@@ -239,3 +239,37 @@ fn local_clusters_need_no_file() {
     let one = ClusterSpec::local("dev", 2, 1, "10.89.7.0/24".parse().expect("a range"));
     assert_eq!((one.etcd, one.hosts_with(Role::ControlPlane).count(), one.hosts.len()), (Topology::Embedded, 1, 2));
 }
+
+#[test]
+fn what_is_written_reads_the_same() {
+    let text = "\
+name: c
+network: {podNetwork: vxlan, mtu: 9000, nodePortRange: 30000-30100}
+ssh: {user: admin, key: good, jump: 'me@bastion:2222'}
+hosts:
+- {name: a, address: 192.0.2.1, roles: [control-plane, worker], labels: {x/y: z}, taints: ['a=b:NoExecute']}
+- {name: b, address: 192.0.2.2, roles: [etcd], ssh: {host: b.example.org, sudo: false}}
+apiServer: {endpoint: 'api.example.org', extraNames: ['*.example.org']}
+extraArgs: {kube-scheduler: {v: 3}}
+";
+    let reading = read(text);
+    assert_eq!(reading.mistakes, []);
+    let spec = reading.spec.expect("a cluster");
+    let written = serde_json::to_string_pretty(&spec).expect("JSON");
+    let again = read(&written);
+    assert_eq!(again.mistakes, [], "{written}");
+    assert_eq!(again.spec, Some(spec));
+}
+
+#[test]
+fn no_text_is_too_much() {
+    let nested = format!("hosts: {}", "[".repeat(200_000));
+    let maps = (0..5_000).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
+    let laughs = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                  d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\n\
+                  g: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n";
+    for text in [&nested, &maps, laughs, "\u{0}", "--- a\n--- b\n", "name: !!binary x", "? [a]\n: b", "<<: *x"] {
+        let reading = read(text);
+        assert!(reading.spec.is_none() && !reading.mistakes.is_empty());
+    }
+}
