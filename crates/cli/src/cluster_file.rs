@@ -26,11 +26,15 @@ fn look_at_key(path: &Path) -> Result<(), String> {
     let bytes = std::fs::read(path).map_err(bad)?;
     let begins = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
     if !(begins.starts_with("-----BEGIN") && begins.contains("PRIVATE KEY")) {
-        let hint = if path.extension().is_some_and(|e| e == "pub") { "; name the one without .pub" } else { "" };
+        let hint =
+            if path.extension().is_some_and(|e| e == "pub") { "; name the one without .pub" } else { "" };
         return Err(format!("{} is not a private key{hint}", path.display()));
     }
     if mode & 0o077 != 0 {
-        return Err(format!("{0} can be read by others, so ssh would not use it; chmod 600 {0}", path.display()));
+        return Err(format!(
+            "{0} can be read by others, so ssh would not use it; chmod 600 {0}",
+            path.display()
+        ));
     }
     Ok(())
 }

@@ -108,7 +108,9 @@ fn prepare(root: &Path) -> Result<(), RenderError> {
     for name in MADE {
         let path = root.join(name);
         match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
             _ => {}
         }
     }

@@ -122,14 +122,16 @@ fn pod_range(network: &NetworkDraft, draft: &Draft, found: &Found) {
     let (Some(pods), Some(mask)) = (network.pod_cidr, network.node_mask) else { return };
     let path = "network.nodeCIDRMaskSize";
     if mask < pods.prefix_len() || mask > 30 {
-        let text = format!("/{mask} is no part of {pods} that pods could be in; want /{} to /30", pods.prefix_len());
+        let text =
+            format!("/{mask} is no part of {pods} that pods could be in; want /{} to /30", pods.prefix_len());
         found.wrong(path, text);
         return;
     }
     let parts = 1_u64 << (mask - pods.prefix_len()).min(32);
     let workers = draft.hosts.iter().filter(|h| h.is(Role::Worker)).count();
     if parts < workers as u64 {
-        let text = format!("{pods} has room for {parts} nodes with a /{mask} each, and there are {workers} workers");
+        let text =
+            format!("{pods} has room for {parts} nodes with a /{mask} each, and there are {workers} workers");
         found.wrong("network.podCIDR", text);
     }
     if mask > 25 {
@@ -219,7 +221,8 @@ fn words(ssh: &SshDraft, found: &Found) {
     let fields = [("user", &ssh.user), ("jump", &ssh.jump), ("host", &ssh.host)];
     for (field, value) in fields {
         let Some(value) = value else { continue };
-        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '@' | ':' | '[' | ']');
+        let fine =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '@' | ':' | '[' | ']');
         if value.is_empty() || value.starts_with('-') || !value.chars().all(fine) {
             found.wrong(&format!("{}.{field}", ssh.path), format!("{value:?} is nothing that ssh could use"));
         }
@@ -303,13 +306,17 @@ fn etcd(draft: &Draft, found: &Found) {
                 found.wrong(path, text);
             }
             if members > 0 {
-                found.wrong(path, "embedded has no members, and there are hosts with the role etcd; want hosts");
+                found.wrong(
+                    path,
+                    "embedded has no members, and there are hosts with the role etcd; want hosts",
+                );
             }
             return;
         }
         Some(Topology::Stacked) => {
             for host in draft.hosts.iter().filter(|h| h.is(Role::Etcd) && !h.is(Role::ControlPlane)) {
-                let text = "stacked puts the members on control planes, and this host is none; want topology hosts";
+                let text =
+                    "stacked puts the members on control planes, and this host is none; want topology hosts";
                 found.wrong(&format!("{}.roles", host.path), text);
             }
             planes
@@ -340,7 +347,10 @@ fn balancer(draft: &Draft, found: &Found) {
     let Some(kind) = draft.api_server.load_balancer else { return };
     match kind {
         LoadBalancer::None if planes > 1 => {
-            found.wrong(path, format!("{planes} control planes need one; want ours, external, nginx or haproxy"));
+            found.wrong(
+                path,
+                format!("{planes} control planes need one; want ours, external, nginx or haproxy"),
+            );
         }
         LoadBalancer::External if !draft.api_server.endpoint_given => {
             found.wrong("apiServer.endpoint", "it is missing: where is the external load balancer?");
@@ -354,7 +364,8 @@ fn balancer(draft: &Draft, found: &Found) {
         found.wrong(path, "there are hosts with the role load-balancer; want ours, nginx or haproxy");
     }
     for host in draft.hosts.iter().filter(|h| h.is(Role::LoadBalancer) && h.is(Role::ControlPlane)) {
-        let text = "control-plane and load-balancer would listen on the same port; ours is on every node anyway";
+        let text =
+            "control-plane and load-balancer would listen on the same port; ours is on every node anyway";
         found.wrong(&format!("{}.roles", host.path), text);
     }
 }
