@@ -45,8 +45,4 @@ impl Rules for ReplicaSet {
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
         workload::validate_replicas_status(&new.field("status"), errors);
     }
-
-    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", object.i64_at(&["status", "replicas"]).unwrap_or(0).to_string())]
-    }
 }

@@ -198,7 +198,10 @@ fn drop_unused(new: &mut Object, old: &Object) {
         unused.push("externalTrafficPolicy");
     }
     if lost(balances, new) {
-        unused.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]);
+        unused.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    if lost(|s| type_is(s, &["LoadBalancer"]) && s.str_at(&["spec", "externalTrafficPolicy"]) == "Local", new) {
+        unused.push("healthCheckNodePort");
     }
     for field in unused {
         let path = ["spec", field];

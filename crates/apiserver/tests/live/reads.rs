@@ -174,7 +174,7 @@ async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
         ("/api/v1/secrets", "type=Opaque"),
         ("/api/v1/services", "spec.clusterIP=10.96.0.1,spec.type=ClusterIP"),
         ("/api/v1/replicationcontrollers", "status.replicas=1"),
-        ("/apis/apps/v1/replicasets", "status.replicas=1"),
+        ("/apis/resource.k8s.io/v1/resourceslices", "spec.driver=d,spec.nodeName=n"),
         ("/apis/batch/v1/jobs", "status.successful=1"),
         ("/apis/certificates.k8s.io/v1/certificatesigningrequests", "spec.signerName=a"),
         ("/api/v1/configmaps", "metadata.name=a,metadata.namespace!=b"),
@@ -186,8 +186,12 @@ async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
     for (path, expected) in [
         ("/api/v1/pods", "field label not supported: spec.x"),
         ("/api/v1/nodes", "field label not supported: spec.x"),
-        ("/apis/apps/v1/deployments", "field label \"spec.x\" not supported for appsv1.Deployment"),
-        ("/apis/batch/v1/jobs", "field label \"spec.x\" not supported for batchv1.Job"),
+        (
+            "/apis/resource.k8s.io/v1/resourceslices",
+            "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: spec.x",
+        ),
+        ("/apis/apps/v1/deployments", "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        ("/apis/batch/v1/jobs", "field label \"spec.x\" not supported for Job"),
         (
             "/api/v1/configmaps",
             "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",

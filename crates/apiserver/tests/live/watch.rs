@@ -72,6 +72,39 @@ async fn an_expired_revision_is_an_error_event() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_is_still_to_come_is_waited_for() -> Result<()> {
+    let live = Live::start().await?;
+    live.config_maps(1).await?;
+    let list = live.get(MAPS).await?.json();
+    let now: u64 = list["metadata"]["resourceVersion"].as_str().unwrap_or("").parse()?;
+    let path = format!("{MAPS}?watch=1&resourceVersion={}", now + 2);
+    let mut events = Events::open(&live, &path, "application/json").await?;
+    // Other parts of the server may write too, but revisions only grow.
+    let mut last = Value::Null;
+    for n in 0..4 {
+        last = label(&live, "map-000", &n.to_string()).await?;
+    }
+    let first = events.next().await?.context("an event")?;
+    let seen: u64 = first["object"]["metadata"]["resourceVersion"].as_str().unwrap_or("").parse()?;
+    ensure!(first["type"] == "MODIFIED" && seen > now + 2, "{first}");
+    let mut event = first;
+    while event["object"]["metadata"]["resourceVersion"] != last["metadata"]["resourceVersion"] {
+        event = events.next().await?.context("an event")?;
+    }
+    // Who wants all of it first cannot wait.
+    let all = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let path = format!("{MAPS}?watch=1&{all}&resourceVersion=99999999");
+    let mut events = Events::open(&live, &path, "application/json").await?;
+    let event = events.next().await?.context("an event")?;
+    ensure!(event["type"] == "ERROR" && event["object"]["code"] == 504, "{event}");
+    let details = &event["object"]["details"];
+    ensure!(details["causes"][0]["reason"] == "ResourceVersionTooLarge", "{event}");
+    ensure!(details["retryAfterSeconds"] == 1, "{event}");
+    ensure!(events.next().await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_begins_where_it_is_told_to() -> Result<()> {
     let live = Live::start().await?;
     live.config_maps(2).await?;
