@@ -2,6 +2,7 @@
 use machinery::{FieldErrors, Object, names};
 
 use crate::checks;
+use crate::core::pod_spec::warnings::old_label;
 use crate::core::{resource_list, taint};
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, child};
@@ -16,6 +17,12 @@ impl Rules for RuntimeClass {
         if let Some(overhead) = child(&mut object.0, "overhead") {
             resource_list::fill(overhead, "podFixed");
         }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let selector = At::object(new).fields(&["scheduling", "nodeSelector"]);
+        let old = selector.entries().filter_map(|(label, _)| old_label(label));
+        old.map(|text| format!("scheduling.nodeSelector: {text}")).collect()
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
