@@ -21,8 +21,7 @@ impl Rules for Endpoints {
     }
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let mut found =
-            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()];
+        let mut found = Vec::new();
         // The controller writes addresses as they should be.
         if new.labels().any(|label| label == ("endpoints.kubernetes.io/managed-by", "endpoint-controller")) {
             return found;

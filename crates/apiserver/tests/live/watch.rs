@@ -12,20 +12,20 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::harness::{Live, MAPS, PATIENCE, Who, request};
 
 /// Events of a watch in JSON.
-struct Events {
+pub struct Events {
     body: Incoming,
     buffer: Vec<u8>,
 }
 
 impl Events {
-    async fn open(live: &Live, path: &str, accept: &str) -> Result<Self> {
+    pub async fn open(live: &Live, path: &str, accept: &str) -> Result<Self> {
         let response = live.open(Who::Admin, request(Method::GET, path, accept, Bytes::new())).await?;
         ensure!(response.status() == 200, "{path}: {}", response.status());
         Ok(Self { body: response.into_body(), buffer: Vec::new() })
     }
 
     /// The next event; `None` at a clean end.
-    async fn next(&mut self) -> Result<Option<Value>> {
+    pub async fn next(&mut self) -> Result<Option<Value>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -39,7 +39,7 @@ impl Events {
     }
 
     /// Type and name of the next event.
-    async fn brief(&mut self) -> Result<String> {
+    pub async fn brief(&mut self) -> Result<String> {
         let Some(event) = self.next().await? else { return Ok("end".into()) };
         let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");
         Ok(format!("{} {name}", event["type"].as_str().unwrap_or("?")))
