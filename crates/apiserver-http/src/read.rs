@@ -88,7 +88,16 @@ pub fn table(
 pub async fn list(context: &Context, store: &Store) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
     let options = list_options(context)?;
-    let page = store.list(&context.info.namespace, &options).await?;
+    let mut page = store.list(&context.info.namespace, &options).await?;
+    if agreed.form == Form::Table
+        && let Some(rank) = apiserver_resources::table::order(&context.kind.group, &context.kind.plural)
+    {
+        let rank = |item: &Arc<CachedObject>| {
+            let object = encode::decode(&item.value, item.revision);
+            (object.map_or(0, |object| rank(&object)), item.facts.name.clone())
+        };
+        page.items.sort_by_cached_key(rank);
+    }
     let writer = Writer::new(context, agreed.form, !context.is_storage_version(store));
     match agreed.media {
         Media::Json => Ok(stitched(writer, page)),

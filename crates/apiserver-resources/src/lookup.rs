@@ -359,6 +359,26 @@ mod tests {
     }
 
     #[test]
+    fn who_may_create_by_update_and_who_has_to_name_a_revision() {
+        let creates = [
+            "clusterrolebindings", "clusterroles", "endpoints", "events", "leases", "limitranges", "rolebindings",
+            "roles", "runtimeclasses", "services",
+        ];
+        let conditional = [
+            "csidrivers", "csinodes", "csistoragecapacities", "customresourcedefinitions", "leases",
+            "mutatingadmissionpolicies", "mutatingadmissionpolicybindings", "mutatingwebhookconfigurations",
+            "poddisruptionbudgets", "runtimeclasses", "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings", "validatingwebhookconfigurations", "volumeattachments",
+        ];
+        for kind in api::kinds::KINDS.iter().filter(|k| k.version == "v1" && k.group != "apiregistration.k8s.io") {
+            let strategy = strategy_for(&kind.group, &kind.plural, "");
+            let plural = &*kind.plural;
+            assert_eq!(strategy.allows_create_on_update(), creates.contains(&plural), "{plural}");
+            assert_eq!(!strategy.allows_unconditional_update(), conditional.contains(&plural), "{plural}");
+        }
+    }
+
+    #[test]
     fn kinds_without_generation_stay_without() {
         for (group, plural, expected) in [
             ("", "configmaps", None),

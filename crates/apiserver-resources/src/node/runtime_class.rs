@@ -39,6 +39,10 @@ impl Rules for RuntimeClass {
         checks::immutable(&new.field("handler"), &old.field("handler"), errors);
     }
 
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
     fn allows_unconditional_update(&self) -> bool {
         false
     }

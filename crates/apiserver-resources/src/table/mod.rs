@@ -104,6 +104,13 @@ pub fn row(group: &str, plural: &str, object: &Object, now: Timestamp) -> Vec<Va
     (printer.row)(object, now)
 }
 
+/// What the rows of a kind are sorted by before their names, if by anything.
+pub fn order(group: &str, plural: &str) -> Option<fn(&Object) -> i64> {
+    // Schemas in the order in which they are tried.
+    let precedence: fn(&Object) -> i64 = |schema| number(schema, &["spec", "matchingPrecedence"]);
+    ((group, plural) == ("flowcontrol.apiserver.k8s.io", "flowschemas")).then_some(precedence)
+}
+
 /// What a row says of the state of its object; upstream does for pods that have ended.
 pub fn row_conditions(group: &str, plural: &str, object: &Object) -> Option<Value> {
     if (group, plural) != ("", "pods") {

@@ -1,5 +1,6 @@
 //! A server on loopback, and clients that speak to it as strangers do.
 mod bad_bytes;
+mod deletion;
 mod discovery;
 mod every_kind;
 mod harness;
