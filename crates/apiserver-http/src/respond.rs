@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn warnings_are_quoted_and_in_order() {
-        let mut response = Response::new(crate::body::full(""));
+        let mut response = Response::new(full(""));
         warn(&mut response, &["say \"ü\"".to_owned()]);
         warn_first(&mut response, "first".to_owned());
         let all: Vec<&[u8]> = response.headers().get_all(WARNING).iter().map(HeaderValue::as_bytes).collect();

@@ -370,7 +370,7 @@ mod tests {
             "poddisruptionbudgets", "runtimeclasses", "validatingadmissionpolicies",
             "validatingadmissionpolicybindings", "validatingwebhookconfigurations", "volumeattachments",
         ];
-        for kind in api::kinds::KINDS.iter().filter(|k| k.version == "v1" && k.group != "apiregistration.k8s.io") {
+        for kind in KINDS.iter().filter(|k| k.version == "v1" && k.group != "apiregistration.k8s.io") {
             let strategy = strategy_for(&kind.group, &kind.plural, "");
             let plural = &*kind.plural;
             assert_eq!(strategy.allows_create_on_update(), creates.contains(&plural), "{plural}");
