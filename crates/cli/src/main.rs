@@ -78,7 +78,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         .map_err(|e| Failure::new(format!("cannot start: {e}"), "are threads or memory used up?"))?;
     runtime.block_on(async {
         match cli.command {
-            Command::Up(options) => commands::up::up(options, json).await,
+            Command::Up(options) => commands::up::up(*options, json).await,
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
