@@ -98,7 +98,13 @@ pub async fn list(context: &Context, store: &Store) -> StatusResult<Response<Bod
             let object = encode::decode(&item.value, item.revision);
             (object.map_or(0, |object| rank(&object)), item.facts.name.clone())
         };
-        page.items.sort_by_cached_key(rank);
+        let mut all = Vec::with_capacity(page.items.remaining());
+        page.items.visit(|item| {
+            all.push(item.clone());
+            true
+        });
+        all.sort_by_cached_key(rank);
+        page.items = all.into();
     }
     let writer = Writer::new(context, agreed.form, !context.is_storage_version(store));
     match agreed.media {
