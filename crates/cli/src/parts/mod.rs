@@ -2,9 +2,10 @@
 pub mod api_server;
 mod api_server_identity;
 mod audit;
+pub mod balancer;
 pub mod controller_manager;
 pub mod dns;
-mod files;
+pub mod files;
 pub mod kubelet;
 mod kubelet_identity;
 pub mod opened;
