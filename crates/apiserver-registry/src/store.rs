@@ -534,7 +534,11 @@ impl Store {
             let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
             let found = found.ok_or_else(|| self.not_found(write.name))?;
             let old = self.stored(&found)?;
-            delete::preconditions(&old.object, options, &GroupResource::new(&*self.kind.group, &*self.kind.kind))?;
+            delete::preconditions(
+                &old.object,
+                options,
+                &GroupResource::new(&*self.kind.group, &*self.kind.kind),
+            )?;
             if !admitted {
                 let mut attributes =
                     self.attributes(write, Operation::Delete, write.name, None, Some(&old.object));
