@@ -9,7 +9,7 @@ use apiserver_admission::Chain;
 use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
-use apiserver_registry::{Registry, Store};
+use apiserver_registry::{Notes, Registry, Store};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use machinery::request::{RequestInfo, UserInfo};
@@ -80,6 +80,7 @@ impl Server {
         user: Arc<UserInfo>,
         request: Request<Body>,
         series: Option<Arc<Series>>,
+        notes: Notes,
     ) -> StatusResult<Response<Body>> {
         let kind = self
             .kinds
@@ -101,6 +102,7 @@ impl Server {
             kind,
             user,
             series,
+            notes,
         };
         if let Some(endpoint) = self.endpoints.get(&key) {
             return endpoint.clone().serve(&context, request).await;

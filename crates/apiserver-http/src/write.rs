@@ -109,7 +109,7 @@ pub async fn create(
     request: Request<Body>,
 ) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let bytes = body::read(request.into_body()).await?;
     let object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
@@ -123,7 +123,7 @@ pub async fn update(
     request: Request<Body>,
 ) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let bytes = body::read(request.into_body()).await?;
     let mut object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     if object.name().is_empty() {
@@ -223,7 +223,7 @@ pub fn applied(
 /// Serves `patch`.
 pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let headers = request.headers().clone();
     let bytes = body::read(request.into_body()).await?;
     if is_apply(&headers) {
@@ -393,7 +393,7 @@ pub async fn delete(
         let asked = RequestInfo { verb, ..context.info.clone() };
         context.server.authorize(&context.user, &asked).await?;
     }
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let write = Write { dry_run, ..write(context, &warnings)? };
     let kind = &context.kind;
     let mut response = match store.delete(&write, &options).await? {
@@ -425,7 +425,7 @@ pub async fn delete_collection(
     let agreed = context.negotiate()?;
     let bytes = body::read(request.into_body()).await?;
     let (options, dry_run) = delete_options(context, &bytes)?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
     for some in page.items.chunks(DELETE_WORKERS) {

@@ -191,6 +191,7 @@ impl Store {
             user: write.user,
             dry_run: write.dry_run,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         }
     }
 
@@ -203,11 +204,12 @@ impl Store {
     ) -> StatusResult<()> {
         let name = object.name().to_owned();
         let mut attributes = self.attributes(write, operation, &name, Some(object), old);
-        self.admission.mutate(&mut attributes).await?;
+        let admitted = self.admission.mutate(&mut attributes).await;
         for warning in std::mem::take(&mut attributes.warnings) {
             write.warnings.add(warning);
         }
-        Ok(())
+        write.warnings.notes().add(attributes.annotations);
+        admitted
     }
 
     async fn validate(
