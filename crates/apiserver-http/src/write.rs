@@ -364,7 +364,17 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
         Some(grace) => Some(grace),
         None => query.integer("gracePeriodSeconds")?,
     };
-    let dry = value.get("dryRun").and_then(Value::as_array).is_some_and(|d| d.iter().any(|v| v == "All"));
+    let asked = value.get("dryRun").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if let Some(other) = asked.iter().find(|v| *v != "All") {
+        let path = machinery::FieldPath::new("dryRun");
+        let e = machinery::FieldError::not_supported(&path, other.clone(), &["All"]);
+        return Err(StatusError::invalid(
+            &GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"),
+            "",
+            &[e],
+        ));
+    }
+    let dry = !asked.is_empty();
     let options = DeleteOptions {
         grace,
         uid: text("/preconditions/uid"),
@@ -428,7 +438,7 @@ pub async fn delete_collection(
     let warnings = Warnings::beside(&context.notes);
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
-    for some in page.items.chunks(DELETE_WORKERS) {
+    for some in page.items.into_vec().chunks(DELETE_WORKERS) {
         let deletions =
             some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
         for result in futures::future::join_all(deletions).await {

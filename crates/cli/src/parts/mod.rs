@@ -4,11 +4,13 @@ pub mod api_server;
 mod api_server_identity;
 mod audit;
 mod authorization;
+pub mod balancer;
 pub mod controller_manager;
 pub mod dns;
-mod files;
+pub mod files;
 pub mod kubelet;
 mod kubelet_identity;
+pub mod opened;
 pub mod proxy;
 pub mod scheduler;
 mod signing;
@@ -64,7 +66,7 @@ fn host_name() -> String {
 }
 
 /// Tells this process from others that may lead.
-fn identity() -> String {
+pub fn identity() -> String {
     format!("{}_{}", host_name(), std::process::id())
 }
 
