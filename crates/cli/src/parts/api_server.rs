@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use apiserver::{
-    ApiServer, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving, TlsFiles,
-};
+use apiserver::{ApiServer, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving, TlsFiles};
 use clap::Args;
 
 use super::admission::AdmissionFlags;
