@@ -8,6 +8,7 @@
 //! What it is not: it starts no part of Kubernetes itself (that is the binary's business) and it speaks to no API
 //! server. State is on disk and in the kernel, never here: each call finds out anew what there is.
 
+pub mod apply;
 mod binaries;
 mod containerd;
 mod down;
@@ -16,8 +17,10 @@ mod facts;
 mod files;
 mod host;
 mod layout;
+pub mod local;
 pub mod plan;
 mod preflight;
+mod probe;
 mod process;
 mod step;
 mod system_images;
@@ -29,6 +32,7 @@ pub use facts::{CgroupMode, Facts, Listener};
 pub use host::{HostConfig, control_plane, node, preflight};
 pub use layout::{Layout, LayoutError, LayoutLock};
 pub use preflight::{Finding, Neighbour, Severity, WantedNetwork, WantedPort, Wish, check};
+pub use probe::probe;
 pub use process::{Process, ProcessRecord};
 pub use step::{Progress, Step, StepError, run};
 pub use system_images::ensure_system_images;

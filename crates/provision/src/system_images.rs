@@ -23,7 +23,7 @@ struct Made {
 }
 
 /// Identifies the content of a source without reading it.
-fn identity(source: &Source) -> anyhow::Result<String> {
+pub(crate) fn identity(source: &Source) -> anyhow::Result<String> {
     let of = |path: &Path| -> anyhow::Result<String> {
         let m = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(format!("{}:{}:{}:{}.{}", path.display(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
@@ -84,7 +84,7 @@ pub async fn ensure_system_images(
 }
 
 /// The first name that does not lead to its image.
-async fn missing<'a>(cri: &cri::Cri, ids: &'a BTreeMap<String, String>) -> anyhow::Result<Option<&'a str>> {
+pub(crate) async fn missing<'a>(cri: &cri::Cri, ids: &'a BTreeMap<String, String>) -> anyhow::Result<Option<&'a str>> {
     for (name, id) in ids {
         if cri.image_status(name).await?.is_none_or(|found| found.id != *id) {
             return Ok(Some(name));

@@ -152,6 +152,10 @@ fn neighbour(entry: &NeighbourMessage) -> Option<([u8; 6], Ipv4Addr)> {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
             NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(*found),
+            // Of a hardware address, whose family says nothing about where it leads.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                address = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from);
+            }
             _ => {}
         }
     }
