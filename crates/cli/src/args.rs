@@ -28,6 +28,7 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
+            Command::Init(_) | Command::Validate(_) | Command::Render(_) => false,
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
             }
@@ -54,6 +55,12 @@ pub enum Output {
 /// The verbs.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Writes a commented cluster.yaml, which describes a cluster of several hosts.
+    Init(commands::init::Init),
+    /// Checks a cluster.yaml, offline; says everything that is wrong with it, with line and path.
+    Validate(commands::validate::Validate),
+    /// Writes everything that `up` would install, by host.
+    Render(commands::render::Render),
     /// Brings a cluster up on this machine, or repairs it; waits until it is healthy.
     Up(Up),
     /// Stops a cluster; its data is kept unless --purge.
@@ -280,7 +287,7 @@ mod tests {
         use clap_complete::Shell;
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = completion(shell);
-            for word in ["kube-controller-manager", "purge", "service-cidr"] {
+            for word in ["kube-controller-manager", "purge", "service-cidr", "validate"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
         }

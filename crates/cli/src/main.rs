@@ -6,6 +6,7 @@
 mod addons;
 mod args;
 mod cluster;
+mod cluster_file;
 mod commands;
 mod output;
 mod parts;
@@ -78,6 +79,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         .map_err(|e| Failure::new(format!("cannot start: {e}"), "are threads or memory used up?"))?;
     runtime.block_on(async {
         match cli.command {
+            Command::Init(options) => commands::init::init(&options, json),
+            Command::Validate(options) => commands::validate::validate(&options, json),
+            Command::Render(options) => commands::render::render(&options, json),
             Command::Up(options) => commands::up::up(options, json).await,
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,

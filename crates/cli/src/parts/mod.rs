@@ -5,7 +5,7 @@ mod audit;
 pub mod balancer;
 pub mod controller_manager;
 pub mod dns;
-mod files;
+pub mod files;
 pub mod kubelet;
 mod kubelet_identity;
 pub mod proxy;

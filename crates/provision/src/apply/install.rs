@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{ApplyError, Bringing, Change, FileFacts, Host, HostError};
+use super::{ApplyError, Bringing, Change, FileFacts, Host, HostError, Tell};
 use crate::plan::{BinarySource, HostPlan};
 
 /// SHA-256 in hexadecimal.
@@ -21,7 +21,7 @@ pub async fn install(
     plan: &HostPlan,
     host: &dyn Host,
     bringing: &Bringing,
-    tell: &(dyn Fn(&str, &str) + Sync),
+    tell: Tell<'_>,
 ) -> Result<Vec<Change>, ApplyError> {
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
     let mut changes = Vec::new();

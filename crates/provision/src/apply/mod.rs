@@ -1,8 +1,8 @@
 //! Makes hosts what their plans say: only what differs is written, only what is concerned is started anew.
 //!
 //! Read [`Host`] first: what is asked of a host, whether it is a namespace of this machine or at the other end of ssh.
-//! [`install`] sees to everything but services, [`start`] to the services of one stage, [`apply`] to a whole cluster:
-//! hosts at the same time, stages one after another. What was done before is never remembered here: each call looks.
+//! [`install_all`] sees to everything but services, [`start_all`] to services: hosts at the same time, stages one after
+//! another. What was done before is never remembered here: each call looks.
 
 mod host;
 mod install;
@@ -108,32 +108,46 @@ pub struct Target {
     pub plan: HostPlan,
 }
 
-/// Makes all hosts what their plans say. `tell` hears of each step: host and what is done there.
-///
-/// What fails on one host does not keep the others from their step; the next step is not begun then.
-pub async fn apply(
+/// What was changed, by host.
+pub type Changes = BTreeMap<String, Vec<Change>>;
+
+/// Tells of a step: the host, and what is done there.
+pub type Tell<'a> = &'a (dyn Fn(&str, &str) + Sync);
+
+/// Everything but services on all hosts, at the same time. What fails on one host does not keep the others from it.
+pub async fn install_all(
     targets: &[Target],
     bringing: &Bringing,
-    tell: &(dyn Fn(&str, &str) + Sync),
-) -> Result<BTreeMap<String, Vec<Change>>, Vec<ApplyError>> {
-    let mut done: BTreeMap<String, Vec<Change>> = BTreeMap::new();
+    tell: Tell<'_>,
+    into: &mut Changes,
+) -> Result<(), Vec<ApplyError>> {
     let installed = targets.iter().map(|t| async {
         let mut changes = remove_unplanned(&t.plan, &*t.host).await?;
         changes.extend(install(&t.plan, &*t.host, bringing, tell).await?);
         Ok(changes)
     });
-    collect(targets, futures::future::join_all(installed).await, &mut done)?;
-    for stage in Stage::ALL {
-        let started = targets.iter().map(|t| start(&t.plan, stage, &*t.host, bringing, tell));
-        collect(targets, futures::future::join_all(started).await, &mut done)?;
+    collect(targets, futures::future::join_all(installed).await, into)
+}
+
+/// The services of some stages on all hosts: those of one stage at the same time, and the next stage once they work.
+pub async fn start_all(
+    targets: &[Target],
+    stages: &[Stage],
+    bringing: &Bringing,
+    tell: Tell<'_>,
+    into: &mut Changes,
+) -> Result<(), Vec<ApplyError>> {
+    for stage in stages {
+        let started = targets.iter().map(|t| start(&t.plan, *stage, &*t.host, bringing, tell));
+        collect(targets, futures::future::join_all(started).await, into)?;
     }
-    Ok(done)
+    Ok(())
 }
 
 fn collect(
     targets: &[Target],
     results: Vec<Result<Vec<Change>, ApplyError>>,
-    into: &mut BTreeMap<String, Vec<Change>>,
+    into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {
     let mut errors = Vec::new();
     for (target, result) in targets.iter().zip(results) {

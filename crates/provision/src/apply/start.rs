@@ -8,7 +8,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::{ApplyError, Bringing, Change, Host, HostError, Running, install::hex};
+use super::{ApplyError, Bringing, Change, Host, HostError, Running, Tell, install::hex};
 use crate::plan::{BinarySource, HostPlan, PlannedService, Ready, Stage, unit_text};
 
 /// Everything that a service is started with: another digest, another start.
@@ -18,7 +18,9 @@ pub(super) fn digest(plan: &HostPlan, service: &PlannedService, cox: &str) -> St
         hash.update((bytes.len() as u64).to_be_bytes());
         hash.update(bytes);
     };
-    add(unit_text(service).as_bytes());
+    let mut unit = service.clone();
+    unit.exec.retain(|word| !service.first_start.iter().any(|f| word.trim_start_matches("--").starts_with(f)));
+    add(unit_text(&unit).as_bytes());
     for path in &service.reads {
         add(path.as_os_str().as_encoded_bytes());
         add(plan.file(path).map_or(&[], |f| f.content.bytes()));
@@ -71,7 +73,7 @@ pub async fn start(
     stage: Stage,
     host: &dyn Host,
     bringing: &Bringing,
-    tell: &(dyn Fn(&str, &str) + Sync),
+    tell: Tell<'_>,
 ) -> Result<Vec<Change>, ApplyError> {
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
     let services: Vec<&PlannedService> = plan.services.iter().filter(|s| s.stage == stage).collect();
@@ -126,7 +128,7 @@ async fn wait(
     service: &PlannedService,
     host: &dyn Host,
     patience: Duration,
-    tell: &(dyn Fn(&str, &str) + Sync),
+    tell: Tell<'_>,
 ) -> Result<(), ApplyError> {
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
     let deadline = Instant::now() + patience;

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
@@ -66,12 +65,6 @@ impl LocalHosts {
     /// The tables of packet rules that they brought, as (family, name).
     pub fn nft_tables(&self) -> Vec<(String, String)> {
         vec![("ip".into(), self.switch.table.clone())]
-    }
-
-    /// The address of a host, counted from 0. The machine itself has the first one of the network.
-    pub fn address(network: Ipv4Net, number: u32) -> Option<Ipv4Addr> {
-        let address = Ipv4Addr::from(u32::from(network.network()).checked_add(11 + number)?);
-        (network.contains(&address) && address != network.broadcast()).then_some(address)
     }
 
     /// Lays the wire between them; says whether it was missing.

@@ -1,11 +1,21 @@
 //! What every host of a cluster shall have: files, programs, services. Pure: nothing here touches a host.
 //!
-//! Read [`HostPlan`] first. Who carries a plan out (over ssh, or in namespaces of this machine) goes by [`Stage`]: all
+//! Read [`HostPlan`] first; [`plan`] makes one for each host of a [`ClusterSpec`](crate::spec::ClusterSpec), out of the
+//! keys and certificates of a [`Trust`]. Who carries a plan out (over ssh, or in namespaces of this machine) goes by [`Stage`]: all
 //! hosts' services of one stage are started together and waited for before those of the next, for the members of an
 //! etcd cluster become ready only together.
 
+mod balancer;
+mod build;
+mod control_plane;
+mod etcd;
+mod flags;
+mod manifests;
+mod node;
+mod paths;
 mod secret;
 mod service;
+mod trust;
 mod unit;
 
 use std::{
@@ -14,9 +24,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use balancer::{haproxy_config, nginx_config};
+pub use build::{PlanOptions, plan};
+pub use manifests::{Manifest, manifests};
+pub use paths::{HostPaths, Programs};
 pub use secret::Secret;
 pub use service::{PlannedService, Ready, ServiceType, Stage, StopWith};
-pub use unit::{unit_path, unit_text};
+pub use trust::{Trust, TrustError, pki_spec};
+pub use unit::{restart_needed, unit_path, unit_text};
 
 /// What one host shall have.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -96,6 +96,8 @@ pub struct PlannedService {
     pub stage: Stage,
     /// Program (an absolute path) and arguments.
     pub exec: Vec<String>,
+    /// How flags begin that matter at the first start alone: their change needs no restart.
+    pub first_start: Vec<String>,
     /// Environment beyond what every service has. No secrets: everybody on the host can read them.
     pub environment: BTreeMap<String, String>,
     /// Units of the same host that start before it, without `.service`.
@@ -125,6 +127,7 @@ impl PlannedService {
             description: description.to_owned(),
             stage,
             exec,
+            first_start: Vec::new(),
             environment: BTreeMap::new(),
             after: Vec::new(),
             reads: Vec::new(),

@@ -73,6 +73,19 @@ pub fn unit_text(service: &PlannedService) -> String {
     text
 }
 
+/// Whether a service that was started with the unit `found` has to be started again to be as planned.
+pub fn restart_needed(found: &str, service: &PlannedService) -> bool {
+    let matters = |line: &&str| {
+        let line = line.trim_start().trim_start_matches("--");
+        !line.starts_with('#') && !service.first_start.iter().any(|flag| line.starts_with(flag.as_str()))
+    };
+    // The last word of a line that goes on and that of one that ends are the same.
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().filter(matters).map(|l| l.trim_end_matches(" \\").to_owned()).collect()
+    };
+    lines(found) != lines(&unit_text(service))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +121,20 @@ WantedBy=multi-user.target
 ";
         assert_eq!(unit_text(&service), want);
         assert_eq!(unit_path(&service), Path::new("/etc/systemd/system/kubelet.service"));
+    }
+
+    #[test]
+    fn what_matters_at_the_first_start_alone_restarts_nothing() {
+        let service = |flags: &[&str]| {
+            let exec = ["/usr/bin/etcd"].iter().chain(flags).map(|s| (*s).to_owned()).collect();
+            let mut service = PlannedService::new("etcd", "etcd", Stage::Etcd, exec);
+            service.first_start = vec!["initial-".into()];
+            service
+        };
+        let found = unit_text(&service(&["--name=a", "--initial-cluster=a=x"]));
+        assert!(!restart_needed(&found, &service(&["--name=a", "--initial-cluster=a=x,b=y"])));
+        assert!(!restart_needed(&found, &service(&["--name=a"])));
+        assert!(restart_needed(&found, &service(&["--name=b", "--initial-cluster=a=x"])));
     }
 
     #[test]
