@@ -98,6 +98,13 @@ pub enum Command {
     /// Runs the parts of a cluster that `up` has prepared; `up` starts it in the background.
     #[command(hide = true)]
     Run(Which),
+    /// The first process of a host of a local cluster; `up` starts it in namespaces of its own.
+    #[command(hide = true, name = "host-init")]
+    HostInit {
+        /// What the host is.
+        #[arg(long)]
+        spec: PathBuf,
+    },
     /// The API server alone.
     #[command(
         name = "kube-apiserver",
@@ -171,15 +178,23 @@ pub struct Which {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Examples:\n  cox up\n  cox up --name ci --no-node --secure-port 7443   control plane only, no root needed\n  \
-    cox up --foreground -v=2"
+    cox up --foreground -v=2\n  \
+    cox up --name three --nodes 3 --control-planes 3   three hosts on this machine, each of them a control plane"
 )]
 pub struct Up {
     /// Which cluster.
     #[command(flatten)]
     pub which: Which,
-    /// Port of the API server.
-    #[arg(long, default_value_t = 6443)]
-    pub secure_port: u16,
+    /// How many hosts run pods. More than one: each is a host of its own on this machine, in namespaces, and
+    /// 127.0.0.1 leads to their API servers.
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<usize>,
+    /// How many of these hosts are control planes too, the first ones; several keep their objects in etcd.
+    #[arg(long, value_name = "N")]
+    pub control_planes: Option<usize>,
+    /// Port of the API server; 6443 if absent.
+    #[arg(long)]
+    pub secure_port: Option<u16>,
     /// Control plane alone: no root, no containerd, no pods.
     #[arg(long)]
     pub no_node: bool,

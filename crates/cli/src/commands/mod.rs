@@ -12,4 +12,5 @@ pub mod secrets;
 pub mod status;
 pub mod store;
 pub mod up;
+pub mod up_hosts;
 pub mod validate;
