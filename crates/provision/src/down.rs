@@ -260,9 +260,24 @@ fn child_directories(directory: &Path) -> Vec<PathBuf> {
 
 fn remove_cgroups(cgroup: &str, removed: &mut Removed) {
     for directory in cgroup_directories(cgroup) {
-        match remove_tree(&directory) {
+        match remove_when_empty(&directory) {
             Ok(count) => removed.leftovers += count,
             Err(error) => removed.problem(format!("cannot remove the cgroup {}", directory.display()), error),
+        }
+    }
+}
+
+/// A process that has ended is in its cgroup until its parent has taken note.
+fn remove_when_empty(directory: &Path) -> io::Result<usize> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        match remove_tree(directory) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && std::time::Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
         }
     }
 }
@@ -270,7 +285,7 @@ fn remove_cgroups(cgroup: &str, removed: &mut Removed) {
 /// Removes what is left of a cgroup that no process is in any more.
 pub(crate) fn remove_cgroup(cgroup: &str) {
     for directory in cgroup_directories(cgroup) {
-        if let Err(error) = remove_tree(&directory) {
+        if let Err(error) = remove_when_empty(&directory) {
             debug!(%error, directory = %directory.display(), "cannot remove a cgroup");
         }
     }

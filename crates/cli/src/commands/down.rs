@@ -2,6 +2,7 @@
 use std::process::ExitCode;
 
 use provision::DownOptions;
+use provision::plan::Stage;
 use serde_json::json;
 
 use crate::args::Down;
@@ -30,6 +31,18 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
         let all = cluster.hosts()?;
         tables.extend(all.nft_tables());
         let names: Vec<String> = cluster.spec().hosts.into_iter().map(|h| h.name).collect();
+        // All hosts at the same time, and what others count on last: an API server without its etcd cannot say goodbye.
+        for stage in Stage::ALL.into_iter().rev() {
+            let stops = names.iter().map(|name| {
+                let host = all.host(name);
+                async move { host.stop_stage(stage).await }
+            });
+            for stopped in futures::future::join_all(stops).await {
+                if let Err(error) = stopped {
+                    tracing::debug!(%error, "a host does not stop its services");
+                }
+            }
+        }
         let offs = names.iter().map(|name| {
             let host = all.host(name);
             async move { host.power_off().await }

@@ -41,7 +41,12 @@ pub async fn install(
     let found = host.inspect(&paths).await.map_err(failed)?;
 
     for directory in &plan.directories {
-        if found.get(&directory.path) != Some(&FileFacts::Directory { mode: directory.mode }) {
+        // One that lets fewer in was made so by who uses it.
+        let fits = matches!(
+            found.get(&directory.path),
+            Some(FileFacts::Directory { mode }) if mode & !directory.mode == 0
+        );
+        if !fits {
             host.make_directory(&directory.path, directory.mode).await.map_err(failed)?;
             changes.push(Change::Directory(directory.path.clone()));
         }

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     apply::{FileFacts, HostError, Output, Running},
-    plan::{PlannedService, Ready},
+    plan::{PlannedService, Ready, Stage},
 };
 
 /// Most bytes of a request or an answer.
@@ -35,6 +35,7 @@ pub(super) enum Request {
     Services,
     Start { service: Box<PlannedService>, digest: String },
     Remove(String),
+    StopStage(Stage),
     Probe(Ready),
     LastWords(String),
     PowerOff,

@@ -27,7 +27,7 @@ use crate::{
     Facts, Layout, ProcessRecord,
     apply::{FileFacts, Host, HostError, Output, Running},
     files,
-    plan::{HostPlan, PlannedRuntime, PlannedService, Ready},
+    plan::{HostPlan, PlannedRuntime, PlannedService, Ready, Stage},
     system_images::missing,
 };
 
@@ -229,6 +229,14 @@ impl LocalHost {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+
+    /// Stops its services of a stage, if it runs.
+    pub async fn stop_stage(&self, stage: Stage) -> Result<(), HostError> {
+        if self.process().is_none() {
+            return Ok(());
+        }
+        self.act(|| "stop its services".into(), Request::StopStage(stage)).await
     }
 
     /// Turns it off, and makes sure; says whether it ran.

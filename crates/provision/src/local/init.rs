@@ -26,7 +26,7 @@ use super::{
     files, mounts,
     services::{Children, Services, last_words},
 };
-use crate::{apply::Output, probe::probe};
+use crate::{apply::Output, plan::Stage, probe::probe};
 
 /// What a host is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +101,10 @@ pub async fn run_init(spec: InitSpec) -> anyhow::Result<()> {
             },
         }
     }
-    init.services.stop_all().await;
+    // What others count on goes last.
+    for stage in Stage::ALL.into_iter().rev() {
+        init.services.stop_stage(stage).await;
+    }
     end_others().await;
     tracing::info!(host = spec.name, "host is down");
     let _ = fs::remove_file(&spec.socket);
@@ -231,6 +234,10 @@ impl Init {
             }
             Request::Remove(name) => {
                 self.services.remove(&name).await;
+                Answer::Done
+            }
+            Request::StopStage(stage) => {
+                self.services.stop_stage(stage).await;
                 Answer::Done
             }
             Request::Probe(ready) => Answer::Probed(probe(&ready).await),

@@ -25,7 +25,7 @@ use super::mounts::Hierarchy;
 use crate::{
     apply::Running,
     binaries::search_path,
-    plan::{PlannedService, StopWith},
+    plan::{PlannedService, Stage, StopWith},
 };
 
 /// Where services' output goes.
@@ -75,6 +75,7 @@ impl Children {
 }
 
 struct Entry {
+    stage: Stage,
     digest: String,
     state: watch::Receiver<State>,
     stop: CancellationToken,
@@ -117,6 +118,7 @@ impl Services {
             old.stop.cancel();
             let _ = old.ended.await;
         }
+        let stage = service.stage;
         let (told, state) = watch::channel(State { active: true, restarts: 0 });
         let (stop, name) = (CancellationToken::new(), service.name.clone());
         let (last, ended) = oneshot::channel();
@@ -125,7 +127,7 @@ impl Services {
             supervise(&service, &children, &hierarchies, &told, &token).await;
             let _ = last.send(());
         });
-        all.insert(name, Entry { digest, state, stop, ended });
+        all.insert(name, Entry { stage, digest, state, stop, ended });
     }
 
     /// Stops a service and forgets it.
@@ -137,11 +139,16 @@ impl Services {
         }
     }
 
-    /// Stops all of them at once.
-    pub(super) async fn stop_all(&self) {
-        let all = std::mem::take(&mut *self.all.lock().await);
-        all.values().for_each(|entry| entry.stop.cancel());
-        for entry in all.into_values() {
+    /// Stops those of a stage at once.
+    pub(super) async fn stop_stage(&self, stage: Stage) {
+        let gone: Vec<Entry> = {
+            let mut all = self.all.lock().await;
+            let names: Vec<String> =
+                all.iter().filter(|(_, e)| e.stage == stage).map(|(name, _)| name.clone()).collect();
+            names.iter().filter_map(|name| all.remove(name)).collect()
+        };
+        gone.iter().for_each(|entry| entry.stop.cancel());
+        for entry in gone {
             let _ = entry.ended.await;
         }
     }
