@@ -12,11 +12,14 @@ fn said(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Names of links and tables of clusters' hosts, which begin alike.
-fn links() -> Result<Vec<String>> {
-    let text = said("ip", &["-o", "link", "show", "type", "veth"])?;
-    let names = text.lines().filter_map(|l| l.split_whitespace().nth(1));
-    Ok(names.filter(|n| n.starts_with("cox")).map(str::to_owned).collect())
+/// The link of this machine that leads to the hosts: the one with the first address of their network.
+fn link(cluster: &Cluster) -> Result<String> {
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(cluster.root().join("hosts.json"))?)?;
+    let network = kept["hostCidr"].as_str().context("a network of hosts")?;
+    let first = network.replace(".0/24", ".1/24");
+    let text = said("ip", &["-o", "-4", "addr", "show"])?;
+    let line = text.lines().find(|l| l.contains(&first)).with_context(|| format!("no link has {first}"))?;
+    Ok(line.split_whitespace().nth(1).unwrap_or_default().to_owned())
 }
 
 fn cgroups(name: &str) -> Vec<String> {
@@ -44,8 +47,8 @@ fn processes(data: &str) -> Vec<String> {
 
 pub fn nothing_left(cluster: &Cluster) -> Result<()> {
     let data = cluster.data_dir().display().to_string();
-    let link = links()?;
-    ensure!(!link.is_empty() && !cgroups(cluster.name()).is_empty() && !processes(&data).is_empty(), "nothing to look for");
+    let link = link(cluster)?;
+    ensure!(!cgroups(cluster.name()).is_empty() && !processes(&data).is_empty(), "nothing to look for");
     let answer = cluster.cox(&["down", "--purge", "-o", "json"])?;
     ensure!(answer.code == Some(0), "{}{}", answer.out, answer.err);
     ensure!(processes(&data).is_empty(), "processes: {:?}", processes(&data));
@@ -53,9 +56,11 @@ pub fn nothing_left(cluster: &Cluster) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let left: Vec<&str> = mounts.lines().filter(|l| l.contains(&data)).collect();
     ensure!(left.is_empty(), "mounts: {left:?}");
-    // Other clusters may be on this machine: of the links that there were, at least ours is gone.
-    let after = links()?;
-    ensure!(after.len() < link.len(), "links: {after:?}");
+    let links = said("ip", &["-o", "link", "show"])?;
+    ensure!(!links.contains(&link), "links: {links}");
+    let tables = said("nft", &["list", "tables"])?;
+    let mark = link.trim_start_matches("cox");
+    ensure!(!tables.contains(mark), "tables: {tables}");
     ensure!(!cluster.root().exists(), "{} is still there", cluster.root().display());
     let gone = cluster.cox(&["status"])?;
     ensure!(gone.code == Some(1) && gone.err.contains("there is no cluster"), "{}{}", gone.out, gone.err);
