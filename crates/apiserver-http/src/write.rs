@@ -386,7 +386,7 @@ pub async fn delete_collection(
     let warnings = Warnings::default();
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
-    for some in page.items.chunks(DELETE_WORKERS) {
+    for some in page.items.into_vec().chunks(DELETE_WORKERS) {
         let deletions =
             some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
         for result in futures::future::join_all(deletions).await {

@@ -6,6 +6,7 @@ mod apply;
 mod delete;
 pub mod encode;
 mod facts;
+mod items;
 pub mod list;
 mod ownership;
 mod registry;

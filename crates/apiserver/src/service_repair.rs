@@ -83,7 +83,7 @@ fn plan(
 
 async fn all(store: &Store) -> StatusResult<Vec<Object>> {
     let page = store.list("", &ListOptions::default()).await?;
-    page.items.iter().map(|item| encode::decode(&item.value, item.revision)).collect()
+    page.items.into_vec().iter().map(|item| encode::decode(&item.value, item.revision)).collect()
 }
 
 /// Looks once.

@@ -62,7 +62,7 @@ pub enum Command {
     /// Writes everything that `up` would install, by host.
     Render(commands::render::Render),
     /// Brings a cluster up on this machine, or repairs it; waits until it is healthy.
-    Up(Up),
+    Up(Box<Up>),
     /// Stops a cluster; its data is kept unless --purge.
     Down(Down),
     /// Tells how a cluster is; the exit code says healthy (0) or not (1).
@@ -219,6 +219,9 @@ pub struct Up {
     /// Port of the cluster DNS on this machine's address.
     #[arg(long, default_value_t = 10053)]
     pub dns_port: u16,
+    /// The etcd that keeps the objects, in place of an embedded store; holds until another is named.
+    #[command(flatten)]
+    pub etcd: commands::store::EtcdFlags,
     /// How long to wait until the cluster is healthy, in seconds.
     #[arg(long, default_value_t = 120)]
     pub wait: u64,

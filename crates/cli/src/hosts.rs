@@ -254,7 +254,7 @@ mod tests {
         let dir = dir.display().to_string();
         let line = ["cox", "up", "--name", "a", "--data-dir", &dir];
         match crate::args::Cli::try_parse_from(line.iter().chain(more)).unwrap().command {
-            crate::args::Command::Up(options) => options,
+            crate::args::Command::Up(options) => *options,
             _ => panic!("another verb"),
         }
     }

@@ -83,7 +83,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Init(options) => commands::init::init(&options, json),
             Command::Validate(options) => commands::validate::validate(&options, json),
             Command::Render(options) => commands::render::render(&options, json),
-            Command::Up(options) => commands::up::up(options, json).await,
+            Command::Up(options) => commands::up::up(*options, json).await,
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),

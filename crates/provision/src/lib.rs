@@ -5,7 +5,8 @@
 //! and [`node`] are the steps, [`run`] does those that are not done; [`down`] is the way back. [`Layout`] says where
 //! everything lies.
 //!
-//! Several hosts: [`spec`] reads `cluster.yaml`, [`plan`](mod@plan) says what each host shall have, [`render`] writes it down.
+//! Several hosts: [`spec`] reads `cluster.yaml`, [`plan`](mod@plan) says what each host shall have, [`render`] writes it down,
+//! [`apply`] makes hosts what their plans say: hosts in namespaces of this machine ([`local`]) or over ssh ([`SshHost`]).
 //!
 //! What it is not: it starts no part of Kubernetes itself (that is the binary's business) and it speaks to no API
 //! server. State is on disk and in the kernel, never here: each call finds out anew what there is.
@@ -26,6 +27,7 @@ mod probe;
 mod process;
 mod render;
 pub mod spec;
+mod ssh;
 mod step;
 mod system_images;
 
@@ -39,5 +41,6 @@ pub use preflight::{Finding, Neighbour, Severity, WantedNetwork, WantedPort, Wis
 pub use probe::probe;
 pub use process::{Process, ProcessRecord};
 pub use render::{RenderError, Rendered, RenderedFile, render};
+pub use ssh::SshHost;
 pub use step::{Progress, Step, StepError, run};
-pub use system_images::ensure_system_images;
+pub use system_images::{ensure_system_images, import_system_images};

@@ -69,8 +69,8 @@ async fn ask_budgets(context: &Context, pod: &Object, dry_run: bool) -> StatusRe
         return Ok(());
     };
     let page = budgets.list(&context.info.namespace, &Default::default()).await?;
-    let mut found = page
-        .items
+    let listed = page.items.into_vec();
+    let mut found = listed
         .iter()
         .filter_map(|o| apiserver_registry::encode::decode(&o.value, o.revision).ok())
         .filter(|b| matches(b, pod));

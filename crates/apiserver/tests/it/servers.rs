@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use machinery::request::UserInfo;
 use pki::{ClusterPki, KeyAlgorithm, PkiSpec};
 use serde_json::Value;
+use storage::Storage;
 use storage::real_etcd::RealEtcd;
-use storage::{Etcd, Storage};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes.
@@ -69,13 +69,14 @@ impl Server {
         let mut endpoints = etcd.endpoints();
         let first = usize::from(number) % endpoints.len();
         endpoints.rotate_left(first);
-        Self::by(endpoints, pki, number).await
+        Self::by(etcd, endpoints, pki, number).await
     }
 
-    /// Starts server `number` over the etcd behind these endpoints.
-    pub async fn by(endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
-        let options = storage::etcd::Options { endpoints, ..storage::etcd::Options::default() };
-        let store = Etcd::open(options).await.expect("etcd answers");
+    /// Starts server `number` over an etcd, which it reaches by these endpoints.
+    pub async fn by(etcd: &RealEtcd, endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
+        // Who asks is told soon that etcd does not answer.
+        let retry = Duration::from_secs(5);
+        let store = etcd.open(storage::etcd::Options { endpoints, retry, ..Default::default() }).await;
         Self::start(Arc::new(store), pki, number, true).await
     }
 

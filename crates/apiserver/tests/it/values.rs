@@ -6,13 +6,12 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 use storage::real_etcd::{self, RealEtcd};
-use storage::{Etcd, Expect, Storage, WriteOutcome};
+use storage::{Expect, Storage, WriteOutcome};
 
 use crate::servers::{Server, trust};
 
 async fn open(etcd: &RealEtcd) -> Arc<dyn Storage> {
-    let options = storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
-    Arc::new(Etcd::open(options).await.expect("etcd answers"))
+    Arc::new(etcd.open(Default::default()).await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

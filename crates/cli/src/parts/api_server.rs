@@ -3,18 +3,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, KubeletClient,
-    ServiceAccounts, Serving, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
 };
-use async_trait::async_trait;
 use clap::{Args, ValueEnum};
-use storage::{Embedded, Etcd, Options, Storage};
 
 use super::api_server_identity::{AuthenticationFlags, TlsFlags};
+use super::opened::Opened;
 use crate::output::Failure;
 use crate::parts::go_duration;
 
@@ -210,54 +208,17 @@ fn no_overrides(text: &str) -> Result<String, String> {
 }
 
 impl EtcdFlags {
-    async fn open(self) -> Result<Etcd, storage::etcd::OpenError> {
+    fn options(self) -> storage::etcd::Options {
         let client = self.etcd_certfile.zip(self.etcd_keyfile);
         let tls = self.etcd_cafile.map(|authority| storage::etcd::TlsFiles { authority, client });
-        let options = storage::etcd::Options {
+        storage::etcd::Options {
             endpoints: self.etcd_servers,
             tls,
             prefix: self.etcd_prefix,
             compaction: Some(self.etcd_compaction_interval),
             ..storage::etcd::Options::default()
-        };
-        Etcd::open(options).await
+        }
     }
-}
-
-/// etcd, as `componentstatuses` asks it.
-struct EtcdHealth(Arc<Etcd>);
-
-#[async_trait]
-impl Component for EtcdHealth {
-    fn name(&self) -> &str {
-        "etcd-0"
-    }
-
-    async fn probe(&self) -> Result<String, String> {
-        self.0.healthy().map(|()| "ok".into()).map_err(|e| e.to_string())
-    }
-}
-
-/// A store, and what it means for the server.
-struct Opened {
-    storage: Arc<dyn Storage>,
-    /// Whether other servers may use it.
-    shared: bool,
-    components: Vec<Arc<dyn Component>>,
-}
-
-/// Opens the store that the flags name.
-async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
-    let Some(dir) = data_dir else {
-        let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
-        let components: Vec<Arc<dyn Component>> = vec![Arc::new(EtcdHealth(etcd.clone()))];
-        return Ok(Opened { storage: etcd, shared: true, components });
-    };
-    let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
-        .await
-        .map_err(|e| Failure::of(&e))?
-        .map_err(|e| Failure::of(&e))?;
-    Ok(Opened { storage: Arc::new(embedded), shared: false, components: Vec::new() })
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -278,7 +239,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
-    let opened = open(flags.data_dir, flags.etcd).await?;
+    let opened = match flags.data_dir {
+        Some(dir) => Opened::embedded(dir).await?,
+        None => Opened::etcd(flags.etcd.options()).await?,
+    };
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -338,7 +302,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         node_ports: flags.service_node_port_range,
         shared: opened.shared,
         serving: flags.serving.into(),
-        components: opened.components,
+        components: vec![opened.component],
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");

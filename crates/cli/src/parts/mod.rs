@@ -8,6 +8,7 @@ pub mod dns;
 pub mod files;
 pub mod kubelet;
 mod kubelet_identity;
+pub mod opened;
 pub mod proxy;
 pub mod scheduler;
 mod signing;
@@ -63,7 +64,7 @@ fn host_name() -> String {
 }
 
 /// Tells this process from others that may lead.
-fn identity() -> String {
+pub fn identity() -> String {
     format!("{}_{}", host_name(), std::process::id())
 }
 

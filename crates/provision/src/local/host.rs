@@ -6,15 +6,12 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use images::SystemImages;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
@@ -28,7 +25,6 @@ use crate::{
     apply::{FileFacts, Host, HostError, Output, Running},
     files,
     plan::{HostPlan, PlannedRuntime, PlannedService, Ready, Stage},
-    system_images::missing,
 };
 
 /// Directories that are on every host's disk.
@@ -130,13 +126,6 @@ fn persistent(plan: &HostPlan) -> Vec<PathBuf> {
 pub struct LocalHost {
     name: String,
     layout: Layout,
-}
-
-/// What images a host has, to save measuring them again.
-#[derive(Serialize, Deserialize)]
-struct Imported {
-    identity: String,
-    ids: BTreeMap<String, String>,
 }
 
 impl LocalHost {
@@ -387,31 +376,8 @@ impl LocalHost {
     async fn import(&self, runtime: &PlannedRuntime, images: &crate::apply::Images) -> anyhow::Result<bool> {
         use anyhow::Context as _;
         let socket = self.path(&runtime.socket).context("the host does not run")?;
-        let cri = cri::Cri::new(&format!("unix://{}", socket.display()))?;
         let record = self.root().join("system-images.json");
-        let deadline = Instant::now() + BOOT;
-        // The runtime's CRI part answers a moment after its socket is there.
-        while let Err(error) = cri.version().await {
-            anyhow::ensure!(Instant::now() < deadline, "the container runtime does not answer: {error}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        if let Some(made) = files::read_json::<Imported>(&record).filter(|m| m.identity == images.identity)
-            && missing(&cri, &made.ids).await?.is_none()
-        {
-            return Ok(false);
-        }
-        let built: Arc<SystemImages> = images.get().await?;
         let snapshotter = Facts::gather(&self.root(), &[]).snapshotter().to_owned();
-        let (shared, at) = (built.clone(), socket.clone());
-        tokio::task::spawn_blocking(move || images::import(&shared, &at, &snapshotter)).await??;
-        let ids = built.ids();
-        let mut pause = Duration::from_millis(1);
-        while let Some(name) = missing(&cri, &ids).await? {
-            anyhow::ensure!(Instant::now() < deadline, "the image {name} was imported and does not appear");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
-        }
-        files::write_json(&record, &Imported { identity: images.identity.clone(), ids })?;
-        Ok(true)
+        crate::import_system_images(&socket, &record, images, &snapshotter).await
     }
 }

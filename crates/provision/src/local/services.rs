@@ -37,8 +37,11 @@ const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
 /// How long a service has run when its next end counts as the first one.
 const SETTLED: Duration = Duration::from_secs(30);
-/// How long a service gets to end by itself.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a service gets to end by itself. A member of etcd loses nothing when it is killed, and the last one of a
+/// cluster that goes down would look long for another to lead.
+fn grace(stage: Stage) -> Duration {
+    Duration::from_secs(if stage == Stage::Etcd { 2 } else { 10 })
+}
 
 /// Waits for every process whose parent is gone, as the first process of a host has to, and tells who waits for one.
 #[derive(Clone, Default)]
@@ -198,7 +201,7 @@ async fn supervise(
 /// Asks a service to end, then makes it.
 async fn end_service(service: &PlannedService, pid: Pid, mut end: oneshot::Receiver<i32>) {
     let _ = kill_process(pid, Signal::TERM);
-    if tokio::time::timeout(GRACE, &mut end).await.is_err() {
+    if tokio::time::timeout(grace(service.stage), &mut end).await.is_err() {
         let _ = kill_process(pid, Signal::KILL);
         let _ = end.await;
     }
