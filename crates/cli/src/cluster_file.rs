@@ -1,8 +1,10 @@
 //! `cluster.yaml` on this machine: the file itself, and the keys that it names.
 use std::path::{Path, PathBuf};
 
-use provision::spec::{ClusterSpec, Gravity, Mistake, Reading};
+use clap::CommandFactory as _;
+use provision::spec::{ClusterSpec, Gravity, Mistake, Outside, Part, Reading, suggestion};
 
+use crate::args::Cli;
 use crate::output::Failure;
 
 /// The file that verbs look for where none is named.
@@ -24,13 +26,32 @@ fn look_at_key(path: &Path) -> Result<(), String> {
     let bytes = std::fs::read(path).map_err(bad)?;
     let begins = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
     if !(begins.starts_with("-----BEGIN") && begins.contains("PRIVATE KEY")) {
-        let hint = if path.extension().is_some_and(|e| e == "pub") { "; name the one without .pub" } else { "" };
+        let hint =
+            if path.extension().is_some_and(|e| e == "pub") { "; name the one without .pub" } else { "" };
         return Err(format!("{} is not a private key{hint}", path.display()));
     }
     if mode & 0o077 != 0 {
-        return Err(format!("{0} can be read by others, so ssh would not use it; chmod 600 {0}", path.display()));
+        return Err(format!(
+            "{0} can be read by others, so ssh would not use it; chmod 600 {0}",
+            path.display()
+        ));
     }
     Ok(())
+}
+
+/// Whether a part of ours has a flag; etcd's are its own business.
+fn look_at_flag(part: Part, flag: &str) -> Result<(), String> {
+    let whole = Cli::command();
+    let Some(command) = whole.find_subcommand(part.name()) else { return Ok(()) };
+    // Those for every verb are taken too: -v.
+    let arguments = command.get_arguments().chain(whole.get_arguments());
+    let flags: Vec<&str> = arguments.filter_map(|a| a.get_long_and_visible_aliases()).flatten().collect();
+    if flags.contains(&flag) {
+        return Ok(());
+    }
+    let meant = suggestion(flag, flags.iter().copied());
+    let meant = meant.map(|word| format!("; did you mean {word:?}?")).unwrap_or_default();
+    Err(format!("{} has no such flag{meant}", part.name()))
 }
 
 /// Reads the file and says everything that is wrong with it.
@@ -41,7 +62,8 @@ pub fn read(file: &Path) -> Result<Reading, Failure> {
     let base = file.parent().unwrap_or(Path::new(""));
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let place = |key: &Path| key_path(key, base, home.as_deref());
-    let mut reading = ClusterSpec::read(&text, &|key| look_at_key(&place(key)));
+    let outside = Outside { key: &|key| look_at_key(&place(key)), flag: &look_at_flag };
+    let mut reading = ClusterSpec::read_with(&text, outside);
     for host in reading.spec.iter_mut().flat_map(|spec| &mut spec.hosts) {
         host.ssh.key = host.ssh.key.as_deref().map(place);
     }
@@ -88,6 +110,20 @@ mod tests {
         check("~/.ssh/id", Some("/home/me"), "/home/me/.ssh/id");
         check("keys/id", Some("/home/me"), "/work/keys/id");
         check("/keys/id", None, "/keys/id");
+    }
+
+    #[test]
+    fn flags_of_our_parts_are_known() {
+        let check = |part, flag: &str, want: &str| {
+            let found = look_at_flag(part, flag).err().unwrap_or_default();
+            assert_eq!(found, want, "{flag}");
+        };
+        check(Part::Kubelet, "max-pods", "");
+        check(Part::KubeApiserver, "experimental-encryption-provider-config", "");
+        check(Part::KubeScheduler, "v", "");
+        check(Part::Etcd, "anything", "");
+        check(Part::Kubelet, "max-podz", "kubelet has no such flag; did you mean \"max-pods\"?");
+        check(Part::KubeProxy, "colour", "kube-proxy has no such flag");
     }
 
     #[test]

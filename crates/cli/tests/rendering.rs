@@ -8,7 +8,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 fn cox(dir: &Path, words: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_cox")).args(words).current_dir(dir).stdin(Stdio::null()).output();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_cox")).args(words).current_dir(dir).stdin(Stdio::null()).output();
     output.expect("cox runs")
 }
 
@@ -18,7 +19,8 @@ fn said(output: &Output) -> String {
 
 fn json(dir: &Path, words: &[&str]) -> (Value, bool) {
     let output = cox(dir, &[words, &["-o", "json"]].concat());
-    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {}", said(&output)));
+    let value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{words:?}: {e}: {}", said(&output)));
     (value, output.status.success())
 }
 
@@ -38,7 +40,10 @@ fn a_file_is_written_checked_and_never_overwritten() {
     let line = "cluster.yaml is valid: cluster dev: 2 hosts, 1 control plane, 2 workers, an embedded store\n";
     assert_eq!(String::from_utf8_lossy(&valid.stdout), line);
     let (unknown, success) = json(dir.path(), &["init", "--provider", "aws", "other.yaml"]);
-    assert!(!success && unknown["error"].as_str().unwrap().contains("possible values: local, ssh"), "{unknown}");
+    assert!(
+        !success && unknown["error"].as_str().unwrap().contains("possible values: local, ssh"),
+        "{unknown}"
+    );
 }
 
 #[test]

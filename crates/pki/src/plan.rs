@@ -426,8 +426,10 @@ mod tests {
 
     #[test]
     fn several_hosts_have_keys_of_their_own() {
-        let member =
-            |name: &str, last: u8| NodeIdentity { name: name.into(), addresses: vec![[192, 0, 2, last].into()] };
+        let member = |name: &str, last: u8| NodeIdentity {
+            name: name.into(),
+            addresses: vec![[192, 0, 2, last].into()],
+        };
         let spec = PkiSpec {
             api_servers: vec!["m1".into(), "m2".into()],
             etcd_members: vec![member("m1", 1), member("m2", 2)],

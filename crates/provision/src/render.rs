@@ -1,6 +1,7 @@
 //! Writes what every host would get below one directory, for people to read and for other tools to carry out.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -107,7 +108,9 @@ fn prepare(root: &Path) -> Result<(), RenderError> {
     for name in MADE {
         let path = root.join(name);
         match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
             _ => {}
         }
     }
@@ -116,16 +119,16 @@ fn prepare(root: &Path) -> Result<(), RenderError> {
 
 /// What a host gets beside its files.
 fn summary(plan: &HostPlan) -> serde_json::Value {
-    let binaries: Vec<_> = plan
+    let binaries: BTreeMap<_, _> = plan
         .binaries
         .iter()
         .map(|b| match &b.source {
-            BinarySource::Cox => json!({ "path": b.path, "from": "cox" }),
-            BinarySource::LinkTo(target) => json!({ "path": b.path, "linkTo": target }),
+            BinarySource::Cox => (&b.path, "cox".to_owned()),
+            BinarySource::LinkTo(target) => (&b.path, format!("link to {}", target.display())),
         })
         .collect();
-    let directories: Vec<_> =
-        plan.directories.iter().map(|d| json!({ "path": d.path, "mode": format!("{:04o}", d.mode) })).collect();
+    let directories: BTreeMap<_, _> =
+        plan.directories.iter().map(|d| (&d.path, format!("{:04o}", d.mode))).collect();
     json!({
         "host": plan.host,
         "address": plan.address,

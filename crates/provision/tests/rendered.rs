@@ -56,7 +56,8 @@ fn three_clusters_look_like_this() {
     for name in ["one-node", "stacked", "separate"] {
         let text = fs::read_to_string(golden(&format!("{name}.yaml"))).expect("a cluster");
         let dir = tempfile::tempdir().expect("a directory");
-        let rendered = render(&spec(&text), &PlanOptions::system(), dir.path(), Timestamp::now()).expect("rendered");
+        let rendered =
+            render(&spec(&text), &PlanOptions::system(), dir.path(), Timestamp::now()).expect("rendered");
         let mut all = String::new();
         for file in &rendered.files {
             let path = dir.path().join(&file.path);
@@ -135,7 +136,8 @@ fn program(name: &str) -> Option<PathBuf> {
 
 fn run(program: &Path, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().expect("started");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{} {}: {said}", program.display(), arguments.join(" "));
     said
 }

@@ -30,8 +30,10 @@ impl From<ProviderName> for Provider {
 
 /// `cox init`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  cox init                     for machines that are reached over ssh\n  \
-    cox init --provider local    several hosts on this machine\n  cox init --name prod prod.yaml")]
+#[command(
+    after_help = "Examples:\n  cox init                     for machines that are reached over ssh\n  \
+    cox init --provider local    several hosts on this machine\n  cox init --name prod prod.yaml"
+)]
 pub struct Init {
     /// The file; never overwritten.
     #[arg(default_value = cluster_file::DEFAULT)]
@@ -48,11 +50,10 @@ pub struct Init {
 pub fn init(options: &Init, json: bool) -> Result<ExitCode, Failure> {
     let file = options.file.display();
     let text = template(options.provider.into(), &options.name);
-    let mut to = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&options.file)
-        .map_err(|e| match e.kind() {
+    let mut to =
+        std::fs::OpenOptions::new().write(true).create_new(true).open(&options.file).map_err(|e| match e
+            .kind()
+        {
             std::io::ErrorKind::AlreadyExists => {
                 Failure::new(format!("{file} is there already"), "name another file, or move that one away")
             }

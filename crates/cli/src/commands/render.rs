@@ -14,11 +14,13 @@ use crate::output::{self, Failure};
 
 /// `cox render`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  cox render out                 reads cluster.yaml\n  cox render out --file prod.yaml\n  \
+#[command(
+    after_help = "Examples:\n  cox render out                 reads cluster.yaml\n  cox render out --file prod.yaml\n  \
     cox render out -o json | jq -r '.files[] | select(.secret) | .path'\n\n\
     In the directory, which nobody else can enter:\n  pki/            keys and certificates; kept from one time to the next, as long as they fit\n  \
     kubeconfig      of the administrator\n  hosts/NAME/     every file of a host at its place; hosts/NAME.json says what else it gets\n  \
-    manifests/      objects that the cluster has from the beginning\n  load-balancer/  nginx and haproxy configuration, for one that is kept elsewhere")]
+    manifests/      objects that the cluster has from the beginning\n  load-balancer/  nginx and haproxy configuration, for one that is kept elsewhere"
+)]
 pub struct Render {
     /// The directory; everything but pki in it is made anew.
     pub dir: PathBuf,
@@ -130,7 +132,9 @@ mod tests {
                         assert!(plan.service(unit).is_some(), "{unit} before {}", service.name);
                     }
                 }
-                for (path, kind) in [("/var/lib/kubelet/config.yaml", 0), ("/etc/kubernetes/kube-proxy.yaml", 1)] {
+                for (path, kind) in
+                    [("/var/lib/kubelet/config.yaml", 0), ("/etc/kubernetes/kube-proxy.yaml", 1)]
+                {
                     let Some(file) = plan.file(Path::new(path)) else { continue };
                     let copy = dir.path().join("file.yaml");
                     std::fs::write(&copy, file.content.bytes()).expect("written");

@@ -94,7 +94,7 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
         LoadBalancer::Ours if dedicated => {
             ours(building, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), spec.api_server.port))
         }
-        LoadBalancer::Ours if host.is(Role::Worker) || host.is(Role::ControlPlane) => {
+        LoadBalancer::Ours if host.is(Role::Worker) => {
             ours(building, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), spec.api_server.balancer_port))
         }
         LoadBalancer::Nginx if dedicated => {
@@ -116,7 +116,8 @@ fn ours(building: &mut Building<'_>, listen: SocketAddr) -> Result<(), TrustErro
         format!("--certificate-authority={}", paths.pki("ca.crt").display()),
     ];
     exec.extend(backends(spec).map(|(_, address)| format!("--backend={address}")));
-    let mut service = PlannedService::new(NAME, "Balancer in front of the API servers", Stage::Balancer, exec);
+    let mut service =
+        PlannedService::new(NAME, "Balancer in front of the API servers", Stage::Balancer, exec);
     service.reads = vec![paths.pki("ca.crt")];
     service.ready = Ready::Tcp { address: reached(listen.ip()), port: listen.port() };
     service.open_files = Some(65_536);
@@ -141,7 +142,8 @@ fn nginx(building: &mut Building<'_>) {
         "-g".to_owned(),
         "daemon off;".to_owned(),
     ];
-    let mut service = PlannedService::new("nginx", "nginx in front of the API servers", Stage::Balancer, exec);
+    let mut service =
+        PlannedService::new("nginx", "nginx in front of the API servers", Stage::Balancer, exec);
     service.reads = vec![paths.nginx_config.clone()];
     service.ready = Ready::Tcp { address: Ipv4Addr::LOCALHOST.into(), port: spec.api_server.port };
     service.open_files = Some(65_536);
@@ -161,7 +163,8 @@ fn haproxy(building: &mut Building<'_>) -> Result<(), TrustError> {
         "-f".to_owned(),
         paths.haproxy_config.display().to_string(),
     ];
-    let mut service = PlannedService::new("haproxy", "haproxy in front of the API servers", Stage::Balancer, exec);
+    let mut service =
+        PlannedService::new("haproxy", "haproxy in front of the API servers", Stage::Balancer, exec);
     service.reads = vec![paths.haproxy_config.clone(), authority];
     service.ready = Ready::Tcp { address: Ipv4Addr::LOCALHOST.into(), port: spec.api_server.port };
     service.open_files = Some(65_536);

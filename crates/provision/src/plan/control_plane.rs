@@ -160,8 +160,7 @@ fn scheduler(building: &mut Building<'_>) {
     flags.path("kubeconfig", paths.kubeconfig("scheduler"));
     flags.add("leader-elect", true);
     let line = flags.line(&paths.program("kube-scheduler"), spec, Part::KubeScheduler);
-    let mut service =
-        PlannedService::new("kube-scheduler", "Kubernetes scheduler", Stage::Controllers, line);
+    let mut service = PlannedService::new("kube-scheduler", "Kubernetes scheduler", Stage::Controllers, line);
     service.after.push("kube-apiserver".into());
     service.reads = vec![paths.kubeconfig("scheduler")];
     building.service(service);

@@ -64,7 +64,8 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
     flags.add("listen-metrics-urls", format!("http://127.0.0.1:{HEALTH}"));
     flags.add("snapshot-count", 10_000);
     let line = flags.line(&paths.programs.etcd, spec, Part::Etcd);
-    let mut service = PlannedService::new("etcd", "etcd, where the cluster keeps its objects", Stage::Etcd, line);
+    let mut service =
+        PlannedService::new("etcd", "etcd, where the cluster keeps its objects", Stage::Etcd, line);
     service.kind = ServiceType::Notify;
     service.open_files = Some(65_536);
     service.first_start = vec!["initial-".into()];

@@ -33,7 +33,8 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
         return Ok(());
     }
     building.authority()?;
-    for package in ["containerd", "runc", "containernetworking-plugins", "nftables", "conntrack", "iptables"] {
+    for package in ["containerd", "runc", "containernetworking-plugins", "nftables", "conntrack", "iptables"]
+    {
         building.package(package);
     }
     kernel(building);
@@ -90,7 +91,8 @@ fn containerd(building: &mut Building<'_>) {
     service.reads = vec![paths.containerd_config.clone()];
     service.ready = Ready::Socket(socket.clone());
     building.service(service);
-    building.plan.runtime = Some(PlannedRuntime { socket, sandbox_image: options.containerd.sandbox_image.clone() });
+    building.plan.runtime =
+        Some(PlannedRuntime { socket, sandbox_image: options.containerd.sandbox_image.clone() });
 }
 
 fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
@@ -140,7 +142,7 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
         flags.path("cni-bin-dir", &paths.cni_bin);
     }
     let mtu = match (spec.network.pod_network, spec.network.mtu) {
-        (PodNetwork::Vxlan, mtu) => Some(mtu.unwrap_or(1500) - TUNNEL),
+        (PodNetwork::Vxlan, mtu) => Some(mtu.unwrap_or(1500).saturating_sub(TUNNEL)),
         (_, mtu) => mtu,
     };
     if let Some(mtu) = mtu {

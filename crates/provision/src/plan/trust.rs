@@ -56,8 +56,7 @@ pub enum TrustError {
 
 /// What the certificates of a cluster are made for.
 pub fn pki_spec(spec: &ClusterSpec) -> PkiSpec {
-    let identity =
-        |host: &Host| NodeIdentity { name: host.name.clone(), addresses: vec![host.address] };
+    let identity = |host: &Host| NodeIdentity { name: host.name.clone(), addresses: vec![host.address] };
     let control_planes: Vec<&Host> = spec.hosts_with(Role::ControlPlane).collect();
     let mut names: Vec<String> = Vec::new();
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -97,9 +96,14 @@ pub struct Trust {
 
 impl Trust {
     /// Makes what is missing in a directory, issues again what would not do any more, keeps the rest; then reads it.
-    pub fn ensure(directory: &Path, spec: &ClusterSpec, now: Timestamp) -> Result<(Self, Report), TrustError> {
+    pub fn ensure(
+        directory: &Path,
+        spec: &ClusterSpec,
+        now: Timestamp,
+    ) -> Result<(Self, Report), TrustError> {
         let pki = ClusterPki::at(directory);
-        let existed = pki.authority().key.exists();
+        // An authority alone may come from elsewhere; who has an administrator has been in use.
+        let existed = pki.admin().key.exists();
         let wanted = pki_spec(spec);
         let mut report = pki.ensure(&wanted, now)?;
         let path = directory.join(ENCRYPTION);
@@ -296,20 +300,42 @@ mod tests {
         );
         for entry in fs::read_dir(&dir).expect("there") {
             let entry = entry.expect("an entry");
-            let secret = entry.path().extension().is_some_and(|e| e == "key") || entry.file_name() == ENCRYPTION;
+            let secret =
+                entry.path().extension().is_some_and(|e| e == "key") || entry.file_name() == ENCRYPTION;
             let mode = entry.metadata().expect("there").permissions().mode() & 0o777;
             assert_eq!(mode, if secret { 0o600 } else { 0o644 }, "{:?}", entry.path());
         }
     }
 
     #[test]
+    fn an_authority_from_elsewhere_is_used() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let subject = pki::Subject::new("our-own-ca").in_group("example");
+        let key = pki::PrivateKey::generate(pki::KeyAlgorithm::Rsa2048).expect("a key");
+        let year = std::time::Duration::from_secs(365 * 24 * 3600);
+        let authority = pki::Authority::create_with_key(&subject, key, 5 * year, now()).expect("made");
+        fs::write(dir.path().join("ca.crt"), authority.certificate_pem()).expect("written");
+        fs::write(dir.path().join("ca.key"), authority.key().to_pem().as_bytes()).expect("written");
+        let (trust, _) = Trust::ensure(dir.path(), &spec(""), now()).expect("made");
+        let pem = trust.text(&trust.pki.admin().certificate).expect("there");
+        let facts = CertificateFacts::from_pem(pem).expect("read");
+        assert!(facts.issuer.contains("our-own-ca"), "{}", facts.issuer);
+        assert_eq!(trust.authority_pem().expect("there"), authority.certificate_pem());
+    }
+
+    #[test]
     fn servers_are_known_by_every_name() {
-        let more = "apiServer: {endpoint: 'k8s.example.org:443', extraNames: [203.0.113.9, api.example.org]}\n";
+        let more =
+            "apiServer: {endpoint: 'k8s.example.org:443', extraNames: [203.0.113.9, api.example.org]}\n";
         let dir = tempfile::tempdir().expect("a directory");
         let (trust, _) = Trust::ensure(dir.path(), &spec(more), now()).expect("made");
         let pem = trust.text(&trust.pki.api_server_of("cp2").certificate).expect("there");
-        let names: Vec<String> =
-            CertificateFacts::from_pem(pem).expect("read").names.iter().map(AlternativeName::to_string).collect();
+        let names: Vec<String> = CertificateFacts::from_pem(pem)
+            .expect("read")
+            .names
+            .iter()
+            .map(AlternativeName::to_string)
+            .collect();
         let want = [
             "kubernetes",
             "kubernetes.default",

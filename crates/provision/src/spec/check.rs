@@ -12,7 +12,7 @@ use machinery::names::{dns1123_subdomain, label_value, qualified_name};
 use super::draft::{Draft, NetworkDraft};
 use super::hosts::{HostDraft, SshDraft};
 use super::reader::Found;
-use super::{Cipher, LoadBalancer, LookAt, PodNetwork, Provider, Role, Topology, nth_address};
+use super::{Cipher, LoadBalancer, Outside, PodNetwork, Provider, Role, Topology, nth_address};
 use crate::Layout;
 
 /// Ports that parts take on hosts, whatever the file says.
@@ -20,14 +20,14 @@ const PORTS: [(u16, &str); 5] =
     [(10250, "the kubelet"), (10053, "the cluster DNS"), (2379, "etcd"), (2380, "etcd"), (2381, "etcd")];
 
 /// Notes everything that is wrong.
-pub(super) fn check(draft: &Draft, found: &Found, key: LookAt<'_>) {
+pub(super) fn check(draft: &Draft, found: &Found, outside: Outside<'_>) {
     if let Some(name) = &draft.name
         && let Err(error) = Layout::new(Layout::DEFAULT_DATA_DIR.as_ref(), name)
     {
         found.wrong("name", error.to_string());
     }
     networks(&draft.network, draft, found);
-    hosts(draft, found, key);
+    hosts(draft, found, outside);
     roles(draft, found);
     etcd(draft, found);
     balancer(draft, found);
@@ -61,6 +61,8 @@ pub(super) fn check(draft: &Draft, found: &Found, key: LookAt<'_>) {
                 found.wrong(&path, format!("flags are written without dashes in front: {bare:?}"));
             } else if flag.is_empty() || !flag.chars().all(fine) {
                 found.wrong(&path, format!("{flag:?} is no flag"));
+            } else if let Err(why) = (outside.flag)(*part, flag) {
+                found.wrong(&path, why);
             }
         }
     }
@@ -120,14 +122,16 @@ fn pod_range(network: &NetworkDraft, draft: &Draft, found: &Found) {
     let (Some(pods), Some(mask)) = (network.pod_cidr, network.node_mask) else { return };
     let path = "network.nodeCIDRMaskSize";
     if mask < pods.prefix_len() || mask > 30 {
-        let text = format!("/{mask} is no part of {pods} that pods could be in; want /{} to /30", pods.prefix_len());
+        let text =
+            format!("/{mask} is no part of {pods} that pods could be in; want /{} to /30", pods.prefix_len());
         found.wrong(path, text);
         return;
     }
     let parts = 1_u64 << (mask - pods.prefix_len()).min(32);
     let workers = draft.hosts.iter().filter(|h| h.is(Role::Worker)).count();
     if parts < workers as u64 {
-        let text = format!("{pods} has room for {parts} nodes with a /{mask} each, and there are {workers} workers");
+        let text =
+            format!("{pods} has room for {parts} nodes with a /{mask} each, and there are {workers} workers");
         found.wrong("network.podCIDR", text);
     }
     if mask > 25 {
@@ -151,11 +155,11 @@ impl<'a> Once<'a> {
     }
 }
 
-fn hosts(draft: &Draft, found: &Found, key: LookAt<'_>) {
+fn hosts(draft: &Draft, found: &Found, outside: Outside<'_>) {
     let mut looked: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
     let mut look = |ssh: &SshDraft| {
         if let Some(path) = &ssh.key {
-            let why = looked.entry(path.clone()).or_insert_with(|| key(path).err());
+            let why = looked.entry(path.clone()).or_insert_with(|| (outside.key)(path).err());
             if let Some(why) = why {
                 found.wrong(&format!("{}.key", ssh.path), why.clone());
             }
@@ -217,7 +221,8 @@ fn words(ssh: &SshDraft, found: &Found) {
     let fields = [("user", &ssh.user), ("jump", &ssh.jump), ("host", &ssh.host)];
     for (field, value) in fields {
         let Some(value) = value else { continue };
-        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '@' | ':' | '[' | ']');
+        let fine =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '@' | ':' | '[' | ']');
         if value.is_empty() || value.starts_with('-') || !value.chars().all(fine) {
             found.wrong(&format!("{}.{field}", ssh.path), format!("{value:?} is nothing that ssh could use"));
         }
@@ -301,13 +306,17 @@ fn etcd(draft: &Draft, found: &Found) {
                 found.wrong(path, text);
             }
             if members > 0 {
-                found.wrong(path, "embedded has no members, and there are hosts with the role etcd; want hosts");
+                found.wrong(
+                    path,
+                    "embedded has no members, and there are hosts with the role etcd; want hosts",
+                );
             }
             return;
         }
         Some(Topology::Stacked) => {
             for host in draft.hosts.iter().filter(|h| h.is(Role::Etcd) && !h.is(Role::ControlPlane)) {
-                let text = "stacked puts the members on control planes, and this host is none; want topology hosts";
+                let text =
+                    "stacked puts the members on control planes, and this host is none; want topology hosts";
                 found.wrong(&format!("{}.roles", host.path), text);
             }
             planes
@@ -338,7 +347,10 @@ fn balancer(draft: &Draft, found: &Found) {
     let Some(kind) = draft.api_server.load_balancer else { return };
     match kind {
         LoadBalancer::None if planes > 1 => {
-            found.wrong(path, format!("{planes} control planes need one; want ours, external, nginx or haproxy"));
+            found.wrong(
+                path,
+                format!("{planes} control planes need one; want ours, external, nginx or haproxy"),
+            );
         }
         LoadBalancer::External if !draft.api_server.endpoint_given => {
             found.wrong("apiServer.endpoint", "it is missing: where is the external load balancer?");
@@ -352,7 +364,8 @@ fn balancer(draft: &Draft, found: &Found) {
         found.wrong(path, "there are hosts with the role load-balancer; want ours, nginx or haproxy");
     }
     for host in draft.hosts.iter().filter(|h| h.is(Role::LoadBalancer) && h.is(Role::ControlPlane)) {
-        let text = "control-plane and load-balancer would listen on the same port; ours is on every node anyway";
+        let text =
+            "control-plane and load-balancer would listen on the same port; ours is on every node anyway";
         found.wrong(&format!("{}.roles", host.path), text);
     }
 }

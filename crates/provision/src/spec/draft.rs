@@ -63,10 +63,8 @@ pub(super) fn read(root: &Given<'_>) -> Option<Draft> {
     let provider = or(top.take("provider"), Provider::Ssh, provider);
     let network = network(top.take("network").and_then(|g| g.fields()));
     let ssh = top.take("ssh").map(|g| SshDraft::read(&g, false)).unwrap_or_default();
-    let mut hosts: Vec<HostDraft> = top
-        .need("hosts")
-        .map(|g| g.items().iter().filter_map(HostDraft::read).collect())
-        .unwrap_or_default();
+    let mut hosts: Vec<HostDraft> =
+        top.need("hosts").map(|g| g.items().iter().filter_map(HostDraft::read).collect()).unwrap_or_default();
     if provider == Some(Provider::Local)
         && let Some(range) = network.host_cidr
     {

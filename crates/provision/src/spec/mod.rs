@@ -21,9 +21,10 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use reader::{Gravity, Mistake};
+pub use suggest::suggestion;
 pub use template::template;
 
-/// A cluster as `cluster.yaml` describes it, with every default filled in.
+/// A cluster as `cluster.yaml` describes it, with every default filled in. What it is written as is a `cluster.yaml` too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSpec {
@@ -38,6 +39,7 @@ pub struct ClusterSpec {
     /// What is in front of the API servers, and how they are reached.
     pub api_server: ApiServer,
     /// Where objects are kept.
+    #[serde(serialize_with = "as_field")]
     pub etcd: Topology,
     /// How secrets are sealed in the store.
     pub encryption: Encryption,
@@ -83,7 +85,8 @@ pub struct Network {
     /// Largest packet on the hosts' links, where it is not 1500.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Ports of NodePort Services.
+    /// First and last port of NodePort Services.
+    #[serde(rename = "nodePortRange", serialize_with = "as_range")]
     pub node_ports: (u16, u16),
     /// Range of the hosts' own addresses, of a local cluster.
     #[serde(rename = "hostCIDR")]
@@ -340,6 +343,14 @@ impl Part {
     }
 }
 
+fn as_field<S: serde::Serializer>(topology: &Topology, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map([("topology", topology)])
+}
+
+fn as_range<S: serde::Serializer>(ports: &(u16, u16), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{}-{}", ports.0, ports.1))
+}
+
 /// A `cluster.yaml` that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
@@ -349,12 +360,23 @@ pub struct Reading {
     pub mistakes: Vec<Mistake>,
 }
 
-/// Looks at a file that `cluster.yaml` names; answers what is wrong with it, if anything is.
-pub type LookAt<'a> = &'a dyn Fn(&Path) -> Result<(), String>;
+/// What a `cluster.yaml` speaks of and does not hold. Each answers what is wrong, if anything is.
+#[derive(Clone, Copy)]
+pub struct Outside<'a> {
+    /// Looks at a private key.
+    pub key: &'a dyn Fn(&Path) -> Result<(), String>,
+    /// Whether a part has a flag.
+    pub flag: &'a dyn Fn(Part, &str) -> Result<(), String>,
+}
 
 impl ClusterSpec {
-    /// Reads a `cluster.yaml`. `key` looks at each private key that it names.
-    pub fn read(text: &str, key: LookAt<'_>) -> Reading {
+    /// Reads a `cluster.yaml`. `key` looks at each private key that it names; any flag will do.
+    pub fn read(text: &str, key: &dyn Fn(&Path) -> Result<(), String>) -> Reading {
+        Self::read_with(text, Outside { key, flag: &|_, _| Ok(()) })
+    }
+
+    /// Reads a `cluster.yaml`, with someone who knows what is outside of it.
+    pub fn read_with(text: &str, outside: Outside<'_>) -> Reading {
         let found = reader::Found::default();
         let draft = match tree::parse(text) {
             Ok(node) => draft::read(&reader::Given::root(&found, &node)),
@@ -364,7 +386,7 @@ impl ClusterSpec {
             }
         };
         let spec = draft.and_then(|draft| {
-            check::check(&draft, &found, key);
+            check::check(&draft, &found, outside);
             draft.finish()
         });
         let mistakes = found.finish();

@@ -21,7 +21,7 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The word that is nearest to what was written, if it is near at all.
-pub(super) fn suggestion<'a>(written: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn suggestion<'a>(written: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // Longer than any word there is: not worth the time.
     if written.len() > 64 {
         return None;

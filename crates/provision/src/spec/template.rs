@@ -9,8 +9,12 @@ pub fn template(provider: Provider, name: &str) -> String {
         Provider::Ssh => (SSH_HOSTS, SSH),
     };
     let provider = match provider {
-        Provider::Local => "local                 # hosts are namespaces of this machine; ssh: real ones with systemd",
-        Provider::Ssh => "ssh                   # hosts have systemd and are reached over ssh; local: namespaces here",
+        Provider::Local => {
+            "local                 # hosts are namespaces of this machine; ssh: real ones with systemd"
+        }
+        Provider::Ssh => {
+            "ssh                   # hosts have systemd and are reached over ssh; local: namespaces here"
+        }
     };
     format!("{HEAD}name: {name}\nprovider: {provider}\n\n{reach}{hosts}{REST}")
 }

@@ -137,7 +137,11 @@ fn defaults_follow_from_the_hosts() {
     let check = |hosts: &str, more: &str, want: (Topology, LoadBalancer, &str)| {
         let reading = read(&small(hosts, more));
         let spec = reading.spec.unwrap_or_else(|| panic!("{:?}", reading.mistakes));
-        assert_eq!((spec.etcd, spec.api_server.load_balancer, &*spec.endpoint().to_string()), want, "{hosts}");
+        assert_eq!(
+            (spec.etcd, spec.api_server.load_balancer, &*spec.endpoint().to_string()),
+            want,
+            "{hosts}"
+        );
     };
     let one = host("a", 1, "control-plane, worker");
     check(&one, "", (Topology::Embedded, LoadBalancer::None, "192.0.2.1:6443"));
@@ -145,7 +149,8 @@ fn defaults_follow_from_the_hosts() {
     check(&three, "", (Topology::Stacked, LoadBalancer::Ours, "192.0.2.1:6443"));
     let external = "apiServer: {endpoint: 'k8s.example.org:443'}\n";
     check(&three, external, (Topology::Stacked, LoadBalancer::External, "k8s.example.org:443"));
-    let apart: String = three.clone() + &(11..=13).map(|i| host(&format!("e{i}"), i, "etcd")).collect::<String>();
+    let apart: String =
+        three.clone() + &(11..=13).map(|i| host(&format!("e{i}"), i, "etcd")).collect::<String>();
     check(&apart, "", (Topology::Hosts, LoadBalancer::Ours, "192.0.2.1:6443"));
     let balanced = three + &host("lb", 9, "load-balancer");
     let haproxy = "apiServer: {loadBalancer: haproxy, port: 7443}\n";
@@ -160,51 +165,80 @@ fn each_of_these_is_told() {
     let one = host("a", 1, "control-plane, worker");
     check("", &["1: want a map, found empty"]);
     check("[]", &["1: want a map, found a list"]);
-    check("name: c\nhosts: []\n", &[
-        "2: hosts: no host has the role control-plane",
-        "2: warning: hosts: no host has the role worker: there will be nowhere for pods to run",
-    ]);
+    check(
+        "name: c\nhosts: []\n",
+        &[
+            "2: hosts: no host has the role control-plane",
+            "2: warning: hosts: no host has the role worker: there will be nowhere for pods to run",
+        ],
+    );
     let two = one.clone() + &host("b", 2, "control-plane, worker");
-    check(&small(&two, ""), &[
-        "2: warning: hosts: an etcd of 2 members survives the loss of no more hosts than one of 1; want an odd number",
-    ]);
-    check(&small(&two, "etcd: {topology: embedded}\n"), &[
-        "5: etcd.topology: embedded is a store inside of one API server, and there are 2 control planes; want stacked or hosts",
-    ]);
-    check(&small(&two, "etcd: {topology: hosts}\napiServer: {loadBalancer: none}\n"), &[
-        "5: etcd.topology: no host has the role etcd",
-        "6: apiServer.loadBalancer: 2 control planes need one; want ours, external, nginx or haproxy",
-    ]);
-    check(&small(&one, "apiServer: {loadBalancer: external}\n"), &[
-        "4: apiServer.endpoint: it is missing: where is the external load balancer?",
-    ]);
-    check(&small(&one, "apiServer: {port: 6444}\n"), &[
-        "4: apiServer.balancerPort: it is apiServer.port too, and both are on one host",
-    ]);
-    check(&small(&one, "apiServer: {port: 30001}\n"), &["4: apiServer.port: 30001 is in network.nodePortRange"]);
-    check(&small(&one, "network: {podCIDR: 10.244.0.0/23, nodeCIDRMaskSize: 22}\n"), &[
-        "4: network.nodeCIDRMaskSize: /22 is no part of 10.244.0.0/23 that pods could be in; want /23 to /30",
-    ]);
+    check(
+        &small(&two, ""),
+        &[
+            "2: warning: hosts: an etcd of 2 members survives the loss of no more hosts than one of 1; want an odd number",
+        ],
+    );
+    check(
+        &small(&two, "etcd: {topology: embedded}\n"),
+        &[
+            "5: etcd.topology: embedded is a store inside of one API server, and there are 2 control planes; want stacked or hosts",
+        ],
+    );
+    check(
+        &small(&two, "etcd: {topology: hosts}\napiServer: {loadBalancer: none}\n"),
+        &[
+            "5: etcd.topology: no host has the role etcd",
+            "6: apiServer.loadBalancer: 2 control planes need one; want ours, external, nginx or haproxy",
+        ],
+    );
+    check(
+        &small(&one, "apiServer: {loadBalancer: external}\n"),
+        &["4: apiServer.endpoint: it is missing: where is the external load balancer?"],
+    );
+    check(
+        &small(&one, "apiServer: {port: 6444}\n"),
+        &["4: apiServer.balancerPort: it is apiServer.port too, and both are on one host"],
+    );
+    check(
+        &small(&one, "apiServer: {port: 30001}\n"),
+        &["4: apiServer.port: 30001 is in network.nodePortRange"],
+    );
+    check(
+        &small(&one, "network: {podCIDR: 10.244.0.0/23, nodeCIDRMaskSize: 22}\n"),
+        &[
+            "4: network.nodeCIDRMaskSize: /22 is no part of 10.244.0.0/23 that pods could be in; want /23 to /30",
+        ],
+    );
     let nodes: String = (1..=3).map(|i| host(&format!("n{i}"), i, "control-plane, worker")).collect();
-    check(&small(&nodes, "network: {podCIDR: 10.244.0.0/23}\n"), &[
-        "6: network.podCIDR: 10.244.0.0/23 has room for 2 nodes with a /24 each, and there are 3 workers",
-    ]);
-    check(&small(&one, "network: {serviceCIDR: 10.96.0.1/16, clusterDNS: 10.96.0.1}\n"), &[
-        "4: network.clusterDNS: 10.96.0.1 is the address of the kubernetes Service",
-        "4: network.serviceCIDR: 10.96.0.1/16 has bits set behind its prefix; the network is 10.96.0.0/16",
-    ]);
-    check(&small(&one, "ssh: {jump: 'user@bastion:x'}\n"), &[
-        "4: ssh.jump: \"x\" is not a port; want user@host:port",
-    ]);
-    check(&small(&one, "encryption: {provider: identity}\n"), &[
-        "4: warning: encryption.provider: identity seals nothing: secrets are stored as they are",
-    ]);
+    check(
+        &small(&nodes, "network: {podCIDR: 10.244.0.0/23}\n"),
+        &["6: network.podCIDR: 10.244.0.0/23 has room for 2 nodes with a /24 each, and there are 3 workers"],
+    );
+    check(
+        &small(&one, "network: {serviceCIDR: 10.96.0.1/16, clusterDNS: 10.96.0.1}\n"),
+        &[
+            "4: network.clusterDNS: 10.96.0.1 is the address of the kubernetes Service",
+            "4: network.serviceCIDR: 10.96.0.1/16 has bits set behind its prefix; the network is 10.96.0.0/16",
+        ],
+    );
+    check(
+        &small(&one, "ssh: {jump: 'user@bastion:x'}\n"),
+        &["4: ssh.jump: \"x\" is not a port; want user@host:port"],
+    );
+    check(
+        &small(&one, "encryption: {provider: identity}\n"),
+        &["4: warning: encryption.provider: identity seals nothing: secrets are stored as they are"],
+    );
     let local = "provider: local\nname: c\nhosts:\n- {name: a, roles: [control-plane, worker]}\n\
                  - {name: b, address: 10.89.0.1, roles: [worker]}\n- {name: c, address: 192.0.2.1, roles: [worker]}\n";
-    check(local, &[
-        "5: hosts[1].address: 10.89.0.1 is this machine's own address in network.hostCIDR",
-        "6: hosts[2].address: 192.0.2.1 is not in network.hostCIDR, 10.89.0.0/24",
-    ]);
+    check(
+        local,
+        &[
+            "5: hosts[1].address: 10.89.0.1 is this machine's own address in network.hostCIDR",
+            "6: hosts[2].address: 192.0.2.1 is not in network.hostCIDR, 10.89.0.0/24",
+        ],
+    );
 }
 
 #[test]
@@ -221,7 +255,10 @@ hosts:
     let spec = reading.spec.expect("a cluster");
     let (a, b) = (&spec.hosts[0].ssh, &spec.hosts[1].ssh);
     assert_eq!((a.user.as_str(), a.port, a.sudo, a.host.as_deref()), ("admin", 22, true, None));
-    assert_eq!((b.user.as_str(), b.port, b.sudo, b.host.as_deref()), ("root", 2200, false, Some("b.example.org")));
+    assert_eq!(
+        (b.user.as_str(), b.port, b.sudo, b.host.as_deref()),
+        ("root", 2200, false, Some("b.example.org"))
+    );
     assert_eq!((&a.key, &b.jump), (&Some("good".into()), &Some("me@bastion:2222".into())));
 }
 
@@ -231,11 +268,53 @@ fn local_clusters_need_no_file() {
     assert_eq!((spec.etcd, spec.api_server.load_balancer), (Topology::Stacked, LoadBalancer::Ours));
     let hosts: Vec<String> =
         spec.hosts.iter().map(|h| format!("{} {} {:?}", h.name, h.address, h.roles)).collect();
-    assert_eq!(hosts, [
-        "dev-1 10.89.7.2 [ControlPlane, Worker]",
-        "dev-2 10.89.7.3 [ControlPlane, Worker]",
-        "dev-3 10.89.7.4 [ControlPlane, Worker]",
-    ]);
+    assert_eq!(
+        hosts,
+        [
+            "dev-1 10.89.7.2 [ControlPlane, Worker]",
+            "dev-2 10.89.7.3 [ControlPlane, Worker]",
+            "dev-3 10.89.7.4 [ControlPlane, Worker]",
+        ]
+    );
     let one = ClusterSpec::local("dev", 2, 1, "10.89.7.0/24".parse().expect("a range"));
-    assert_eq!((one.etcd, one.hosts_with(Role::ControlPlane).count(), one.hosts.len()), (Topology::Embedded, 1, 2));
+    assert_eq!(
+        (one.etcd, one.hosts_with(Role::ControlPlane).count(), one.hosts.len()),
+        (Topology::Embedded, 1, 2)
+    );
+}
+
+#[test]
+fn what_is_written_reads_the_same() {
+    let text = "\
+name: c
+network: {podNetwork: vxlan, mtu: 9000, nodePortRange: 30000-30100}
+ssh: {user: admin, key: good, jump: 'me@bastion:2222'}
+hosts:
+- {name: a, address: 192.0.2.1, roles: [control-plane, worker], labels: {x/y: z}, taints: ['a=b:NoExecute']}
+- {name: b, address: 192.0.2.2, roles: [etcd], ssh: {host: b.example.org, sudo: false}}
+apiServer: {endpoint: 'api.example.org', extraNames: ['*.example.org']}
+extraArgs: {kube-scheduler: {v: 3}}
+";
+    let reading = read(text);
+    assert_eq!(reading.mistakes, []);
+    let spec = reading.spec.expect("a cluster");
+    let written = serde_json::to_string_pretty(&spec).expect("JSON");
+    let again = read(&written);
+    assert_eq!(again.mistakes, [], "{written}");
+    assert_eq!(again.spec, Some(spec));
+}
+
+#[test]
+fn no_text_is_too_much() {
+    let nested = format!("hosts: {}", "[".repeat(200_000));
+    let maps = (0..5_000).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
+    let laughs = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                  d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\n\
+                  g: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n";
+    for text in
+        [&nested, &maps, laughs, "\u{0}", "--- a\n--- b\n", "name: !!binary x", "? [a]\n: b", "<<: *x"]
+    {
+        let reading = read(text);
+        assert!(reading.spec.is_none() && !reading.mistakes.is_empty());
+    }
 }
