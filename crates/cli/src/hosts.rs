@@ -111,6 +111,7 @@ impl HostsCluster {
             ("--foreground", options.foreground),
             ("--node-name", options.node_name.is_some()),
             ("--node-ip", options.node_ip.is_some()),
+            ("--etcd-servers", !options.etcd.etcd_servers.is_empty()),
         ];
         if let Some((flag, _)) = refused.iter().find(|(_, given)| *given) {
             return Err(Failure::new(format!("{flag} is for a cluster of one host"), "leave it out beside --nodes"));

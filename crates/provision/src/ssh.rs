@@ -99,6 +99,13 @@ impl SshHost {
         }
     }
 
+    /// With further options for `ssh`, which win over its configuration.
+    #[must_use]
+    pub fn with_options(mut self, options: &[&str]) -> Self {
+        self.options.splice(0..0, options.iter().map(|o| (*o).to_owned()));
+        self
+    }
+
     /// The line that the shell over there runs.
     fn line(&self, command: &[&str]) -> String {
         let mut words: Vec<String> = Vec::new();

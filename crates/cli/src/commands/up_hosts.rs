@@ -1,4 +1,5 @@
 //! `cox up --nodes N`: hosts in namespaces of this machine, each made what its plan says.
+use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
@@ -73,28 +74,24 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
         .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
     let patience = Duration::from_secs(options.wait);
     let bringing = Bringing::new(source, patience)?;
-    let shown: Mutex<std::collections::BTreeMap<String, String>> = Mutex::default();
-    let tell = |host: &str, what: &str| {
-        let mut shown = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shown.insert(host.to_owned(), what.to_owned());
-        let all: Vec<String> = shown.iter().map(|(host, what)| format!("{host}: {what}")).collect();
-        steps.begin(&all.join(", "));
-    };
+    let shown = Mutex::default();
+    let tell = teller(&steps, &shown);
     let mut changes = Changes::new();
-    let failed = |errors: Vec<ApplyError>| all_failed(&cluster, &errors);
+    let logs = cluster.layout.logs().display().to_string();
+    let next = format!("logs of each host's services are in {logs}/HOST; `cox up` goes on from here");
+    let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
     install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
     let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
     start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
     steps.begin("balancer");
     changed |= ensure_balancer(&cluster, &spec).await?;
-    let client = admin(&cluster).await?;
+    let client = admin(&cluster.admin_kubeconfig()).await?;
     steps.begin("objects of the cluster");
     install_objects(&client, &spec, patience).await?;
     let after = [Stage::Controllers, Stage::Node];
     start_all(&targets, &after, &bringing, &tell, &mut changes).await.map_err(failed)?;
     for (host, all) in changes.iter().filter(|(_, all)| !all.is_empty()) {
-        let count = all.len();
-        steps.done(host, &format!("{count} change{}", if count == 1 { "" } else { "s" }));
+        steps.done(host, &crate::cluster_file::count(all.len(), "change"));
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &spec, patience).await?;
@@ -104,9 +101,21 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn all_failed(cluster: &HostsCluster, errors: &[ApplyError]) -> Failure {
-    let logs = cluster.layout.logs().display().to_string();
-    let next = format!("logs of each host's services are in {logs}/HOST; `cox up` goes on from here");
+/// Shows what is being done on all hosts in one line.
+pub fn teller<'a>(
+    steps: &'a Steps,
+    shown: &'a Mutex<BTreeMap<String, String>>,
+) -> impl Fn(&str, &str) + Sync + 'a {
+    move |host, what| {
+        let mut shown = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shown.insert(host.to_owned(), what.to_owned());
+        let all: Vec<String> = shown.iter().map(|(host, what)| format!("{host}: {what}")).collect();
+        steps.begin(&all.join(", "));
+    }
+}
+
+/// What failed on all hosts, and what to do.
+pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
     match errors {
         [one] => Failure::new(one.to_string(), next),
         many => {
@@ -229,16 +238,16 @@ async fn ensure_balancer(cluster: &HostsCluster, spec: &ClusterSpec) -> Result<b
     }
 }
 
-/// A client with all rights, through the balancer.
-async fn admin(cluster: &HostsCluster) -> Result<Client, Failure> {
-    Remote::from_kubeconfig_file(&cluster.admin_kubeconfig(), &format!("cox/{VERSION}"))
+/// A client with all rights.
+pub async fn admin(kubeconfig: &Path) -> Result<Client, Failure> {
+    Remote::from_kubeconfig_file(kubeconfig, &format!("cox/{VERSION}"))
         .await
         .and_then(|remote| remote.client())
         .map_err(|e| Failure::of(&e))
 }
 
 /// The objects that a cluster has from the beginning; those that are there already are left as they are.
-async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+pub async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
     for object in manifests(spec).into_iter().flat_map(|m| m.objects) {
         let deadline = Instant::now() + patience;
         // A server that has just started may still have to learn who may do what.
@@ -269,7 +278,7 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 }
 
 /// Waits until every node is Ready.
-async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+pub async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     let is_ready = |node: Option<&Node>| {
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());

@@ -80,6 +80,14 @@ impl Bringing {
     }
 }
 
+impl Bringing {
+    /// As [`Self::new`], but a build is told by what is in it: hosts that were made so from elsewhere are left alone.
+    pub fn by_content(source: Source, patience: Duration) -> anyhow::Result<Self> {
+        let content = std::fs::read(&source.binary)?;
+        Ok(Self { cox_identity: sha256(&content), ..Self::new(source, patience)? })
+    }
+}
+
 /// The system images, measured when they are first needed.
 pub struct Images {
     /// Tells them from those of another build.
