@@ -90,7 +90,22 @@ pub fn table(
 pub async fn list(context: &Context, store: &Store) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
     let options = list_options(context)?;
-    let page = store.list(&context.info.namespace, &options).await?;
+    let mut page = store.list(&context.info.namespace, &options).await?;
+    if agreed.form == Form::Table
+        && let Some(rank) = apiserver_resources::table::order(&context.kind.group, &context.kind.plural)
+    {
+        let rank = |item: &Arc<CachedObject>| {
+            let object = encode::decode(&item.value, item.revision);
+            (object.map_or(0, |object| rank(&object)), item.facts.name.clone())
+        };
+        let mut all = Vec::with_capacity(page.items.remaining());
+        page.items.visit(|item| {
+            all.push(item.clone());
+            true
+        });
+        all.sort_by_cached_key(rank);
+        page.items = all.into();
+    }
     let writer = Writer::new(context, agreed.form, !context.is_storage_version(store));
     match agreed.media {
         Media::Json => Ok(stitched(writer, page)),
@@ -125,12 +140,20 @@ struct Writer {
     /// `includeObject` of a table.
     include: String,
     now: Timestamp,
+    /// What is written are the `Scale`s of the kind.
+    scale: bool,
 }
 
 impl Writer {
     fn new(context: &Context, form: Form, converts: bool) -> Self {
         let include = context.query().get("includeObject").to_owned();
-        Self { form, kind: context.kind.clone(), converts, include, now: Timestamp::now() }
+        let scale = context.info.subresource == "scale";
+        Self { form, kind: context.kind.clone(), converts, include, now: Timestamp::now(), scale }
+    }
+
+    /// The resource whose columns a table has.
+    fn printed(&self) -> (&str, &str) {
+        if self.scale { ("autoscaling", "scale") } else { (&self.kind.group, &self.kind.plural) }
     }
 
     /// `apiVersion` and `kind` of the list.
@@ -155,13 +178,18 @@ impl Writer {
     }
 
     fn columns(&self) -> Vec<Value> {
-        let columns = apiserver_resources::table::columns(&self.kind.group, &self.kind.plural);
+        let (group, plural) = self.printed();
+        let columns = apiserver_resources::table::columns(group, plural);
         columns.iter().map(|c| c.to_json()).collect()
     }
 
     fn row(&self, object: Object) -> Value {
-        let cells = apiserver_resources::table::row(&self.kind.group, &self.kind.plural, &object, self.now);
+        let (group, plural) = self.printed();
+        let cells = apiserver_resources::table::row(group, plural, &object, self.now);
         let mut row = json!({ "cells": cells });
+        if let Some(conditions) = apiserver_resources::table::row_conditions(group, plural, &object) {
+            row["conditions"] = conditions;
+        }
         match self.include.as_str() {
             "None" => {}
             "Object" => row["object"] = object.into_value(),
@@ -401,13 +429,12 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
 fn unselectable(kind: &Kind, field: &str) -> String {
     match (&*kind.group, &*kind.kind) {
         ("", "Pod" | "Node" | "ReplicationController" | "Event" | "Namespace" | "Secret" | "Service")
-        | ("certificates.k8s.io", "CertificateSigningRequest")
-        | ("events.k8s.io", "Event") => format!("field label not supported: {field}"),
+        | ("certificates.k8s.io" | "events.k8s.io", _) => format!("field label not supported: {field}"),
         _ if kind.schema.is_none() => format!("field label not supported: {field}"),
-        ("apps", name @ ("DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet")) => {
-            format!("field label {field:?} not supported for appsv1.{name}")
+        ("resource.k8s.io", "ResourceSlice") => {
+            format!("field label not supported for {}, Kind=ResourceSlice: {field}", kind.api_version())
         }
-        ("batch", "Job") => format!("field label {field:?} not supported for batchv1.Job"),
+        ("batch", "Job") => format!("field label {field:?} not supported for Job"),
         _ => {
             format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
         }

@@ -332,7 +332,17 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
         Some(grace) => Some(grace),
         None => query.integer("gracePeriodSeconds")?,
     };
-    let dry = value.get("dryRun").and_then(Value::as_array).is_some_and(|d| d.iter().any(|v| v == "All"));
+    let asked = value.get("dryRun").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if let Some(other) = asked.iter().find(|v| *v != "All") {
+        let path = machinery::FieldPath::new("dryRun");
+        let e = machinery::FieldError::not_supported(&path, other.clone(), &["All"]);
+        return Err(StatusError::invalid(
+            &GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"),
+            "",
+            &[e],
+        ));
+    }
+    let dry = !asked.is_empty();
     let options = DeleteOptions {
         grace,
         uid: text("/preconditions/uid"),

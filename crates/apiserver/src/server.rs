@@ -37,7 +37,7 @@ use crate::masters::Masters;
 use crate::metered::{Metered, StoreTimes};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{endpoints, feed, service_repair};
+use crate::{endpoints, feed, flow_control, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -291,6 +291,7 @@ impl ApiServer {
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;
         guards::aggregate_roles(registry.clone(), closing.clone());
+        flow_control::keep(&registry, closing.clone());
         ready.store(true, Ordering::Release);
         if config.shared {
             tasks.spawn(masters.run(stop.clone()));

@@ -35,7 +35,7 @@ pub fn trust(dir: &Path) -> ClusterPki {
 
 /// One server.
 pub struct Server {
-    server: ApiServer,
+    server: Arc<ApiServer>,
     stop: CancellationToken,
     user: Arc<UserInfo>,
 }
@@ -59,7 +59,7 @@ impl Server {
             shared,
             ..Config::new(storage, tls, pki.authority().certificate, accounts)
         };
-        let server = ApiServer::start(config, stop.clone()).await.expect("the server starts");
+        let server = Arc::new(ApiServer::start(config, stop.clone()).await.expect("the server starts"));
         let user = Arc::new(UserInfo::new("admin", &["system:masters", "system:authenticated"]));
         Self { server, stop, user }
     }
@@ -115,6 +115,19 @@ impl Server {
             self.server.handle_local(self.user.clone(), Self::request(Method::GET, path, None)).await;
         assert_eq!(answer.status(), 200, "{path}");
         Events { body: answer.into_body(), rest: Vec::new() }
+    }
+
+    /// A kube-rs client whose transport is the server itself.
+    pub fn client(&self) -> kube::Client {
+        let (server, user) = (self.server.clone(), self.user.clone());
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let (server, user) = (server.clone(), user.clone());
+            async move {
+                let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+                Ok::<_, tower::BoxError>(server.handle_local(user, request).await)
+            }
+        });
+        kube::Client::new(service, "default")
     }
 
     /// Stops it, and waits until it has.

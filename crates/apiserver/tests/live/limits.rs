@@ -91,6 +91,47 @@ async fn large_heads_and_bodies_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// A config map of so many entries: with short values, the owners of the fields take more room than the rest.
+fn map(name: &str, entries: usize, value: usize) -> serde_json::Value {
+    let data: serde_json::Map<_, _> =
+        (0..entries).map(|n| (format!("entry-with-a-long-name-{n:06}"), "x".repeat(value).into())).collect();
+    serde_json::json!({ "metadata": { "name": name }, "data": data })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_the_store_gives_up_its_owners_first() -> Result<()> {
+    let live = Live::start().await?;
+    // 0.9 MB of data, and as much again to say whose it is.
+    let created = live.create(MAPS, &map("wide", 20_000, 10)).await?;
+    ensure!(created["metadata"]["managedFields"].is_null(), "kept without owners");
+    let path = format!("{MAPS}/wide");
+    let label = r#"{"metadata":{"labels":{"a":"b"}}}"#;
+    let typed = |media: &'static str, mut request: http::Request<_>| {
+        request.headers_mut().insert("content-type", http::HeaderValue::from_static(media));
+        request
+    };
+    let merge = request(Method::PATCH, &path, "application/json", label);
+    let patched = live.send(Who::Admin, typed("application/merge-patch+json", merge)).await?;
+    ensure!(patched.status == 200, "{}", patched.text());
+    ensure!(live.get(&path).await?.json()["metadata"]["labels"]["a"] == "b");
+    // Nothing can be left out of these.
+    let huge = serde_json::json!({ "metadata": { "name": "huge" }, "revision": 1, "data": "x".repeat(1_800_000) });
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let answer =
+        live.send(Who::Admin, request(Method::POST, revisions, "application/json", huge.to_string())).await?;
+    let told = answer.error();
+    ensure!(told == (500, String::new(), "etcdserver: request is too large".into()), "{told:?}");
+    let applied = map("applied", 20_000, 10);
+    let applied = serde_json::json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": applied["metadata"],
+        "data": applied["data"] })
+    .to_string();
+    let path = format!("{MAPS}/applied?fieldManager=me");
+    let apply = request(Method::PATCH, &path, "application/json", applied);
+    let answer = live.send(Who::Admin, typed("application/apply-patch+yaml", apply)).await?;
+    ensure!(answer.error().0 == 500 && answer.error().2 == "etcdserver: request is too large");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_moved_to_other_servers() -> Result<()> {
     // Every request, so that one is enough.
