@@ -162,7 +162,10 @@ async fn no_more_clients_than_allowed_are_let_in() {
 }
 
 /// An HTTPS server with what it says at `/readyz`; connections beyond HTTP are not its business. `None`: says nothing.
-async fn api_server(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, says: watch::Receiver<Option<u16>>) -> SocketAddr {
+async fn api_server(
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    says: watch::Receiver<Option<u16>>,
+) -> SocketAddr {
     let key = certificate.signing_key.serialize_der().try_into().expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -198,7 +201,10 @@ async fn api_server(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, says: wat
 }
 
 /// The server that a TLS client gets, told by its certificate.
-async fn whose(balancer: SocketAddr, names: &[(&str, &rcgen::CertifiedKey<rcgen::KeyPair>)]) -> Option<String> {
+async fn whose(
+    balancer: SocketAddr,
+    names: &[(&str, &rcgen::CertifiedKey<rcgen::KeyPair>)],
+) -> Option<String> {
     connect(balancer, names).await.map(|(name, _)| name)
 }
 
@@ -293,6 +299,7 @@ async fn what_cannot_be_is_said() {
     let taken = Balancer::bind(Config::new(a.address, vec![a.address])).await;
     assert!(matches!(taken, Err(Error::Listen { .. })));
     let rubbish = Check::Readyz(Trust::Authority(b"rubbish".to_vec()));
-    let balancer = Balancer::bind(Config { check: rubbish, ..quick(vec![a.address]) }).await.expect("it listens");
+    let balancer =
+        Balancer::bind(Config { check: rubbish, ..quick(vec![a.address]) }).await.expect("it listens");
     assert!(matches!(balancer.run(CancellationToken::new()).await, Err(Error::Trust(_))));
 }

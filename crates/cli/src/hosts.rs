@@ -71,7 +71,10 @@ impl HostsCluster {
         let kept = Self::kept(&options.which)?;
         let asked = options.nodes.is_some() || options.control_planes.is_some();
         let (Some(kept), false) = (&kept, asked) else { return Self::asked(options, kept) };
-        let settings = Settings { secure_port: options.secure_port.unwrap_or(kept.settings.secure_port), ..kept.settings.clone() };
+        let settings = Settings {
+            secure_port: options.secure_port.unwrap_or(kept.settings.secure_port),
+            ..kept.settings.clone()
+        };
         Ok(Some(Self { layout: kept.layout.clone(), settings }))
     }
 
@@ -91,7 +94,10 @@ impl HostsCluster {
             ));
         }
         if nodes > MOST {
-            return Err(Failure::new(format!("{nodes} hosts are too many for one machine"), format!("at most {MOST}")));
+            return Err(Failure::new(
+                format!("{nodes} hosts are too many for one machine"),
+                format!("at most {MOST}"),
+            ));
         }
         if nodes == 1 {
             return match kept {
@@ -114,7 +120,10 @@ impl HostsCluster {
             ("--etcd-servers", !options.etcd.etcd_servers.is_empty()),
         ];
         if let Some((flag, _)) = refused.iter().find(|(_, given)| *given) {
-            return Err(Failure::new(format!("{flag} is for a cluster of one host"), "leave it out beside --nodes"));
+            return Err(Failure::new(
+                format!("{flag} is for a cluster of one host"),
+                "leave it out beside --nodes",
+            ));
         }
         let host_cidr = match &kept {
             Some(kept) if kept.settings.control_planes != control_planes || kept.settings.nodes > nodes => {
@@ -210,8 +219,8 @@ impl HostsCluster {
 
     /// Everything that proves who is who.
     pub fn trust(&self, spec: &ClusterSpec) -> Result<Trust, Failure> {
-        let (trust, report) = Trust::ensure(&self.layout.pki(), spec, jiff::Timestamp::now())
-            .map_err(|e| Failure::of(&e))?;
+        let (trust, report) =
+            Trust::ensure(&self.layout.pki(), spec, jiff::Timestamp::now()).map_err(|e| Failure::of(&e))?;
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }

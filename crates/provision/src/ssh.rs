@@ -117,7 +117,8 @@ impl SshHost {
     }
 
     async fn talk(&self, command: &[&str], input: &[u8]) -> Result<Output, HostError> {
-        let unreachable = |why: String| HostError::Unreachable(format!("no ssh to {}: {why}", self.destination));
+        let unreachable =
+            |why: String| HostError::Unreachable(format!("no ssh to {}: {why}", self.destination));
         let mut child = Command::new("ssh")
             .args(&self.options)
             .arg("--")
@@ -147,7 +148,8 @@ impl SshHost {
             .map_err(|_| unreachable(format!("no end of a command within {} s", PATIENCE.as_secs())))?
             .map_err(|e| unreachable(e.to_string()))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (code, out, err) = (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr));
+        let (code, out, err) =
+            (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr));
         if code == NO_CONNECTION {
             let last = err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
             return Err(unreachable(format!("{}{}", last.trim(), hint(&err))));
@@ -160,14 +162,21 @@ impl SshHost {
     }
 
     /// Runs a script with arguments; anything but success is an error.
-    async fn script(&self, step: &str, script: &str, arguments: &[&str], input: &[u8]) -> Result<String, HostError> {
+    async fn script(
+        &self,
+        step: &str,
+        script: &str,
+        arguments: &[&str],
+        input: &[u8],
+    ) -> Result<String, HostError> {
         let mut command = vec!["sh", "-c", script, "sh"];
         command.extend(arguments);
         let output = self.talk(&command, input).await?;
         if output.code == 0 {
             return Ok(output.out);
         }
-        let said = output.err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim().to_owned();
+        let said =
+            output.err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim().to_owned();
         Err(HostError::Refused { step: step.to_owned(), said })
     }
 }
@@ -272,13 +281,16 @@ impl Host for SshHost {
 
     async fn link(&self, path: &Path, to: &Path) -> Result<(), HostError> {
         let (path, to) = (path.display().to_string(), to.display().to_string());
-        let script = r#"umask 022; mkdir -p "$(dirname "$1")" && ln -sfn "$2" "$1.new" && mv -fT "$1.new" "$1""#;
+        let script =
+            r#"umask 022; mkdir -p "$(dirname "$1")" && ln -sfn "$2" "$1.new" && mv -fT "$1.new" "$1""#;
         self.script(&format!("link {path}"), script, &[&path, &to], b"").await.map(drop)
     }
 
     async fn bring_cox(&self, from: &Path, _identity: &str, path: &Path) -> Result<bool, HostError> {
-        let refused =
-            |e: std::io::Error| HostError::Refused { step: format!("read {}", from.display()), said: e.to_string() };
+        let refused = |e: std::io::Error| HostError::Refused {
+            step: format!("read {}", from.display()),
+            said: e.to_string(),
+        };
         let content = tokio::fs::read(from).await.map_err(refused)?;
         let wanted = FileFacts::File { sha256: sha256(&content), mode: 0o755 };
         if self.inspect(&[path]).await?.get(path) == Some(&wanted) {
@@ -322,16 +334,22 @@ impl Host for SshHost {
     }
 
     async fn probe(&self, ready: &Ready) -> Result<Result<(), String>, HostError> {
-        let refused = |e: serde_json::Error| HostError::Refused { step: "ask a service".into(), said: e.to_string() };
+        let refused =
+            |e: serde_json::Error| HostError::Refused { step: "ask a service".into(), said: e.to_string() };
         let question = serde_json::to_vec(ready).map_err(refused)?;
         let cox = self.cox.display().to_string();
         let output = self.talk(&[&cox, "probe"], &question).await?;
-        Ok(if output.code == 0 { Ok(()) } else { Err(output.err.trim().trim_start_matches("cox: ").to_owned()) })
+        Ok(if output.code == 0 {
+            Ok(())
+        } else {
+            Err(output.err.trim().trim_start_matches("cox: ").to_owned())
+        })
     }
 
     async fn last_words(&self, service: &str) -> Result<String, HostError> {
         let unit = format!("{service}.service");
-        let said = self.talk(&["journalctl", "-u", &unit, "-n", "20", "--no-pager", "-o", "cat"], b"").await?.out;
+        let said =
+            self.talk(&["journalctl", "-u", &unit, "-n", "20", "--no-pager", "-o", "cat"], b"").await?.out;
         let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
         let end = lines.iter().rev().find(|l| l.starts_with("cox: ")).or(lines.last());
         Ok(end.map(|l| (*l).to_owned()).unwrap_or_default())

@@ -76,7 +76,11 @@ impl Sshd {
             name: "a".into(),
             address: Ipv4Addr::LOCALHOST.into(),
             roles: Vec::new(),
-            ssh: spec::Ssh { port: self.port, key: Some(self.dir.path().join("user")), ..spec::Ssh::default() },
+            ssh: spec::Ssh {
+                port: self.port,
+                key: Some(self.dir.path().join("user")),
+                ..spec::Ssh::default()
+            },
             labels: Default::default(),
             taints: Vec::new(),
         }
@@ -85,13 +89,18 @@ impl Sshd {
     /// The machine's own configuration of ssh has no say here, nor do the keys that it knows: a file of ours does.
     fn connect(&self, host: &spec::Host) -> SshHost {
         let known = self.dir.path().join("known_hosts");
-        SshHost::new(host, self.dir.path(), Path::new("/usr/local/bin/cox"))
-            .with_options(&["-F", "none", "-o", &format!("UserKnownHostsFile={}", known.display())])
+        SshHost::new(host, self.dir.path(), Path::new("/usr/local/bin/cox")).with_options(&[
+            "-F",
+            "none",
+            "-o",
+            &format!("UserKnownHostsFile={}", known.display()),
+        ])
     }
 
     fn know(&self) {
         let key = fs::read_to_string(self.dir.path().join("host.pub")).expect("a key");
-        fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {key}", self.port)).expect("written");
+        fs::write(self.dir.path().join("known_hosts"), format!("[127.0.0.1]:{} {key}", self.port))
+            .expect("written");
     }
 }
 

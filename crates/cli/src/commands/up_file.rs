@@ -114,8 +114,8 @@ fn say(
 
 /// `cox probe`: whether a service of this host works, as another `cox` asks over ssh; the question is standard input.
 pub async fn probe() -> Result<ExitCode, Failure> {
-    let ready: Ready =
-        serde_json::from_reader(std::io::Read::take(std::io::stdin(), 1 << 16)).map_err(|e| Failure::of(&e))?;
+    let ready: Ready = serde_json::from_reader(std::io::Read::take(std::io::stdin(), 1 << 16))
+        .map_err(|e| Failure::of(&e))?;
     provision::probe(&ready).await.map_err(|why| Failure::new(why, ""))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,9 @@ use kube::{Api, Client};
 use provision::apply::{ApplyError, Bringing, Changes, Target, install_all, start_all};
 use provision::plan::{Stage, manifests, plan};
 use provision::spec::{ClusterSpec, Role};
-use provision::{Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes};
+use provision::{
+    Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
+};
 use serde_json::{Value, json};
 
 use crate::args::Up;
@@ -29,7 +31,8 @@ pub const BALANCER: &str = "balancer";
 /// How long the balancer gets to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// What hosts need of this machine beyond what a node needs: programs, and the packages they come in.
-const PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
 
 /// Brings all hosts up, or repairs them.
 pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<ExitCode, Failure> {
@@ -66,10 +69,8 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
         steps.done("hosts", &format!("{booted} started"));
     }
 
-    let targets: Vec<Target> = plans
-        .into_iter()
-        .map(|plan| Target { host: HostsCluster::host(&hosts, &plan.host), plan })
-        .collect();
+    let targets: Vec<Target> =
+        plans.into_iter().map(|plan| Target { host: HostsCluster::host(&hosts, &plan.host), plan }).collect();
     let source = images::Source::of_this_host()
         .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
     let patience = Duration::from_secs(options.wait);
@@ -120,7 +121,10 @@ pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
         [one] => Failure::new(one.to_string(), next),
         many => {
             let all: Vec<String> = many.iter().map(|e| format!("- {e}")).collect();
-            Failure::new(format!("{} hosts are not what they shall be\n  {}", many.len(), all.join("\n  ")), next)
+            Failure::new(
+                format!("{} hosts are not what they shall be\n  {}", many.len(), all.join("\n  ")),
+                next,
+            )
         }
     }
 }
@@ -349,8 +353,8 @@ fn say(
 
 /// `cox host-init`: the first process of a host.
 pub async fn host_init(spec: &Path) -> Result<ExitCode, Failure> {
-    let text = std::fs::read(spec)
-        .map_err(|e| Failure::new(format!("cannot read {}: {e}", spec.display()), ""))?;
+    let text =
+        std::fs::read(spec).map_err(|e| Failure::new(format!("cannot read {}: {e}", spec.display()), ""))?;
     let spec = serde_json::from_slice(&text).map_err(|e| Failure::of(&e))?;
     provision::local::run_init(spec).await?;
     Ok(ExitCode::SUCCESS)

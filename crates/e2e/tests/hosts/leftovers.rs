@@ -7,7 +7,11 @@ use e2e::Cluster;
 
 fn said(program: &str, arguments: &[&str]) -> Result<String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(arguments).env("PATH", path).output().with_context(|| program.to_owned())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", path)
+        .output()
+        .with_context(|| program.to_owned())?;
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -27,7 +31,8 @@ fn cgroups(name: &str) -> Vec<String> {
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
     };
     let root = Path::new("/sys/fs/cgroup");
-    let all = below(root).into_iter().flat_map(|d| std::iter::once(d.clone()).chain(below(&d)).collect::<Vec<_>>());
+    let all =
+        below(root).into_iter().flat_map(|d| std::iter::once(d.clone()).chain(below(&d)).collect::<Vec<_>>());
     let wanted = format!("cox-{name}");
     all.filter(|d| d.file_name().is_some_and(|n| n.to_string_lossy() == wanted))
         .map(|d| d.display().to_string())

@@ -38,8 +38,10 @@ fn has(program: &str) -> bool {
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let missing: Vec<&str> =
-        ["etcd", "containerd", "ip", "unshare", "nsenter", "kubectl"].into_iter().filter(|p| !has(p)).collect();
+    let missing: Vec<&str> = ["etcd", "containerd", "ip", "unshare", "nsenter", "kubectl"]
+        .into_iter()
+        .filter(|p| !has(p))
+        .collect();
     if !rustix::process::geteuid().is_root() || !missing.is_empty() {
         println!("SKIPPED: hosts need root and programs (missing: {missing:?}); nothing was tested");
         println!("0 passed, 0 failed, {} skipped", SCENARIOS.len());

@@ -49,7 +49,8 @@ pub fn spread(cluster: &Cluster) -> Result<()> {
 pub fn across(cluster: &Cluster) -> Result<()> {
     let kubectl = cluster.kubectl().within("across");
     let each = one_each(&kubectl)?;
-    let of_pod: BTreeMap<String, String> = pods(&kubectl)?.into_iter().map(|[pod, node, _]| (pod, node)).collect();
+    let of_pod: BTreeMap<String, String> =
+        pods(&kubectl)?.into_iter().map(|[pod, node, _]| (pod, node)).collect();
     for (from, [pod, ..]) in &each {
         for (to, [other, _, address]) in &each {
             let url = format!("http://{address}:8080/");
@@ -62,7 +63,9 @@ pub fn across(cluster: &Cluster) -> Result<()> {
         let mut seen = BTreeSet::new();
         eventually("answers of all nodes by name", PATIENCE, || {
             let answer = kubectl.args(&["exec", pod, "--", "wget", "-qO-", "http://hello.across/"])?;
-            seen.extend(of_pod.iter().filter(|(pod, _)| answer.contains(pod.as_str())).map(|(_, node)| node.clone()));
+            seen.extend(
+                of_pod.iter().filter(|(pod, _)| answer.contains(pod.as_str())).map(|(_, node)| node.clone()),
+            );
             ensure!(seen.len() == each.len(), "only {seen:?} answered, the last one: {answer}");
             Ok(())
         })

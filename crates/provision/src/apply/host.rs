@@ -126,9 +126,5 @@ pub trait Host: Send + Sync {
     async fn last_words(&self, service: &str) -> Result<String, HostError>;
 
     /// Sees to the system images; says whether they had to be imported.
-    async fn import_images(
-        &self,
-        runtime: &PlannedRuntime,
-        images: &Images,
-    ) -> Result<bool, HostError>;
+    async fn import_images(&self, runtime: &PlannedRuntime, images: &Images) -> Result<bool, HostError>;
 }

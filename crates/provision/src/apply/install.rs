@@ -53,10 +53,9 @@ pub async fn install(
     }
     for binary in &plan.binaries {
         let changed = match &binary.source {
-            BinarySource::Cox => host
-                .bring_cox(&bringing.cox, &bringing.cox_identity, &binary.path)
-                .await
-                .map_err(failed)?,
+            BinarySource::Cox => {
+                host.bring_cox(&bringing.cox, &bringing.cox_identity, &binary.path).await.map_err(failed)?
+            }
             BinarySource::LinkTo(to) => {
                 let differs = found.get(&binary.path) != Some(&FileFacts::Link(to.clone()));
                 if differs {

@@ -19,7 +19,8 @@ pub(super) fn digest(plan: &HostPlan, service: &PlannedService, cox: &str) -> St
         hash.update(bytes);
     };
     let mut unit = service.clone();
-    unit.exec.retain(|word| !service.first_start.iter().any(|f| word.trim_start_matches("--").starts_with(f)));
+    unit.exec
+        .retain(|word| !service.first_start.iter().any(|f| word.trim_start_matches("--").starts_with(f)));
     add(unit_text(&unit).as_bytes());
     for path in &service.reads {
         add(path.as_os_str().as_encoded_bytes());
@@ -95,10 +96,7 @@ pub async fn start(
                 runtime.is_some_and(|r| before.ready == Ready::Socket(r.socket.clone())) && !has_images;
             if let Some(runtime) = runtime.filter(|_| is_runtime) {
                 tell(&plan.host, "system images");
-                let imported = host
-                    .import_images(runtime, &bringing.images)
-                    .await
-                    .map_err(failed)?;
+                let imported = host.import_images(runtime, &bringing.images).await.map_err(failed)?;
                 has_images = true;
                 changes.extend(imported.then_some(Change::Images));
             }
@@ -114,10 +112,7 @@ pub async fn start(
         wait(plan, service, host, bringing.patience, tell).await?;
     }
     if let Some(runtime) = runtime.filter(|_| !has_images) {
-        let imported = host
-            .import_images(runtime, &bringing.images)
-            .await
-            .map_err(failed)?;
+        let imported = host.import_images(runtime, &bringing.images).await.map_err(failed)?;
         changes.extend(imported.then_some(Change::Images));
     }
     Ok(changes)

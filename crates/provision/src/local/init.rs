@@ -78,7 +78,8 @@ pub async fn run_init(spec: InitSpec) -> anyhow::Result<()> {
     let children = Children::default();
     tokio::spawn(children.clone().reap());
     let off = CancellationToken::new();
-    let init = Arc::new(Init { services: Services::new(children.clone(), hierarchies), children, off: off.clone() });
+    let init =
+        Arc::new(Init { services: Services::new(children.clone(), hierarchies), children, off: off.clone() });
     let mut terminate = signal(SignalKind::terminate())?;
     tracing::info!(host = spec.name, address = %spec.address, "host is up");
     loop {

@@ -129,13 +129,15 @@ fn overlay(path: &str) -> anyhow::Result<()> {
 fn resolvers() -> Option<String> {
     let text = fs::read_to_string("/etc/resolv.conf").ok()?;
     let local = |line: &str| {
-        line.trim().strip_prefix("nameserver").is_some_and(|a| {
-            a.trim().parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
-        })
+        line.trim()
+            .strip_prefix("nameserver")
+            .is_some_and(|a| a.trim().parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback()))
     };
     if text.lines().any(local) {
         let real = fs::read_to_string("/run/systemd/resolve/resolv.conf").ok();
-        return Some(real.unwrap_or_else(|| text.lines().filter(|l| !local(l)).map(|l| format!("{l}\n")).collect()));
+        return Some(
+            real.unwrap_or_else(|| text.lines().filter(|l| !local(l)).map(|l| format!("{l}\n")).collect()),
+        );
     }
     // One that is a link into `/run` would be gone.
     fs::symlink_metadata("/etc/resolv.conf").is_ok_and(|m| m.is_symlink()).then_some(text)
@@ -147,7 +149,8 @@ fn cgroups(hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     for point in crate::down::mounts_below(&mountinfo, Path::new("/sys")) {
         match unmount(&point, UnmountFlags::DETACH) {
             Err(e) if !matches!(e, rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
-                return Err(io::Error::from(e)).with_context(|| format!("cannot unmount {}", point.display()));
+                return Err(io::Error::from(e))
+                    .with_context(|| format!("cannot unmount {}", point.display()));
             }
             _ => {}
         }

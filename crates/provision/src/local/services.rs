@@ -49,7 +49,10 @@ pub(super) struct Children(Arc<Mutex<HashMap<i32, oneshot::Sender<i32>>>>);
 
 impl Children {
     /// Starts a process; the second value is its exit code once it has ended, -1 where a signal ended it.
-    pub(super) fn start(&self, command: &mut Command) -> io::Result<(std::process::Child, oneshot::Receiver<i32>)> {
+    pub(super) fn start(
+        &self,
+        command: &mut Command,
+    ) -> io::Result<(std::process::Child, oneshot::Receiver<i32>)> {
         let (ended, end) = oneshot::channel();
         // Held until the process is known: it may have ended by then.
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -118,7 +118,16 @@ impl Switch {
         if !has_link {
             let namespace = self.namespace.display().to_string();
             tool(&[
-                "ip", "link", "add", &self.uplink, "type", "veth", "peer", "name", "uplink", "netns",
+                "ip",
+                "link",
+                "add",
+                &self.uplink,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "uplink",
+                "netns",
                 &namespace,
             ])
             .map_err(SwitchError::Tool)?;
