@@ -85,6 +85,8 @@ impl LocalHosts {
             return Ok(false);
         }
         let refused = |step: &str, e: String| HostError::Refused { step: step.to_owned(), said: e };
+        // One that lives and does not answer is in the way of another.
+        host.power_off().await.map_err(|e| refused("stop a host that does not answer", e.to_string()))?;
         let std::net::IpAddr::V4(address) = plan.address else {
             return Err(refused("start the host", format!("{} is no IPv4 address", plan.address)));
         };

@@ -166,7 +166,11 @@ impl Switch {
         let mut former: BTreeMap<PathBuf, String> = files::read_json(&self.changes).unwrap_or_default();
         former.entry(path.clone()).or_insert(found);
         files::write_json(&self.changes, &former).map_err(io("record what was so before"))?;
-        fs::write(&path, "1").map_err(io("set net.ipv4.ip_forward"))
+        // In a container that may not: hosts reach each other and this machine all the same.
+        if let Err(error) = fs::write(&path, "1") {
+            tracing::warn!(%error, "cannot set net.ipv4.ip_forward: hosts reach nothing outside of this machine");
+        }
+        Ok(())
     }
 
     /// Takes the wire away, but for the namespace, which goes with its mount.
