@@ -81,7 +81,11 @@ impl SshHost {
         .iter()
         .flat_map(|option| ["-o".to_owned(), (*option).to_owned()])
         .collect();
-        options.extend(["-o".to_owned(), format!("ControlPath={}/%C", control.display())]);
+        let at = ssh.host.clone().unwrap_or_else(|| host.address.to_string());
+        let destination = format!("{}@{at}", ssh.user);
+        // Short, as paths of sockets have to be.
+        let socket = &sha256(format!("{destination}:{}", ssh.port).as_bytes())[..8];
+        options.extend(["-o".to_owned(), format!("ControlPath={}", control.join(socket).display())]);
         options.extend(["-p".to_owned(), ssh.port.to_string()]);
         if let Some(key) = &ssh.key {
             options.extend(["-i".to_owned(), key.display().to_string()]);
@@ -89,14 +93,7 @@ impl SshHost {
         if let Some(jump) = &ssh.jump {
             options.extend(["-J".to_owned(), jump.clone()]);
         }
-        let at = ssh.host.clone().unwrap_or_else(|| host.address.to_string());
-        Self {
-            name: host.name.clone(),
-            options,
-            destination: format!("{}@{at}", ssh.user),
-            sudo: ssh.sudo,
-            cox: cox.to_owned(),
-        }
+        Self { name: host.name.clone(), options, destination, sudo: ssh.sudo, cox: cox.to_owned() }
     }
 
     /// With further options for `ssh`, which win over its configuration.
@@ -411,7 +408,8 @@ mod tests {
         };
         let ssh = SshHost::new(&host, Path::new("/c"), Path::new("/usr/local/bin/cox"));
         let options = ssh.options.join(" ");
-        assert!(options.ends_with("-o ControlPath=/c/%C -p 2222 -i /k -J j@jump:22"), "{options}");
+        assert!(options.contains("-o ControlPath=/c/"), "{options}");
+        assert!(options.ends_with("-p 2222 -i /k -J j@jump:22"), "{options}");
         assert_eq!(ssh.destination, "me@a.example");
         assert_eq!(ssh.line(&["echo", "a b"]), "sudo -n -- echo 'a b'");
         assert!(hint("Host key verification failed.").contains("known_hosts"));

@@ -107,10 +107,13 @@ impl Sshd {
 impl Drop for Sshd {
     fn drop(&mut self) {
         // The shared connection first: it would outlive its directory.
-        let control = format!("ControlPath={}/%C", self.dir.path().display());
-        let port = self.port.to_string();
-        let leave = ["-F", "none", "-o", &control, "-p", &port, "-O", "exit", "root@127.0.0.1"];
-        let _ = Command::new("ssh").args(leave).stderr(Stdio::null()).status();
+        for entry in fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| std::os::unix::fs::FileTypeExt::is_socket(&t)) {
+                let control = format!("ControlPath={}", entry.path().display());
+                let leave = ["-F", "none", "-o", &control, "-O", "exit", "root@127.0.0.1"];
+                let _ = Command::new("ssh").args(leave).stderr(Stdio::null()).status();
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
