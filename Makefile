@@ -36,11 +36,12 @@ unit: ## Tests of the crates.
 	@scripts/run-tests
 
 # The whole workspace is selected, so that features are those of `unit` and nothing is built twice.
-e2e: ## Whole clusters and parts alone, driven by kubectl and openssl.
-	cargo build --locked --workspace --bin cox --test alone --test cluster --test security
-	cargo test --locked --workspace --test alone --test cluster --test security
+e2e: ## Whole clusters, of one host and of three, and parts alone, driven by kubectl and openssl.
+	cargo build --locked --workspace --bin cox --test alone --test cluster --test hosts --test security
+	cargo test --locked --workspace --test alone --test cluster --test hosts --test security
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli
 	@scripts/bench $(CARGO_TARGET_DIR)/release/cox
 	@scripts/bench storage --dir /var/tmp
+	@scripts/bench stages

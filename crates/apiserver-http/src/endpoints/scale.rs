@@ -97,7 +97,7 @@ impl Endpoint for Scale {
         }
         let headers = request.headers().clone();
         let bytes = body::read(request.into_body()).await?;
-        let warnings = Warnings::default();
+        let warnings = Warnings::beside(&context.notes);
         let write = write::write(context, &warnings)?;
         let set = |old: &Object, wanted: &Object| -> StatusResult<Object> {
             let count = replicas(wanted, name)?;
