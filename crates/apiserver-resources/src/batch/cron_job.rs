@@ -29,7 +29,7 @@ impl Rules for CronJob {
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let mut found = warnings::of_name(new, old);
         let path = ["spec", "jobTemplate", "spec"];
-        if !old.is_some_and(|old| old.generation() == new.generation()) {
+        if old.is_none_or(|old| old.generation() != new.generation()) {
             found.extend(job::spec_warnings(new, old, &path));
         }
         if old.is_some() && new.str_at(&["spec", "schedule"]).contains("TZ") {

@@ -49,7 +49,7 @@ impl Rules for CsiDriver {
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let requests = |object: &Object| object.list_at(&["spec", "tokenRequests"]).to_vec();
         let unsaid = new.at(&["spec", "serviceAccountTokenInSecrets"]).is_none();
-        let changed = !requests(new).is_empty() && !old.is_some_and(|old| requests(old) == requests(new));
+        let changed = !requests(new).is_empty() && old.is_none_or(|old| requests(old) != requests(new));
         if !unsaid || !changed {
             return Vec::new();
         }

@@ -58,7 +58,7 @@ pub(super) fn trust_bundle(object: &Object, _now: Timestamp) -> Vec<Value> {
 pub(super) fn pod_certificate(object: &Object, _now: Timestamp) -> Vec<Value> {
     let spec = |field: &str| Value::from(object.str_at(&["spec", field]));
     let conditions = object.list_at(&["status", "conditions"]).iter().map(|c| text(c, &["type"]));
-    let state = conditions.filter(|ty| matches!(*ty, "Issued" | "Denied" | "Failed")).last();
+    let state = conditions.filter(|ty| matches!(*ty, "Issued" | "Denied" | "Failed")).next_back();
     vec![
         object.name().into(),
         spec("podName"),

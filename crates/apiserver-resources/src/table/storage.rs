@@ -154,6 +154,6 @@ pub(super) fn storage_migration(object: &Object, _now: Timestamp) -> Vec<Value> 
     };
     let conditions = object.list_at(&["status", "conditions"]).iter();
     let held = conditions.filter(|c| text(c, &["status"]) == "True").map(|c| text(c, &["type"]));
-    let status = held.filter(|ty| matches!(*ty, "Running" | "Failed" | "Succeeded")).last();
+    let status = held.filter(|ty| matches!(*ty, "Running" | "Failed" | "Succeeded")).next_back();
     vec![object.name().into(), of.into(), status.unwrap_or("Unknown").into()]
 }

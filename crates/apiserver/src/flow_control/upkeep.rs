@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(changed(0, Some("false")), 1, "a server does not go without it");
         let mut own = found[1].clone();
         own.set(&["metadata", "name"], "shipped-once");
-        let with = [&found[..], &[own.clone()]].concat();
+        let with = [&found[..], std::slice::from_ref(&own)].concat();
         assert_eq!(upkeep(&with, shipped()), [Act::Delete("shipped-once".into())]);
         own.remove(&["metadata", "annotations"]);
         assert_eq!(upkeep(&[&found[..], &[own]].concat(), shipped()), []);
@@ -240,12 +240,14 @@ mod tests {
             "spec": {"priorityLevelConfiguration": {"name": "l"}}}))
         .unwrap();
         let level = Object::from_value(json!({"metadata": {"name": "l"}})).unwrap();
-        let [Act::Condition(name, missing)] = &conditions(&[schema.clone()], &[], now)[..] else { panic!() };
+        let [Act::Condition(name, missing)] = &conditions(std::slice::from_ref(&schema), &[], now)[..] else {
+            panic!()
+        };
         assert_eq!(
             (name.as_str(), &missing["status"], &missing["reason"]),
             ("s", &json!("True"), &json!("NotFound"))
         );
-        let with = conditions(&[schema.clone()], std::slice::from_ref(&level), now);
+        let with = conditions(std::slice::from_ref(&schema), std::slice::from_ref(&level), now);
         let [Act::Condition(_, found)] = &with[..] else { panic!() };
         assert_eq!((&found["status"], &found["reason"]), (&json!("False"), &json!("Found")));
         let mut told = schema;
