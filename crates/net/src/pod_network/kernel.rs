@@ -295,7 +295,7 @@ async fn tunnel(handle: &Handle, network: &PodNetwork, vxlan: Vxlan) -> Result<(
                 .build();
             handle.link().add(link).execute().await.map_err(refused("make the tunnel"))?;
             changed = true;
-            link_named(handle, &name).await?.ok_or_else(|| Error::Refused {
+            link_named(handle, &name).await?.ok_or(Error::Refused {
                 step: "find the tunnel that was just made",
                 source: rtnetlink::Error::RequestFailed,
             })?
