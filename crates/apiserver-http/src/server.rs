@@ -2,13 +2,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
 use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
-use apiserver_registry::{Registry, Store};
+use apiserver_registry::{Notes, Registry, Store};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use machinery::request::{RequestInfo, UserInfo};
@@ -65,6 +66,8 @@ pub struct Server {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Metrics,
+    /// Whether all is read that is needed to answer; before that, only health checks are answered.
+    pub serving: Arc<AtomicBool>,
     /// Fires when watches have to end, since the server stops.
     pub drain: CancellationToken,
 }
@@ -77,6 +80,7 @@ impl Server {
         user: Arc<UserInfo>,
         request: Request<Body>,
         series: Option<Arc<Series>>,
+        notes: Notes,
     ) -> StatusResult<Response<Body>> {
         let kind = self
             .kinds
@@ -98,6 +102,7 @@ impl Server {
             kind,
             user,
             series,
+            notes,
         };
         let mut answer = self.route(context, request).await;
         if let (Ok(response), Some(warning)) = (&mut answer, old) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
 use machinery::gvk::GroupVersionKind;
+use machinery::request::RequestInfo;
 use machinery::{Object, StatusError, StatusResult, patch};
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use crate::body::{self, Body};
 use crate::context::Context;
 use crate::field_manager::{field_manager, force, invalid_options};
 use crate::negotiate::{Agreed, Form, Media};
+use crate::query::Query;
 use crate::read;
 use crate::respond;
 
@@ -107,7 +109,7 @@ pub async fn create(
     request: Request<Body>,
 ) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let bytes = body::read(request.into_body()).await?;
     let object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
@@ -121,7 +123,7 @@ pub async fn update(
     request: Request<Body>,
 ) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let bytes = body::read(request.into_body()).await?;
     let mut object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     if object.name().is_empty() {
@@ -221,7 +223,7 @@ pub fn applied(
 /// Serves `patch`.
 pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let headers = request.headers().clone();
     let bytes = body::read(request.into_body()).await?;
     if is_apply(&headers) {
@@ -276,6 +278,36 @@ pub fn delete_options(context: &Context, bytes: &[u8]) -> StatusResult<(DeleteOp
         }
     };
     deletion(context, &value)
+}
+
+const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
+fn ignore_read_error(value: &Value, query: &Query<'_>) -> bool {
+    value.get(IGNORE_READ_ERROR).and_then(Value::as_bool).unwrap_or_else(|| query.flag(IGNORE_READ_ERROR))
+}
+
+/// Of what cannot be read nothing else can be asked.
+fn alone(options: &DeleteOptions, dry_run: bool) -> StatusResult<()> {
+    let preconditions = options.uid.is_some() || options.resource_version.is_some();
+    let others = [
+        ("dryRun", dry_run),
+        ("gracePeriodSeconds", options.grace.is_some()),
+        ("propagationPolicy", options.propagation.is_some()),
+        ("preconditions", preconditions),
+    ];
+    let path = machinery::FieldPath::new(IGNORE_READ_ERROR);
+    let errors: Vec<machinery::FieldError> = others
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(name, _)| {
+            machinery::FieldError::invalid(&path, true, format!("cannot be set together with .{name}"))
+        })
+        .collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let options = GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions");
+    Err(StatusError::invalid(&options, "", &errors))
 }
 
 /// Reads `DeleteOptions` from a tree and from the query.
@@ -348,8 +380,13 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
         uid: text("/preconditions/uid"),
         resource_version: text("/preconditions/resourceVersion"),
         propagation,
+        ignore_read_error: ignore_read_error(value, &query),
     };
-    Ok((options, dry || context.dry_run()?))
+    let dry = dry || context.dry_run()?;
+    if options.ignore_read_error {
+        alone(&options, dry)?;
+    }
+    Ok((options, dry))
 }
 
 /// Serves `delete`.
@@ -361,7 +398,12 @@ pub async fn delete(
     let agreed = context.negotiate()?;
     let bytes = body::read(request.into_body()).await?;
     let (options, dry_run) = delete_options(context, &bytes)?;
-    let warnings = Warnings::default();
+    if options.ignore_read_error {
+        let verb = "unsafe-delete-ignore-read-errors".to_owned();
+        let asked = RequestInfo { verb, ..context.info.clone() };
+        context.server.authorize(&context.user, &asked).await?;
+    }
+    let warnings = Warnings::beside(&context.notes);
     let write = Write { dry_run, ..write(context, &warnings)? };
     let kind = &context.kind;
     let mut response = match store.delete(&write, &options).await? {
@@ -393,7 +435,7 @@ pub async fn delete_collection(
     let agreed = context.negotiate()?;
     let bytes = body::read(request.into_body()).await?;
     let (options, dry_run) = delete_options(context, &bytes)?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
     for some in page.items.into_vec().chunks(DELETE_WORKERS) {

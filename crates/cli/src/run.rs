@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient,
-    ServiceAccounts, TlsFiles,
+    Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile,
+    KubeletClient, Selection, ServiceAccounts, TlsFiles,
 };
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
@@ -109,6 +109,7 @@ fn api_config(cluster: &Cluster, opened: Opened, mut components: Vec<Arc<dyn Com
         // A cluster of ours shows strangers that it is there and well, and nothing else.
         anonymous: Anonymous::health_and_version(),
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+        admission: Admission { plugins: Selection::with_node_restriction(), ..Admission::default() },
         kubelet: Some(KubeletClient {
             certificate: kubelet.certificate,
             key: kubelet.key,

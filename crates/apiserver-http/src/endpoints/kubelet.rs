@@ -321,6 +321,7 @@ async fn connect(context: &Context, kind: &str) -> StatusResult<()> {
         user: &context.user,
         dry_run: false,
         warnings: Vec::new(),
+        annotations: Vec::new(),
     };
     context.server.admission.mutate(&mut attributes).await?;
     context.server.admission.validate(&attributes).await

@@ -12,8 +12,8 @@ use serde_json::{Map, json};
 
 use crate::body::{self, Body};
 use crate::context::{Context, Endpoint};
-use crate::{read, respond};
 use crate::write::{self, Patch};
+use crate::{read, respond};
 
 /// Serves `scale` of deployments, replica sets, stateful sets and replication controllers.
 pub struct Scale;
@@ -97,7 +97,7 @@ impl Endpoint for Scale {
         }
         let headers = request.headers().clone();
         let bytes = body::read(request.into_body()).await?;
-        let warnings = Warnings::default();
+        let warnings = Warnings::beside(&context.notes);
         let write = write::write(context, &warnings)?;
         let set = |old: &Object, wanted: &Object| -> StatusResult<Object> {
             let count = replicas(wanted, name)?;
