@@ -3,6 +3,7 @@
 //! Read [`Config`], then [`ApiServer::start`]. Only wiring: what is decided here is which implementation goes where.
 mod authentication;
 mod bootstrap;
+mod component_probe;
 mod config;
 mod endpoints;
 mod feed;
@@ -24,6 +25,7 @@ pub use apiserver_http::endpoints::Component;
 pub use apiserver_http::{Body, CipherSuiteName, MinVersion, Serving, SniCertificate, TlsFiles, TlsOptions};
 pub use authentication::{Authentication, FrontProxy, TokenWebhookConfig};
 pub use config::{AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts};
+pub use component_probe::HttpProbe;
 pub use outbound::{Outbound, OutboundTrust};
 pub use server::{ApiServer, Route, StartError};
 pub use webhook_config::WebhookConfig;

@@ -54,6 +54,11 @@ pub enum KubeconfigError {
     },
 }
 
+/// This process runs in no pod, or in one without an account.
+#[derive(Debug, thiserror::Error)]
+#[error("no kubeconfig is given, and there is no account of a pod to use")]
+pub struct InClusterError(#[source] Box<kube::config::InClusterError>);
+
 /// An API server as the current context of a kubeconfig file names it, with the credentials to speak to it.
 #[derive(Clone)]
 pub struct Remote {
@@ -71,6 +76,25 @@ impl Remote {
         let config =
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
         Ok(Self { path: name, config, agent: user_agent.to_owned() })
+    }
+
+    /// A server that asks for no credentials; [`Self::at`] says where.
+    pub fn without_credentials(user_agent: &str) -> Self {
+        let config = Config::new(http::Uri::from_static("http://localhost:8080"));
+        Self { path: "none".into(), config, agent: user_agent.to_owned() }
+    }
+
+    /// The account of the pod that this process runs in: token and CA as mounted, the server as in the environment.
+    pub fn in_cluster(user_agent: &str) -> Result<Self, InClusterError> {
+        let config = Config::incluster().map_err(|source| InClusterError(Box::new(source)))?;
+        Ok(Self { path: "of the pod".into(), config, agent: user_agent.to_owned() })
+    }
+
+    /// The same credentials at another URL.
+    #[must_use]
+    pub fn at(mut self, server: http::Uri) -> Self {
+        self.config.cluster_url = server;
+        self
     }
 
     /// A client with the file's own credentials.

@@ -21,6 +21,8 @@ pub struct NodeIpam {
     recorder: Recorder,
     nodes: Cache<Node>,
     pools: Vec<Pool>,
+    /// Not to be given to nodes.
+    services: Vec<IpNet>,
     /// Given out, and maybe not in the cache yet.
     given: Mutex<BTreeMap<String, Vec<IpNet>>>,
 }
@@ -40,6 +42,7 @@ impl NodeIpam {
             recorder: context.recorder.named("cidrAllocator"),
             nodes: context.informers.cache(),
             pools: context.config.cluster_cidrs.iter().map(pool).collect(),
+            services: context.config.service_cidrs.clone(),
             given: Mutex::default(),
         }
     }
@@ -55,6 +58,7 @@ impl NodeIpam {
         }
         let mut used: HashSet<IpNet> = given.values().flatten().copied().collect();
         used.extend(nodes.iter().flat_map(|n| parts_of(n)));
+        used.extend(&self.services);
         let parts: Option<Vec<IpNet>> = self.pools.iter().map(|pool| pool.first_free(&used)).collect();
         given.extend(parts.clone().map(|parts| (name.to_owned(), parts)));
         parts

@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, KubeletClient,
-    ServiceAccounts, Serving, TlsFiles,
+    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, HttpProbe, KubeletClient,
+    Outbound, OutboundTrust, ServiceAccounts, Serving, TlsFiles,
 };
-use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use storage::{Embedded, Etcd, Options, Storage};
 
 use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use crate::output::Failure;
-use crate::parts::go_duration;
+use crate::parts::{go_duration, health, runtime_config};
 
 /// One of `--authorization-mode`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -48,7 +47,7 @@ pub struct Flags {
     #[command(flatten)]
     etcd: EtcdFlags,
     /// How secrets and more are sealed in the store: an EncryptionConfiguration.
-    #[arg(long, visible_alias = "experimental-encryption-provider-config")]
+    #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
     /// Whether changes of that file are followed.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", requires = "encryption_provider_config")]
@@ -72,9 +71,9 @@ pub struct Flags {
     /// Its key.
     #[arg(long)]
     tls_private_key_file: PathBuf,
-    /// CA of client certificates.
+    /// CA of client certificates; without it they say nothing.
     #[arg(long)]
-    client_ca_file: PathBuf,
+    client_ca_file: Option<PathBuf>,
     /// Static tokens, CSV.
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
@@ -108,6 +107,9 @@ pub struct Flags {
     /// Audiences of the API; the issuer if absent.
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
+    /// Whether tokens of Secrets of type bootstrap.kubernetes.io/token are taken; they are if absent.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    enable_bootstrap_token_auth: Option<bool>,
     /// Client certificate for kubelets.
     #[arg(long, requires_all = ["kubelet_client_key", "kubelet_certificate_authority"])]
     kubelet_client_certificate: Option<PathBuf>,
@@ -117,6 +119,21 @@ pub struct Flags {
     /// CA of the kubelets' serving certificates.
     #[arg(long)]
     kubelet_certificate_authority: Option<PathBuf>,
+    /// Types of node addresses by which kubelets are reached, best first.
+    #[arg(long, value_delimiter = ',', default_values = Config::KUBELET_ADDRESS_TYPES, value_parser = Config::KUBELET_ADDRESS_TYPES)]
+    kubelet_preferred_address_types: Vec<String>,
+    /// Whether containers may be privileged.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    allow_privileged: bool,
+    /// How many API servers there are. Each says by itself that it is there, so that nothing depends on it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    apiserver_count: u32,
+    /// How long events are kept.
+    #[arg(long, default_value = "1h0m0s", value_parser = go_duration)]
+    event_ttl: Duration,
+    /// Versions of the API to serve or not: GROUP/VERSION=true|false, api/all, api/ga, api/beta, api/alpha.
+    #[arg(long, value_delimiter = ',')]
+    runtime_config: Vec<String>,
     /// Network of the Services.
     #[arg(long, default_value = "10.96.0.0/12")]
     service_cluster_ip_range: ipnet::Ipv4Net,
@@ -210,6 +227,32 @@ fn no_overrides(text: &str) -> Result<String, String> {
 }
 
 impl EtcdFlags {
+    /// The members, as `componentstatuses` asks them.
+    fn components(&self) -> Result<Vec<Arc<dyn Component>>, Failure> {
+        let text = |path: &PathBuf| {
+            std::fs::read_to_string(path)
+                .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), "see --etcd-*file"))
+        };
+        let authorities = self.etcd_cafile.as_ref().map(text).transpose()?;
+        let identity = match (&self.etcd_certfile, &self.etcd_keyfile) {
+            (Some(certificate), Some(key)) => Some((text(certificate)?, text(key)?)),
+            _ => None,
+        };
+        let trust = OutboundTrust { authorities, identity, server_name: None };
+        self.etcd_servers
+            .iter()
+            .enumerate()
+            .map(|(i, server)| {
+                let http = if server.starts_with("https:") {
+                    Outbound::new(&trust).map_err(|e| Failure::new(format!("etcd: {e}"), "see --etcd-cafile"))?
+                } else {
+                    Outbound::plain()
+                };
+                Ok(Arc::new(HttpProbe::etcd(i, server, http)) as Arc<dyn Component>)
+            })
+            .collect()
+    }
+
     async fn open(self) -> Result<Etcd, storage::etcd::OpenError> {
         let client = self.etcd_certfile.zip(self.etcd_keyfile);
         let tls = self.etcd_cafile.map(|authority| storage::etcd::TlsFiles { authority, client });
@@ -224,20 +267,6 @@ impl EtcdFlags {
     }
 }
 
-/// etcd, as `componentstatuses` asks it.
-struct EtcdHealth(Arc<Etcd>);
-
-#[async_trait]
-impl Component for EtcdHealth {
-    fn name(&self) -> &str {
-        "etcd-0"
-    }
-
-    async fn probe(&self) -> Result<String, String> {
-        self.0.healthy().map(|()| "ok".into()).map_err(|e| e.to_string())
-    }
-}
-
 /// A store, and what it means for the server.
 struct Opened {
     storage: Arc<dyn Storage>,
@@ -248,16 +277,21 @@ struct Opened {
 
 /// Opens the store that the flags name.
 async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
+    // Where upstream asks them too: on this host, at the ports they have when nobody says another.
+    let mut components: Vec<Arc<dyn Component>> = vec![
+        Arc::new(HttpProbe::local("controller-manager", health::CONTROLLER_MANAGER_PORT)),
+        Arc::new(HttpProbe::local("scheduler", health::SCHEDULER_PORT)),
+    ];
     let Some(dir) = data_dir else {
+        components.extend(etcd.components()?);
         let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
-        let components: Vec<Arc<dyn Component>> = vec![Arc::new(EtcdHealth(etcd.clone()))];
         return Ok(Opened { storage: etcd, shared: true, components });
     };
     let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
         .await
         .map_err(|e| Failure::of(&e))?
         .map_err(|e| Failure::of(&e))?;
-    Ok(Opened { storage: Arc::new(embedded), shared: false, components: Vec::new() })
+    Ok(Opened { storage: Arc::new(embedded), shared: false, components })
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -296,6 +330,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
         anonymous = Anonymous::Refused;
     }
+    let not_served = runtime_config::not_served(&flags.runtime_config)
+        .map_err(|what| Failure::new(what, "see --runtime-config"))?;
+    tracing::debug!(count = flags.apiserver_count, "API servers tell of themselves with leases");
     let mut issuers = flags.service_account_issuer.into_iter();
     let issuer = issuers.next().unwrap_or_default();
     let config = Config {
@@ -333,7 +370,12 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
             extend_token_expiration: flags.service_account_extend_token_expiration,
             audiences: flags.api_audiences,
         },
+        bootstrap_tokens: flags.enable_bootstrap_token_auth.unwrap_or(true),
         kubelet,
+        kubelet_address_types: flags.kubelet_preferred_address_types,
+        allow_privileged: flags.allow_privileged,
+        event_ttl: flags.event_ttl,
+        not_served,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
         shared: opened.shared,
