@@ -24,7 +24,7 @@ cd "$work"
 tar -C root --owner 0 --group 0 --numeric-owner --mtime @0 --sort name -cf layer.tar .
 layer=$(sha256sum layer.tar | cut -d' ' -f1)
 arch=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
-printf '{"architecture":"%s","os":"linux","config":{"Entrypoint":["%s"],"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+printf '{"architecture":"%s","os":"linux","config":{"Cmd":["%s"],"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
   "$arch" "$command" "$layer" >config.json
 printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$name" >manifest.json
 tar -cf image.tar config.json manifest.json layer.tar

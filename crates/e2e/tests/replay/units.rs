@@ -199,6 +199,8 @@ fn spawn(line: &str, unit: &Unit, log: &File) -> Result<std::process::Child> {
     let words = words(line);
     let (program, arguments) = words.split_first().context("an empty command")?;
     let mut command = Command::new(program);
+    // Of the shell that started it, a unit has nothing.
+    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.args(arguments).envs(unit.environment.iter().cloned()).current_dir("/");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
     command.spawn().with_context(|| program.clone())
