@@ -43,6 +43,15 @@ pub enum KubeconfigError {
         #[source]
         source: Box<kube::config::KubeconfigError>,
     },
+    /// Its client certificate is of X.509's first version.
+    #[error(
+        "cannot make a client from kubeconfig {path}: its client certificate is of X.509 version 1, and version 3 is needed; \
+         `openssl x509 -req` makes one with -extfile and -extensions"
+    )]
+    FirstVersion {
+        /// The file.
+        path: String,
+    },
     /// Its certificates or server make no client.
     #[error("cannot make a client from kubeconfig {path}")]
     Client {
@@ -115,7 +124,13 @@ impl Remote {
     }
 
     fn connect(&self, config: Config) -> Result<Client, KubeconfigError> {
-        Client::try_from(config)
-            .map_err(|source| KubeconfigError::Client { path: self.path.clone(), source: Box::new(source) })
+        Client::try_from(config).map_err(|source| {
+            let path = self.path.clone();
+            // The library's words name a private key, which is well.
+            if format!("{source:?}").contains("UnsupportedCertVersion") {
+                return KubeconfigError::FirstVersion { path };
+            }
+            KubeconfigError::Client { path, source: Box::new(source) }
+        })
     }
 }

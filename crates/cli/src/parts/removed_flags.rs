@@ -36,11 +36,6 @@ const API_SERVER: &[Removed] = &[
     gone("insecure-bind-address", "removed in v1.24", INSECURE),
     gone("insecure-port", "removed in v1.24", INSECURE),
     gone("port", "removed in v1.24", INSECURE),
-    gone(
-        "admission-control",
-        "deprecated since v1.10",
-        "use --enable-admission-plugins for those that are not on by default, --disable-admission-plugins for those that are",
-    ),
     gone("basic-auth-file", "removed in v1.19", "use client certificates, --token-auth-file or an OIDC issuer"),
     gone("cloud-config", "removed in v1.33", CLOUD),
     gone("cloud-provider", "removed in v1.33", CLOUD),

@@ -2,6 +2,7 @@
 //! is what runs on a host; each started unit has a supervisor of its own, which is this binary too.
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -129,9 +130,13 @@ fn start(name: &str) -> Result<()> {
     }
     fs::create_dir_all(STATE)?;
     fs::create_dir_all("/var/log/units")?;
-    let _ = fs::remove_file(state(name, "stop"));
+    for old in ["stop", "pid", "result"] {
+        let _ = fs::remove_file(state(name, old));
+    }
     let null = || Stdio::null();
-    Command::new(std::env::current_exe()?).args(["--supervise", name]).stdin(null()).stdout(null()).stderr(null()).spawn()?;
+    // Its own name for itself, and not the file's: a build may have replaced that meanwhile.
+    let mut supervisor = Command::new("/proc/self/exe");
+    supervisor.arg0("systemctl").args(["--supervise", name]).stdin(null()).stdout(null()).stderr(null()).spawn()?;
     for _ in 0..600 {
         if main_pid(name).is_some() || state(name, "result").exists() {
             return Ok(());
@@ -222,7 +227,9 @@ fn run_once(name: &str, unit: &Unit, log: &mut File) -> Result<bool> {
 /// Runs a unit, and again as its `Restart=` says, until it is stopped.
 pub fn supervise(name: &str) -> ExitCode {
     enter_cgroups();
+    let own = std::process::id().to_string();
     let work = || -> Result<bool> {
+        fs::write(state(name, "owner"), &own)?;
         let mut log = OpenOptions::new().create(true).append(true).open(log_of(name))?;
         loop {
             // A file that was changed counts from the next start on.
@@ -235,11 +242,16 @@ pub fn supervise(name: &str) -> ExitCode {
                 }
             };
             fs::write(state(name, "result"), success.to_string())?;
-            if state(name, "stop").exists() || !unit.restarts(success) {
+            // It may have been stopped, and started again by another supervisor.
+            let over = || {
+                let owner = fs::read_to_string(state(name, "owner")).unwrap_or_default();
+                state(name, "stop").exists() || owner != own
+            };
+            if over() || !unit.restarts(success) {
                 return Ok(success);
             }
             std::thread::sleep(Duration::from_secs_f64(unit.restart_sec));
-            if state(name, "stop").exists() {
+            if over() {
                 return Ok(success);
             }
         }

@@ -124,7 +124,11 @@ pub const HEALTH_CHANGES: &[Change] = &[
         "--cacert=/etc/etcd/ca.pem --cert=/etc/etcd/kubernetes.pem --key=/etc/etcd/kubernetes-key.pem",
         "etcd 3 asks for a client certificate wherever it has --trusted-ca-file",
     ),
-    change("cluster-health", "endpoint health --cluster", "renamed in version 3"),
+    change(
+        "cluster-health",
+        "--endpoints=https://10.0.0.245:2379,https://10.0.0.246:2379 endpoint health",
+        "renamed in version 3, which does not mix http on 127.0.0.1 with the members' https",
+    ),
 ];
 
 pub const TOKENS: &str = "chAng3m3,admin,admin
@@ -176,11 +180,7 @@ EOF
 "#;
 
 pub const API_SERVER_CHANGES: &[Change] = &[
-    change(
-        "  --admission-control=NamespaceLifecycle,LimitRanger,SecurityContextDeny,ServiceAccount,ResourceQuota \\\n",
-        "",
-        "gone; all of them are on by themselves but SecurityContextDeny, which was removed in v1.30",
-    ),
+    change(",SecurityContextDeny", "", "that plugin was removed in v1.30"),
     change("  --enable-swagger-ui=true \\\n", "", "gone since v1.24"),
     change("  --insecure-bind-address=0.0.0.0 \\\n", "", "gone since v1.24"),
     change(

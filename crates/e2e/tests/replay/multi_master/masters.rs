@@ -92,7 +92,6 @@ EOF
 "#;
 
 pub const API_SERVER_CHANGES: &[Change] = &[
-    change("    --enable-admission-plugins=NamespaceLifecycle,LimitRanger,ServiceAccount,TaintNodesByCondition,Priority,DefaultTolerationSeconds,DefaultStorageClass,PersistentVolumeClaimResize,MutatingAdmissionWebhook,ValidatingAdmissionWebhook,ResourceQuota \\\\\n", "", "TEMPORARY"),
     change("    --enable-swagger-ui=true \\\\\n", "", "gone since v1.24"),
     change("--experimental-encryption-provider-config", "--encryption-provider-config", "gone since v1.24; renamed"),
     change("    --kubelet-https=true \\\\\n", "", "gone since v1.22"),

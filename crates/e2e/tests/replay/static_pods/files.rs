@@ -216,11 +216,6 @@ pub const API_SERVER_IMAGE: &[Change] =
     &[change("quay.io/coreos/hyperkube:v1.6.3_coreos.0", "localhost/hyperkube:v1.36.0", "the image's name")];
 
 pub const API_SERVER_CHANGES: &[Change] = &[
-    change(
-        "        - --admission-control=NamespaceLifecycle,LimitRanger,ServiceAccount,DefaultStorageClass,ResourceQuota\n",
-        "",
-        "gone; all of them are on by themselves",
-    ),
     change("        - --enable-swagger-ui=true\n", "", "gone since v1.24"),
     change("--experimental-bootstrap-token-auth ", "--enable-bootstrap-token-auth", "gone; renamed in v1.8"),
     change("        - --insecure-bind-address=0.0.0.0\n", "", "gone since v1.24"),

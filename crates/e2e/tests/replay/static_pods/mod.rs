@@ -62,7 +62,8 @@ fn masters(hosts: &[Host], images: &Images) -> Result<()> {
         }
     }
     let health = "ETCDCTL_API=3 etcdctl --cacert=/etc/kubernetes/ca.pem --cert=/etc/kubernetes/kubernetes.pem \
-                  --key=/etc/kubernetes/kubernetes-key.pem endpoint health --cluster 2>&1";
+                  --key=/etc/kubernetes/kubernetes-key.pem \
+                  --endpoints=https://10.180.0.10:2379,https://10.180.0.11:2379,https://10.180.0.12:2379 endpoint health 2>&1";
     first.until("etcd is healthy", health, |text| text.matches(" is healthy: ").count() == 3)?;
     for host in hosts {
         let variables = format!("export INTERNAL_IP={}\n", host.address);
