@@ -44,3 +44,4 @@ bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli
 	@scripts/bench $(CARGO_TARGET_DIR)/release/cox
 	@scripts/bench storage --dir /var/tmp
+	@scripts/bench stages

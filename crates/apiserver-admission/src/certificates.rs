@@ -29,6 +29,9 @@ pub struct CertificateSigning(pub Arc<dyn Authorize>);
 #[derive(Debug, Clone, Copy)]
 pub struct CertificateSubjectRestriction;
 
+/// `ClusterTrustBundleAttest`: who publishes the trust of a signer has to be allowed to speak for it.
+pub struct ClusterTrustBundleAttest(pub Arc<dyn Authorize>);
+
 /// Whether a verb is given for the signer by name, or for all signers of its domain.
 async fn may(authorize: &dyn Authorize, user: &UserInfo, verb: &str, signer: &str) -> bool {
     if authorize.may(user, verb, signer).await {
@@ -90,6 +93,43 @@ impl Plugin for CertificateSigning {
             return Ok(());
         }
         Err(a.forbidden(format!("user not permitted to sign requests with signerName {signer:?}")))
+    }
+}
+
+/// Whether two objects differ at most in what the garbage collector changes.
+fn only_ownership_differs(new: &Object, old: &Object) -> bool {
+    let bare = |object: &Object| {
+        let mut object = object.clone();
+        for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion", "generation"] {
+            object.remove(&["metadata", field]);
+        }
+        object
+    };
+    bare(new) == bare(old)
+}
+
+#[async_trait]
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn validate(&self, a: &Attributes<'_>) -> StatusResult<()> {
+        let is_bundle = a.gvr.group == GROUP && a.gvr.resource == "clustertrustbundles";
+        let Some(new) = a.object().filter(|_| is_bundle) else { return Ok(()) };
+        // The new object's: that no update changes the signer, validation sees to.
+        let signer = new.str_at(&["spec", "signerName"]);
+        if signer.is_empty() || a.old.is_some_and(|old| only_ownership_differs(new, old)) {
+            return Ok(());
+        }
+        if may(&*self.0, a.user, "attest", signer).await {
+            return Ok(());
+        }
+        Err(a.forbidden(format!("user not permitted to attest for signerName {signer:?}")))
     }
 }
 
@@ -175,6 +215,30 @@ mod tests {
         assert!(sign().run(&signing(Only("sign", "example.com/x"))).await.is_ok());
         assert!(sign().run(&signing(Only("approve", "example.com/x"))).await.is_err());
         assert!(change("status", json!({})).run(&signing(Only("", ""))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_signers_trust_needs_its_verb() {
+        let bundle = |signer: &str, pem: &str, owner: Value| {
+            object(json!({"metadata": {"name": "b", "ownerReferences": owner},
+                "spec": {"signerName": signer, "trustBundle": pem}}))
+        };
+        let ask = |old: Option<Object>, new: Object| Ask {
+            object: Some(new),
+            operation: if old.is_some() { Operation::Update } else { Operation::Create },
+            old,
+            ..Ask::new(Operation::Create, (GROUP, "clustertrustbundles"), "ClusterTrustBundle")
+        };
+        let plugin = |may: Only| ClusterTrustBundleAttest(Arc::new(may));
+        let (of, none) = (|pem: &str| bundle("example.com/x", pem, json!([])), || Only("", ""));
+        assert!(ask(None, of("p")).run(&plugin(Only("attest", "example.com/x"))).await.is_ok());
+        assert!(ask(None, of("p")).run(&plugin(Only("attest", "example.com/*"))).await.is_ok());
+        let refused = ask(None, of("p")).run(&plugin(Only("sign", "example.com/x"))).await.unwrap_err();
+        assert!(refused.ends_with("user not permitted to attest for signerName \"example.com/x\""), "{refused}");
+        assert!(ask(None, bundle("", "p", json!([]))).run(&plugin(none())).await.is_ok());
+        assert!(ask(Some(of("p")), of("q")).run(&plugin(none())).await.is_err());
+        let owned = bundle("example.com/x", "p", json!([{"name": "o"}]));
+        assert!(ask(Some(of("p")), owned).run(&plugin(none())).await.is_ok());
     }
 
     #[tokio::test]

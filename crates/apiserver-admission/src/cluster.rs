@@ -35,6 +35,13 @@ impl Resource {
     /// `runtimeclasses.node.k8s.io`.
     pub const RUNTIME_CLASSES: Self = Self { group: "node.k8s.io", plural: "runtimeclasses" };
 
+    /// `persistentvolumeclaims`.
+    pub const VOLUME_CLAIMS: Self = Self::core("persistentvolumeclaims");
+    /// `persistentvolumes`.
+    pub const VOLUMES: Self = Self::core("persistentvolumes");
+    /// `csidrivers.storage.k8s.io`.
+    pub const CSI_DRIVERS: Self = Self { group: "storage.k8s.io", plural: "csidrivers" };
+
     const fn core(plural: &'static str) -> Self {
         Self { group: "", plural }
     }

@@ -5,11 +5,20 @@ use serde_json::{Value, json};
 
 use crate::{Attributes, Operation, Plugin};
 
-const SECONDS: i64 = 300;
-
 /// The plugin.
-#[derive(Debug, Clone, Copy)]
-pub struct DefaultTolerationSeconds;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultTolerationSeconds {
+    /// On a node that is not ready.
+    pub not_ready: i64,
+    /// On a node that is not reachable.
+    pub unreachable: i64,
+}
+
+impl Default for DefaultTolerationSeconds {
+    fn default() -> Self {
+        Self { not_ready: 300, unreachable: 300 }
+    }
+}
 
 /// Whether a toleration already says what happens under this taint.
 fn speaks_of(toleration: &Value, key: &str) -> bool {
@@ -17,13 +26,16 @@ fn speaks_of(toleration: &Value, key: &str) -> bool {
     (text("key") == key || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
 }
 
-fn add(pod: &mut Object) {
+fn add(pod: &mut Object, seconds: DefaultTolerationSeconds) {
     let mut tolerations = pod.list_at(&["spec", "tolerations"]).to_vec();
     let before = tolerations.len();
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for (key, seconds) in [
+        ("node.kubernetes.io/not-ready", seconds.not_ready),
+        ("node.kubernetes.io/unreachable", seconds.unreachable),
+    ] {
         if !tolerations[..before].iter().any(|t| speaks_of(t, key)) {
             tolerations.push(json!({
-                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
+                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds,
             }));
         }
     }
@@ -46,7 +58,7 @@ impl Plugin for DefaultTolerationSeconds {
         if a.is("", "pods")
             && let Some(pod) = a.object_mut()
         {
-            add(pod);
+            add(pod, *self);
         }
         Ok(())
     }
@@ -61,7 +73,7 @@ mod tests {
     async fn adds_what_the_pod_does_not_speak_of() {
         let check = async |given: Value, added: &[&str]| {
             let ask = Ask::create_pod(json!({"spec": {"tolerations": given.clone()}}));
-            let pod = ask.run(&DefaultTolerationSeconds).await.unwrap();
+            let pod = ask.run(&DefaultTolerationSeconds::default()).await.unwrap();
             let after = pod.list_at(&["spec", "tolerations"]);
             let keys: Vec<_> =
                 after[given.as_array().unwrap().len()..].iter().map(|t| t["key"].as_str().unwrap()).collect();
@@ -79,5 +91,14 @@ mod tests {
             &["node.kubernetes.io/not-ready"],
         )
         .await;
+    }
+
+    #[tokio::test]
+    async fn the_times_are_those_of_the_flags() {
+        let plugin = DefaultTolerationSeconds { not_ready: 1, unreachable: 2 };
+        let pod = Ask::create_pod(json!({"spec": {}})).run(&plugin).await.unwrap();
+        let seconds: Vec<i64> =
+            pod.list_at(&["spec", "tolerations"]).iter().filter_map(|t| t["tolerationSeconds"].as_i64()).collect();
+        assert_eq!(seconds, [1, 2]);
     }
 }

@@ -94,7 +94,44 @@ impl NodeRestriction {
         if pod.str_at(&["spec", "nodeName"]) != node {
             return Err(a.forbidden("node requested token bound to a pod scheduled on a different node"));
         }
-        Ok(())
+        let audience = match request.list_at(&["spec", "audiences"]) {
+            [] => "",
+            [one] => one.as_str().unwrap_or(""),
+            _ => return Err(a.forbidden("node may only request 0 or 1 audiences")),
+        };
+        if self.wants_audience(&pod, audience) {
+            return Ok(());
+        }
+        Err(a.forbidden(format!("audience {audience:?} not found in pod spec volume")))
+    }
+
+    /// Whether a volume of a pod takes a token for this audience: a projected one, or one of a driver that wants tokens.
+    fn wants_audience(&self, pod: &Object, audience: &str) -> bool {
+        let text = |value: &Value, pointer: &str| {
+            value.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
+        };
+        pod.list_at(&["spec", "volumes"]).iter().any(|volume| {
+            let projected = pod_refs::projections(volume)
+                .filter_map(|source| source.get("serviceAccountToken"))
+                .any(|token| token["audience"].as_str().unwrap_or("") == audience);
+            let claim = text(volume, "/persistentVolumeClaim/claimName").or_else(|| {
+                volume.get("ephemeral").map(|_| format!("{}-{}", pod.name(), volume["name"].as_str().unwrap_or("")))
+            });
+            let driver = text(volume, "/csi/driver").or_else(|| {
+                let claim = self.0.get(Resource::VOLUME_CLAIMS, pod.namespace(), &claim?)?;
+                let volume = self.0.get(Resource::VOLUMES, "", claim.str_at(&["spec", "volumeName"]))?;
+                Some(volume.str_at(&["spec", "csi", "driver"]).to_owned()).filter(|d| !d.is_empty())
+            });
+            projected || driver.is_some_and(|driver| self.driver_wants(&driver, audience))
+        })
+    }
+
+    fn driver_wants(&self, driver: &str, audience: &str) -> bool {
+        let driver = self.0.get(Resource::CSI_DRIVERS, "", driver);
+        driver.is_some_and(|driver| {
+            let requests = driver.list_at(&["spec", "tokenRequests"]);
+            requests.iter().any(|request| request["audience"].as_str().unwrap_or("") == audience)
+        })
     }
 }
 

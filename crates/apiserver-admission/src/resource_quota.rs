@@ -6,10 +6,14 @@ use machinery::{Object, Quantity, StatusError, StatusResult};
 use serde_json::{Map, Value};
 
 use crate::pod_resources::{Amounts, amounts};
+use crate::settings::ConfigError;
 use crate::{Attributes, ClusterView, Operation, Plugin, Resource};
 
+mod limited;
 mod scopes;
 mod usage;
+
+use limited::Limited;
 
 /// Writes the status of a quota, as the server itself.
 #[async_trait]
@@ -24,15 +28,25 @@ pub struct ResourceQuota {
     writer: Arc<dyn QuotaWriter>,
     /// Writers of one process queue up here instead of losing the swap to each other.
     turn: tokio::sync::Mutex<()>,
+    limited: Limited,
 }
 
-/// Losing the swap this often in a row means another server is very busy with the same quota.
-const ATTEMPTS: u32 = 5;
+/// Losing the swap this often in a row means that other servers are very busy with the same quota.
+const ATTEMPTS: u32 = 30;
 
 impl ResourceQuota {
     /// Reads quotas through `cluster`, charges them through `writer`.
     pub fn new(cluster: Arc<dyn ClusterView>, writer: Arc<dyn QuotaWriter>) -> Self {
-        Self { cluster, writer, turn: tokio::sync::Mutex::new(()) }
+        Self { cluster, writer, turn: tokio::sync::Mutex::new(()), limited: Limited::default() }
+    }
+
+    /// The same, with a `ResourceQuotaConfiguration`.
+    pub fn from_config(
+        cluster: Arc<dyn ClusterView>,
+        writer: Arc<dyn QuotaWriter>,
+        config: Option<&Value>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self { limited: Limited::from_config(config)?, ..Self::new(cluster, writer) })
     }
 }
 
@@ -116,7 +130,7 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         let quotas = self.cluster.list(Resource::RESOURCE_QUOTAS, a.namespace);
-        if quotas.is_empty() {
+        if quotas.is_empty() && self.limited.is_empty() {
             return Ok(());
         }
         let mut delta = usage::usage(&a.gvr.group, &a.gvr.resource, object);
@@ -132,7 +146,23 @@ impl Plugin for ResourceQuota {
             }
         }
         let is_pod = a.gvr.group.is_empty() && a.gvr.resource == "pods";
+        let mut uncounted = self.limited.names(&a.gvr.group, &a.gvr.resource, &delta);
+        uncounted.retain(|name| {
+            let counts = |quota: &&Arc<Object>| {
+                scopes::match_all(quota, is_pod, object) && amounts(quota.at(&["status", "hard"])).contains_key(*name)
+            };
+            !quotas.iter().any(|quota| counts(&quota))
+        });
+        if !uncounted.is_empty() {
+            return Err(a.forbidden(format!("insufficient quota to consume: {}", uncounted.join(","))));
+        }
         let _turn = self.turn.lock().await;
+        if quotas.len() > 1 {
+            // What one refuses, no other is charged for.
+            for quota in &quotas {
+                self.check(a, quota, is_pod, object, &delta).await?;
+            }
+        }
         for quota in quotas {
             self.charge(a, &quota, is_pod, object, &delta).await?;
         }
@@ -141,6 +171,25 @@ impl Plugin for ResourceQuota {
 }
 
 impl ResourceQuota {
+    /// Refuses what a quota as it is now refuses.
+    async fn check(
+        &self,
+        a: &Attributes<'_>,
+        quota: &Object,
+        is_pod: bool,
+        object: &Object,
+        delta: &Amounts,
+    ) -> StatusResult<()> {
+        if judge(quota, is_pod, object, delta) == Verdict::Unconcerned {
+            return Ok(());
+        }
+        let live = self.cluster.get_live(Resource::RESOURCE_QUOTAS, quota.namespace(), quota.name()).await?;
+        match live.map(|live| judge(&live, is_pod, object, delta)) {
+            Some(Verdict::Refuse(why)) => Err(a.forbidden(why)),
+            _ => Ok(()),
+        }
+    }
+
     async fn charge(
         &self,
         a: &Attributes<'_>,

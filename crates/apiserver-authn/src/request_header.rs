@@ -43,18 +43,19 @@ pub struct RequestHeader {
 
 /// The user that the headers name.
 fn user(names: &RequestHeaderNames, headers: &HeaderMap) -> Option<UserInfo> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty());
-    let first = |list: &[String]| list.iter().find_map(|n| text(n)).unwrap_or("").to_owned();
+    // What is no ASCII counts too: without it the request would be the proxy's own.
+    let utf8 = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let text = |name: &str| headers.get(name).map(utf8).filter(|v| !v.is_empty());
+    let first = |list: &[String]| list.iter().find_map(|n| text(n)).unwrap_or_default();
     let name = first(&names.username);
     if name.is_empty() {
         return None;
     }
     let mut user = UserInfo { name, uid: first(&names.uid), ..UserInfo::default() };
     for group in names.group.iter().flat_map(|n| headers.get_all(n.as_str())) {
-        if let Ok(group) = group.to_str()
-            && !group.is_empty()
-        {
-            user.groups.push(group.to_owned());
+        let group = utf8(group);
+        if !group.is_empty() {
+            user.groups.push(group);
         }
     }
     for (header, value) in headers {
@@ -62,8 +63,8 @@ fn user(names: &RequestHeaderNames, headers: &HeaderMap) -> Option<UserInfo> {
             let prefix = p.to_ascii_lowercase();
             header.as_str().strip_prefix(prefix.as_str())
         });
-        if let (Some(key), Ok(value)) = (key, value.to_str()) {
-            user.extra.entry(percent_decoded(key)).or_default().push(value.to_owned());
+        if let Some(key) = key {
+            user.extra.entry(percent_decoded(key)).or_default().push(utf8(value));
         }
     }
     Some(user)
@@ -130,5 +131,14 @@ mod tests {
             ("jane", &["a".to_owned(), "b".to_owned()][..])
         );
         assert_eq!(user.extra["example.com/scopes"], ["x"]);
+    }
+    #[test]
+    fn a_name_that_is_no_ascii_is_a_name() {
+        let mut headers = HeaderMap::new();
+        let bytes = |text: &str| http::HeaderValue::from_bytes(text.as_bytes()).unwrap();
+        headers.insert("x-remote-user", bytes("jörg"));
+        headers.insert("x-remote-group", bytes("gruppe-ü"));
+        let user = user(&RequestHeaderNames::default(), &headers).unwrap();
+        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("jörg", &["gruppe-ü".to_owned()][..]));
     }
 }

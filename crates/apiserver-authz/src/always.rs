@@ -2,7 +2,7 @@
 use async_trait::async_trait;
 use machinery::request::{Attributes, UserInfo};
 
-use crate::{Answer, Authorizer, Decision, NonResourceRule, ResourceRule, Rules};
+use crate::{Answer, Authorizer, NonResourceRule, ResourceRule, Rules};
 
 fn everything() -> Rules {
     let star = || vec!["*".to_owned()];
@@ -40,7 +40,7 @@ pub struct AlwaysDeny;
 #[async_trait]
 impl Authorizer for AlwaysDeny {
     async fn authorize(&self, _attributes: &Attributes<'_>) -> Answer {
-        Answer { decision: Decision::NoOpinion, reason: Some("Everything is forbidden.".into()) }
+        Answer::no_opinion("Everything is forbidden.")
     }
 
     fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Rules {

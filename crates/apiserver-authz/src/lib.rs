@@ -1,11 +1,13 @@
-//! What one may: RBAC, Node, ABAC, AlwaysAllow, AlwaysDeny; and the bootstrap policy.
+//! What one may: RBAC, Node, ABAC, a webhook, AlwaysAllow, AlwaysDeny; and the bootstrap policy.
 //!
-//! Read [`Authorizer`] first; [`Union`] asks several in turn. [`rbac::Rbac`] and
-//! [`node::NodeAuthorizer`] own their indexes: whoever watches the cluster feeds them objects. No I/O here.
+//! Read [`Authorizer`] first; [`Union`] asks several in turn, [`config::Mode`] names them. [`rbac::Rbac`] and
+//! [`node::NodeAuthorizer`] own their indexes: whoever watches the cluster feeds them objects. No I/O here:
+//! [`webhook::Webhook`] is given somebody who asks.
 pub mod abac;
 pub mod aggregation;
 pub mod always;
 pub mod bootstrap_policy;
+pub mod config;
 pub mod escalation;
 mod forbidden;
 pub mod node;
@@ -14,6 +16,7 @@ pub mod rbac;
 pub mod review;
 pub mod rule;
 mod union;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -41,17 +44,24 @@ pub struct Answer {
     pub decision: Decision,
     /// Why, as the audit log and `SubjectAccessReview` show it.
     pub reason: Option<Arc<str>>,
+    /// What kept somebody from deciding. Without a yes, the request fails with it rather than as forbidden.
+    pub error: Option<Arc<str>>,
 }
 
 impl Answer {
     /// No opinion, and no reason for it.
-    pub const NO_OPINION: Self = Self { decision: Decision::NoOpinion, reason: None };
+    pub const NO_OPINION: Self = Self { decision: Decision::NoOpinion, reason: None, error: None };
     /// Yes, and no reason for it.
-    pub const ALLOW: Self = Self { decision: Decision::Allow, reason: None };
+    pub const ALLOW: Self = Self { decision: Decision::Allow, reason: None, error: None };
 
     /// No opinion because of something.
     pub fn no_opinion(reason: impl Into<Arc<str>>) -> Self {
-        Self { decision: Decision::NoOpinion, reason: Some(reason.into()) }
+        Self { decision: Decision::NoOpinion, reason: Some(reason.into()), error: None }
+    }
+
+    /// A decision that was taken since another one could not be.
+    pub fn failed(decision: Decision, error: impl Into<Arc<str>>) -> Self {
+        Self { decision, reason: None, error: Some(error.into()) }
     }
 
     /// Whether this is a yes.
@@ -62,6 +72,11 @@ impl Answer {
     /// Why; empty where nothing is known.
     pub fn reason(&self) -> &str {
         self.reason.as_deref().unwrap_or("")
+    }
+
+    /// What kept somebody from deciding; empty where nothing did.
+    pub fn error(&self) -> &str {
+        self.error.as_deref().unwrap_or("")
     }
 }
 

@@ -10,7 +10,7 @@ use machinery::Object;
 use machinery::request::{Attributes, UserInfo};
 
 use crate::rule::PolicyRule;
-use crate::{Answer, Authorizer, Decision, NonResourceRule, ResourceRule, Rules};
+use crate::{Answer, Authorizer, NonResourceRule, ResourceRule, Rules};
 
 type Text = Box<str>;
 /// Namespace (empty for the cluster), then name.
@@ -109,7 +109,7 @@ impl Rbac {
             index.rules(grant).is_some_and(|rules| rules.iter().any(|rule| rule.allows(request)))
         });
         match allowed {
-            Some(grant) => Answer { decision: Decision::Allow, reason: Some(grant.reason.clone()) },
+            Some(grant) => Answer { reason: Some(grant.reason.clone()), ..Answer::ALLOW },
             None => Answer::NO_OPINION,
         }
     }

@@ -83,6 +83,7 @@ fn resource_request(r: &Value) -> RequestInfo {
         subresource: text("subresource"),
         name: text("name"),
         field_selector: r.get("fieldSelector").map(field_selector).unwrap_or_default(),
+        label_selector: r.get("labelSelector").map(label_selector).unwrap_or_default(),
         ..RequestInfo::default()
     }
 }
@@ -99,6 +100,28 @@ fn field_selector(selector: &Value) -> String {
         match (text("operator"), values) {
             ("In", [one]) => Some(format!("{}={}", text("key"), one.as_str()?)),
             ("NotIn", [one]) => Some(format!("{}!={}", text("key"), one.as_str()?)),
+            _ => None,
+        }
+    });
+    terms.collect::<Vec<_>>().join(",")
+}
+
+/// The same of a selector of labels.
+fn label_selector(selector: &Value) -> String {
+    if let Some(raw) = selector.get("rawSelector").and_then(Value::as_str).filter(|s| !s.is_empty()) {
+        return raw.to_owned();
+    }
+    let requirements = selector.get("requirements").and_then(Value::as_array);
+    let terms = requirements.into_iter().flatten().filter_map(|r| {
+        let text = |key: &str| r.get(key).and_then(Value::as_str).unwrap_or("");
+        let values = r.get("values").and_then(Value::as_array).into_iter().flatten();
+        let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+        let (key, list) = (text("key"), values.join(","));
+        match text("operator") {
+            "In" => Some(format!("{key} in ({list})")),
+            "NotIn" => Some(format!("{key} notin ({list})")),
+            "Exists" => Some(key.to_owned()),
+            "DoesNotExist" => Some(format!("!{key}")),
             _ => None,
         }
     });
@@ -134,6 +157,9 @@ pub fn set_access_review_status(review: &mut Object, answer: &Answer) {
     }
     if !answer.reason().is_empty() {
         status.insert("reason".into(), answer.reason().into());
+    }
+    if !answer.error().is_empty() {
+        status.insert("evaluationError".into(), answer.error().into());
     }
     review.set(&["status"], Value::Object(status));
 }

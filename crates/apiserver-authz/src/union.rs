@@ -11,6 +11,7 @@ pub struct Union(pub Vec<Box<dyn Authorizer>>);
 impl Authorizer for Union {
     async fn authorize(&self, attributes: &Attributes<'_>) -> Answer {
         let mut reasons: Vec<String> = Vec::new();
+        let mut errors: Vec<String> = Vec::new();
         for authorizer in &self.0 {
             let answer = authorizer.authorize(attributes).await;
             if answer.decision != Decision::NoOpinion {
@@ -19,8 +20,15 @@ impl Authorizer for Union {
             if !answer.reason().is_empty() {
                 reasons.push(answer.reason().to_owned());
             }
+            if !answer.error().is_empty() {
+                errors.push(answer.error().to_owned());
+            }
         }
-        if reasons.is_empty() { Answer::NO_OPINION } else { Answer::no_opinion(reasons.join(", ")) }
+        Answer {
+            decision: Decision::NoOpinion,
+            reason: (!reasons.is_empty()).then(|| reasons.join("\n").into()),
+            error: (!errors.is_empty()).then(|| aggregate(&errors).into()),
+        }
     }
 
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
@@ -35,11 +43,56 @@ impl Authorizer for Union {
                 errors.push(rules.evaluation_error);
             }
         }
-        all.evaluation_error = match errors.as_slice() {
-            [one] => one.clone(),
-            [] => String::new(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        all.evaluation_error = aggregate(&errors);
         all
+    }
+}
+
+/// Several errors as Go's aggregate writes them.
+fn aggregate(errors: &[String]) -> String {
+    match errors {
+        [one] => one.clone(),
+        [] => String::new(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use machinery::request::RequestInfo;
+
+    use super::*;
+    use crate::always::{AlwaysAllow, AlwaysDeny};
+
+    struct Says(Answer);
+
+    #[async_trait]
+    impl Authorizer for Says {
+        async fn authorize(&self, _attributes: &Attributes<'_>) -> Answer {
+            self.0.clone()
+        }
+
+        fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Rules {
+            Rules::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_who_decides_wins() {
+        let ask = async |all: Vec<Box<dyn Authorizer>>| {
+            let (user, request) = (UserInfo::new("jane", &[]), RequestInfo::default());
+            Union(all).authorize(&Attributes { user: &user, request: &request }).await
+        };
+        let says = |answer: Answer| Box::new(Says(answer)) as Box<dyn Authorizer>;
+        let down = || Answer::failed(Decision::NoOpinion, "down");
+        let answer = ask(vec![says(down()), Box::new(AlwaysAllow)]).await;
+        assert_eq!(answer, Answer::ALLOW);
+        let answer = ask(vec![says(Answer::failed(Decision::Deny, "down")), Box::new(AlwaysAllow)]).await;
+        assert_eq!((answer.decision, answer.error()), (Decision::Deny, "down"));
+        let answer = ask(vec![says(Answer::no_opinion("a")), says(down()), Box::new(AlwaysDeny)]).await;
+        assert_eq!((answer.decision, answer.reason()), (Decision::NoOpinion, "a\nEverything is forbidden."));
+        assert_eq!(answer.error(), "down");
+        assert_eq!(ask(vec![says(down()), says(down())]).await.error(), "[down, down]");
+        assert_eq!(ask(vec![]).await, Answer::NO_OPINION);
     }
 }

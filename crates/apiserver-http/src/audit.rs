@@ -19,7 +19,17 @@ use crate::body::{self, Body, BoxError, full};
 use crate::server::{Peer, Server};
 
 /// Names the events of a request, in both directions.
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+pub(crate) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// The longest name that a client may give.
+const LONGEST_ID: usize = 64;
+
+/// The name of a request: the client's, or one of ours.
+pub(crate) fn id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(AUDIT_ID).and_then(|v| v.to_str().ok()).filter(|id| !id.is_empty());
+    let ours = || uuid::Uuid::new_v4().to_string();
+    let text = given.map_or_else(ours, |id| id.chars().take(LONGEST_ID).collect());
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unnamed"))
+}
 
 /// What is known of a request before it is known who asks.
 pub(crate) struct Arrival {
@@ -88,6 +98,7 @@ impl Server {
         user: Option<&UserInfo>,
         peer: &Peer,
         headers: &HeaderMap,
+        id: &HeaderValue,
     ) -> Option<Record> {
         let arrival = arrival?;
         self.audit.as_ref()?.begin(Begin {
@@ -96,7 +107,7 @@ impl Server {
             user,
             source_ips: source_ips(headers, peer.address),
             user_agent: text(headers, USER_AGENT),
-            audit_id: headers.get(AUDIT_ID).and_then(|v| v.to_str().ok()),
+            audit_id: id.to_str().ok(),
             received: arrival.received,
         })
     }
@@ -108,8 +119,9 @@ impl Server {
         info: &RequestInfo,
         peer: &Peer,
         headers: &HeaderMap,
+        id: &HeaderValue,
     ) {
-        let Some(mut record) = self.record(arrival, info, None, peer, headers) else { return };
+        let Some(mut record) = self.record(arrival, info, None, peer, headers, id) else { return };
         record.response_status(Status {
             message: Some(attempted(headers, peer)),
             code: Some(401),
@@ -158,7 +170,7 @@ impl Server {
         }
     }
 
-    /// Records an answer, and names the record in it.
+    /// Records an answer.
     pub(crate) async fn record_response(
         &self,
         mut record: Record,
@@ -167,9 +179,6 @@ impl Server {
         failed: Option<Status>,
         mut response: Response<Body>,
     ) -> Response<Body> {
-        if let Ok(id) = HeaderValue::from_str(record.id()) {
-            response.headers_mut().insert(AUDIT_ID, id);
-        }
         let code = i32::from(response.status().as_u16());
         record.response_status(Status { code: Some(code), ..failed.clone().unwrap_or_default() });
         if long && failed.is_none() {
@@ -262,6 +271,19 @@ impl Drop for UntilEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_request_has_a_name() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(id(&headers).len(), 36);
+        assert_ne!(id(&headers), id(&headers));
+        for (given, want) in [("mine", "mine"), (&"x".repeat(100), &"x".repeat(64))] {
+            headers.insert(AUDIT_ID, given.parse().unwrap());
+            assert_eq!(id(&headers), want);
+        }
+        headers.insert(AUDIT_ID, HeaderValue::from_bytes(b"\xff\xfe").unwrap());
+        assert_eq!(id(&headers).len(), 36);
+    }
 
     #[test]
     fn sources_are_listed_from_far_to_near() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use apiserver_audit::Record;
@@ -10,7 +11,7 @@ use apiserver_authn::AuthRequest;
 use apiserver_authz::{Answer, Decision, forbidden};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use machinery::request::{Attributes, RequestInfo, UserInfo};
 use machinery::{StatusError, StatusResult};
 
@@ -18,6 +19,7 @@ use crate::audit;
 use crate::body::{Body, full};
 use crate::deliver;
 use crate::gzip;
+use crate::health::Health;
 use crate::metrics::{Labels, Series};
 use crate::query::Query;
 use crate::request_info::request_info;
@@ -105,7 +107,8 @@ impl Server {
         let running = if long { series.clone().map(Series::run) } else { None };
         let mut delivery = deliver::Request { series, running, ..deliver::Request::default() };
         let mut recorded: Recorded = None;
-        let filtered = self.filtered(&peer, request, info, &query, long, &mut delivery, &mut recorded);
+        let id = audit::id(request.headers());
+        let filtered = self.filtered(&peer, request, info, &query, long, &mut delivery, &mut recorded, &id);
         let result = AssertUnwindSafe(filtered).catch_unwind().await;
         let (mut response, failed) = match result {
             Ok(Ok(response)) => (response, None),
@@ -127,6 +130,7 @@ impl Server {
         if let Some((record, info)) = recorded {
             response = self.record_response(record, &info, long, failed, response).await;
         }
+        response.headers_mut().insert(audit::AUDIT_ID, id);
         if gzip {
             response = gzip::compress(response);
         }
@@ -185,19 +189,24 @@ impl Server {
         long: bool,
         delivery: &mut deliver::Request,
         recorded: &mut Recorded,
+        id: &HeaderValue,
     ) -> StatusResult<Response<Body>> {
         let arrival = self.arrival(&request);
+        if !self.serving.load(Ordering::Acquire) && !Health::is_health(&info.path) && peer.local.is_none() {
+            let why = "the server is starting: it has not read all of its store yet";
+            return Err(StatusError::service_unavailable(why).with_retry_after(1));
+        }
         let time = self.limits.timeout(query);
         let began = tokio::time::Instant::now();
         let user = match self.authenticate(peer, request.headers(), request.uri().path()).await {
             Ok(user) => user,
             Err(e) => {
-                self.record_stranger(arrival, &info, peer, request.headers()).await;
+                self.record_stranger(arrival, &info, peer, request.headers(), id).await;
                 return Err(e);
             }
         };
         *recorded = self
-            .record(arrival, &info, Some(&user), peer, request.headers())
+            .record(arrival, &info, Some(&user), peer, request.headers(), id)
             .map(|record| (record, info.clone()));
         if let Some((record, _)) = recorded {
             audit::record_received(record).await?;
@@ -218,8 +227,12 @@ impl Server {
         let answer = self.decide(&user, &info).await;
         if let Some((record, _)) = recorded {
             let allowed = answer.decision == Decision::Allow;
-            record.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
-            record.annotate("authorization.k8s.io/reason", answer.reason());
+            if allowed || answer.error().is_empty() {
+                record.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+                record.annotate("authorization.k8s.io/reason", answer.reason());
+            } else {
+                record.annotate("authorization.k8s.io/reason", "internal error");
+            }
         }
         Self::obey(&user, &info, &answer)?;
         if let Some((record, _)) = recorded
@@ -277,6 +290,10 @@ impl Server {
         if answer.decision == Decision::Allow {
             return Ok(());
         }
+        if !answer.error().is_empty() {
+            let what = format!("Internal Server Error: {:?}: {}", info.path, answer.error());
+            return Err(StatusError::new(500, "InternalError", what));
+        }
         Err(forbidden(&Attributes { user, request: info }, answer.reason()))
     }
 
@@ -286,8 +303,9 @@ impl Server {
 
     /// Upstream: apiserver/pkg/endpoints/filters/impersonation.go.
     async fn impersonate(&self, user: Arc<UserInfo>, headers: &HeaderMap) -> StatusResult<Arc<UserInfo>> {
+        // A name that is no ASCII is a name all the same: a value that was left out would let its sender act as itself.
         let values = |name: &str| -> Vec<String> {
-            headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+            headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).collect()
         };
         let name = values("impersonate-user").into_iter().next().unwrap_or_default();
         let groups = values("impersonate-group");

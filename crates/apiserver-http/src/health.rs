@@ -49,6 +49,12 @@ pub struct Health(pub Vec<Check>);
 const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
 impl Health {
+    /// Whether a path asks for health.
+    pub fn is_health(path: &str) -> bool {
+        let first = path.trim_start_matches('/').split('/').next();
+        first.is_some_and(|endpoint| ENDPOINTS.contains(&endpoint))
+    }
+
     /// Every path that is answered.
     pub fn paths(&self) -> impl Iterator<Item = String> + '_ {
         ENDPOINTS.iter().flat_map(|endpoint| {

@@ -84,6 +84,7 @@ pub fn request_info(method: &Method, path: &str, query: &Query<'_>) -> RequestIn
     }
     if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
         info.field_selector = query.get("fieldSelector").to_owned();
+        info.label_selector = query.get("labelSelector").to_owned();
     }
     if matches!(info.verb.as_str(), "list" | "watch") && info.name.is_empty() {
         // Only the real parser knows which commas separate terms: authorization believes this name.

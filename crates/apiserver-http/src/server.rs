@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use api::kinds::Kind;
 use apiserver_admission::Chain;
@@ -65,6 +66,8 @@ pub struct Server {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Metrics,
+    /// Whether all is read that is needed to answer; before that, only health checks are answered.
+    pub serving: Arc<AtomicBool>,
     /// Fires when watches have to end, since the server stops.
     pub drain: CancellationToken,
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
 use machinery::gvk::GroupVersionKind;
+use machinery::request::RequestInfo;
 use machinery::{Object, StatusError, StatusResult, patch};
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use crate::body::{self, Body};
 use crate::context::Context;
 use crate::field_manager::{field_manager, force, invalid_options};
 use crate::negotiate::{Agreed, Form, Media};
+use crate::query::Query;
 use crate::read;
 use crate::respond;
 
@@ -278,6 +280,36 @@ pub fn delete_options(context: &Context, bytes: &[u8]) -> StatusResult<(DeleteOp
     deletion(context, &value)
 }
 
+const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
+fn ignore_read_error(value: &Value, query: &Query<'_>) -> bool {
+    value.get(IGNORE_READ_ERROR).and_then(Value::as_bool).unwrap_or_else(|| query.flag(IGNORE_READ_ERROR))
+}
+
+/// Of what cannot be read nothing else can be asked.
+fn alone(options: &DeleteOptions, dry_run: bool) -> StatusResult<()> {
+    let preconditions = options.uid.is_some() || options.resource_version.is_some();
+    let others = [
+        ("dryRun", dry_run),
+        ("gracePeriodSeconds", options.grace.is_some()),
+        ("propagationPolicy", options.propagation.is_some()),
+        ("preconditions", preconditions),
+    ];
+    let path = machinery::FieldPath::new(IGNORE_READ_ERROR);
+    let errors: Vec<machinery::FieldError> = others
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(name, _)| {
+            machinery::FieldError::invalid(&path, true, format!("cannot be set together with .{name}"))
+        })
+        .collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let options = GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions");
+    Err(StatusError::invalid(&options, "", &errors))
+}
+
 /// Reads `DeleteOptions` from a tree and from the query.
 pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions, bool)> {
     let query = context.query();
@@ -338,8 +370,13 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
         uid: text("/preconditions/uid"),
         resource_version: text("/preconditions/resourceVersion"),
         propagation,
+        ignore_read_error: ignore_read_error(value, &query),
     };
-    Ok((options, dry || context.dry_run()?))
+    let dry = dry || context.dry_run()?;
+    if options.ignore_read_error {
+        alone(&options, dry)?;
+    }
+    Ok((options, dry))
 }
 
 /// Serves `delete`.
@@ -351,6 +388,11 @@ pub async fn delete(
     let agreed = context.negotiate()?;
     let bytes = body::read(request.into_body()).await?;
     let (options, dry_run) = delete_options(context, &bytes)?;
+    if options.ignore_read_error {
+        let verb = "unsafe-delete-ignore-read-errors".to_owned();
+        let asked = RequestInfo { verb, ..context.info.clone() };
+        context.server.authorize(&context.user, &asked).await?;
+    }
     let warnings = Warnings::default();
     let write = Write { dry_run, ..write(context, &warnings)? };
     let kind = &context.kind;

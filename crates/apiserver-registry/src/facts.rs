@@ -102,22 +102,41 @@ impl Head<'_> {
     }
 }
 
+/// Whether an object lies under its own key. Of the ciphers only some bind a value to its key: whoever can write to the
+/// store must not be able to give one secret's value to another.
+fn belongs(key: &str, facts: &Facts) -> Result<(), DecodeError> {
+    let path = key.strip_suffix(&*facts.name).and_then(|k| k.strip_suffix('/'));
+    let path = match (path, &*facts.namespace) {
+        (Some(path), "") => Some(path),
+        (Some(path), namespace) => path.strip_suffix(namespace).filter(|k| k.ends_with('/')),
+        (None, _) => None,
+    };
+    match path {
+        Some(_) if !facts.name.is_empty() => Ok(()),
+        _ => Err(DecodeError(format!("the object of another key, {}/{}, lies there", facts.namespace, facts.name))),
+    }
+}
+
 impl Decode for Decoder {
     fn decode(&self, kv: &KeyValue) -> Result<Decoded, DecodeError> {
         let splice = self.header.splice();
         if !self.needs_tree && self.header.fits(&kv.value) {
             // What is not as we write it (a null among the labels) is left to the tree, which takes more.
             if let Ok(head) = serde_json::from_slice::<Head<'_>>(&kv.value) {
-                return Ok(Decoded { value: kv.value.clone(), splice, facts: head.facts() });
+                let facts = head.facts();
+                belongs(&kv.key, &facts)?;
+                return Ok(Decoded { value: kv.value.clone(), splice, facts });
             }
         }
         let object = encode::tree(&kv.value).map_err(DecodeError)?;
+        let facts = self.tree(&object);
+        belongs(&kv.key, &facts)?;
         let value = if self.header.fits(&kv.value) {
             kv.value.clone()
         } else {
             self.header.encode(&object).map_err(|e| DecodeError(e.to_string()))?
         };
-        Ok(Decoded { value, splice, facts: self.tree(&object) })
+        Ok(Decoded { value, splice, facts })
     }
 }
 
@@ -132,8 +151,12 @@ mod tests {
         let decoder = Decoder::new(kind);
         let object: Object = serde_json::from_str(json).unwrap();
         let value = decoder.header.encode(&object).unwrap();
+        let key = match object.namespace() {
+            "" => format!("/registry/x/{}", object.name()),
+            namespace => format!("/registry/x/{namespace}/{}", object.name()),
+        };
         let kv = KeyValue {
-            key: "/registry/x".into(),
+            key: key.into(),
             value,
             create_revision: Revision(1),
             mod_revision: Revision(1),
@@ -156,6 +179,21 @@ mod tests {
             let (decoded, tree) = decode("ConfigMap", json);
             assert_eq!(decoded.facts, tree, "{json}");
         }
+    }
+
+    #[test]
+    fn an_object_lies_under_its_own_key() {
+        let check = |key: &str, namespace: &str, name: &str| {
+            let facts = Facts { namespace: namespace.into(), name: name.into(), ..Facts::default() };
+            belongs(key, &facts).is_ok()
+        };
+        assert!(check("/registry/secrets/a/b", "a", "b"));
+        assert!(check("/registry/minions/n", "", "n"));
+        assert!(!check("/registry/secrets/a/b", "a", "c"));
+        assert!(!check("/registry/secrets/a/b", "c", "b"));
+        assert!(!check("/registry/secrets/aa/b", "a", "b"));
+        assert!(!check("/registry/secrets/a/bb", "a", "b"));
+        assert!(!check("/registry/secrets/a/b", "a", ""));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use machinery::{StatusError, StatusResult};
 use serde::{Deserialize, Serialize};
 use storage::{Revision, prefix_end};
 
+use crate::facts::Decoder;
 use crate::store::{Store, storage_error, too_large_revision};
 
 /// How long a reader waits for a revision that is still to come.
@@ -179,18 +180,43 @@ impl Store {
         match self.cache.get(&key) {
             Some(object) => Ok(object),
             None => {
-                // An object that cannot be opened is not cached, but it is there.
-                self.storage().is_stale(&key).await.map_err(storage_error)?;
+                // An object that cannot be read is not cached, but it is there.
+                if self.cache.unreadable(&key).is_some_and(|first| *first == *key) {
+                    self.readable(&key).await?;
+                }
                 Err(StatusError::not_found(self.group_resource(), name))
             }
         }
     }
 
-    /// Reads a page of a namespace, or of all where it is empty.
+    /// An error where something with a key that begins so cannot be read.
+    async fn readable(&self, prefix: &str) -> StatusResult<()> {
+        let Some(key) = self.cache.unreadable(prefix) else { return Ok(()) };
+        let (found, _) = self.storage().get(&key, None).await.map_err(storage_error)?;
+        match found.map(|kv| CachedObject::decode(&kv, &Decoder::new(&self.kind))) {
+            Some(Err(e)) => Err(StatusError::internal(format!("unable to decode key {key:?}: {e}"))),
+            readable => {
+                // A key that was missing has come back, or the object has gone: the cache will learn of it.
+                if readable.is_some() {
+                    self.cache.relist();
+                }
+                let why = format!("the object at {key:?} is being read again");
+                Err(StatusError::service_unavailable(why).with_retry_after(1))
+            }
+        }
+    }
+
+    /// Reads a page of a namespace, or of all where it is empty. What cannot be read makes it fail.
     pub async fn list(&self, namespace: &str, options: &ListOptions) -> StatusResult<Page> {
         let prefix = self.key_prefix(namespace);
+        let page = self.page(&prefix, options).await?;
+        self.readable(&prefix).await?;
+        Ok(page)
+    }
+
+    async fn page(&self, prefix: &str, options: &ListOptions) -> StatusResult<Page> {
         if !options.continue_token.is_empty() {
-            return self.next_page(&prefix, options).await;
+            return self.next_page(prefix, options).await;
         }
         let snapshot = match (options.resource_version, options.version_match) {
             (Some(revision), Some(Match::Exact)) => self.exact(revision).await?,
@@ -202,7 +228,7 @@ impl Store {
         };
         // Who takes any state takes all of it: such lists have no pages (cacher.go, `computeListLimit`).
         let limit = if options.resource_version == Some(Revision::ZERO) { 0 } else { options.limit };
-        let page = page(&snapshot, &prefix, &prefix, limit, &options.selection);
+        let page = page(&snapshot, prefix, prefix, limit, &options.selection);
         if !page.continue_token.is_empty() {
             // The next page is read at this revision.
             self.cache.pin(snapshot);

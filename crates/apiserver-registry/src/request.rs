@@ -55,6 +55,9 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// `propagationPolicy` or what `orphanDependents` means.
     pub propagation: Option<Propagation>,
+    /// `ignoreStoreReadErrorWithClusterBreakingPotential`: what cannot be read goes unread, and nothing that hangs on
+    /// it is told.
+    pub ignore_read_error: bool,
 }
 
 /// `propagationPolicy`.

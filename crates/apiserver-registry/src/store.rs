@@ -511,15 +511,40 @@ impl Store {
         }
     }
 
+    /// Takes away what cannot be read.
+    async fn delete_unread(&self, write: &Write<'_>, key: &str) -> StatusResult<Deleted> {
+        let mut object = Object::default();
+        object.set(&["metadata", "name"], write.name);
+        let gone = |revision| Deleted::Gone(Stored { object: object.clone(), value: Bytes::new(), revision });
+        if write.dry_run {
+            return Ok(gone(Revision::ZERO));
+        }
+        match self.storage.delete(key, Expect::Any).await.map_err(storage_error)? {
+            DeleteOutcome::Deleted { revision, .. } => {
+                tracing::warn!(key, user = write.user.name, "an object that cannot be read was deleted");
+                Ok(gone(revision))
+            }
+            DeleteOutcome::Mismatch { .. } => Err(self.not_found(write.name)),
+        }
+    }
+
     /// Deletes an object, or begins to.
     pub async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> StatusResult<Deleted> {
         let strategy = self.strategy("");
         let key = self.key(write.namespace, write.name);
         let mut admitted = false;
         for _ in 0..ATTEMPTS {
-            let (found, _) = self.storage.get(&key, None).await.map_err(storage_error)?;
+            let found = match self.storage.get(&key, None).await {
+                Err(e) if options.ignore_read_error && !e.retryable() => {
+                    return self.delete_unread(write, &key).await;
+                }
+                found => found.map_err(storage_error)?.0,
+            };
             let found = found.ok_or_else(|| self.not_found(write.name))?;
-            let old = self.stored(&found)?;
+            let old = match self.stored(&found) {
+                Err(_) if options.ignore_read_error => return self.delete_unread(write, &key).await,
+                old => old?,
+            };
             delete::preconditions(&old.object, options, &self.gr)?;
             if !admitted {
                 let mut attributes =

@@ -1,11 +1,12 @@
 //! The cache as its readers use it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use storage::{Progress, RangeRequest, Revision, Storage};
-use tokio::sync::watch as reached;
+use tokio::sync::{Notify, watch as reached};
 use tokio::task::AbortHandle;
 
 use crate::diff::Change;
@@ -94,12 +95,16 @@ pub(crate) struct Inner {
     progress: Mutex<Option<Arc<dyn Progress>>>,
     /// The one used last at the end.
     pinned: Mutex<VecDeque<(Instant, Snapshot)>>,
+    /// Asks the feed to read all again.
+    pub(crate) again: Notify,
     ended: OnceLock<Error>,
 }
 
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) objects: OrderedMap<Arc<CachedObject>>,
+    /// Keys of what is there and cannot be read.
+    unreadable: BTreeMap<Arc<str>, Revision>,
     pub(crate) revision: Revision,
     pub(crate) ring: Ring,
     pub(crate) watchers: Watchers,
@@ -154,8 +159,9 @@ impl Inner {
     }
 
     /// Takes the first list.
-    pub(crate) fn load(&self, snapshot: Snapshot) {
+    pub(crate) fn load(&self, snapshot: Snapshot, unreadable: Vec<(Arc<str>, Revision)>) {
         let mut state = self.state_mut();
+        state.unreadable = unreadable.into_iter().collect();
         state.ring.restart(snapshot.revision);
         state.revision = snapshot.revision;
         state.objects = snapshot.objects;
@@ -165,7 +171,11 @@ impl Inner {
 
     /// Takes the difference to a later list; nobody can resume below it any more.
     pub(crate) fn replace(&self, changes: Vec<Change>, revision: Revision) {
-        self.state_mut().ring.restart(revision);
+        let mut state = self.state_mut();
+        state.ring.restart(revision);
+        // Those that are still so are among the changes.
+        state.unreadable.clear();
+        drop(state);
         self.apply(changes, revision);
     }
 
@@ -179,8 +189,14 @@ impl Inner {
 impl State {
     fn take(&mut self, change: Change) -> Option<CacheEvent> {
         let sequence = self.ring.next();
+        match &change {
+            Change::Unreadable(key, revision) => drop(self.unreadable.insert(key.clone(), *revision)),
+            Change::Gone(key, _) => drop(self.unreadable.remove(key)),
+            Change::Put(_) => {}
+        }
         match change {
             Change::Put(object) => {
+                self.unreadable.remove(&object.key);
                 let known =
                     self.objects.get(&object.key).is_some_and(|before| before.revision >= object.revision);
                 if known {
@@ -190,7 +206,7 @@ impl State {
                 let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
                 Some(CacheEvent::new(kind, object, previous, sequence))
             }
-            Change::Gone(key, revision) => {
+            Change::Gone(key, revision) | Change::Unreadable(key, revision) => {
                 let previous = self.objects.remove(&key)?;
                 let object = Arc::new(previous.at(revision));
                 Some(CacheEvent::new(EventKind::Deleted, object, Some(previous), sequence))
@@ -216,6 +232,7 @@ impl Cache {
             reached: reached::Sender::new(0),
             progress: Mutex::default(),
             pinned: Mutex::default(),
+            again: Notify::new(),
             ended: OnceLock::new(),
         });
         let task = tokio::spawn(feed::run(inner.clone())).abort_handle();
@@ -280,6 +297,20 @@ impl Cache {
         self.inner.state().objects.get(key).cloned()
     }
 
+    /// The first key with a prefix under which there is something that cannot be read: a list that leaves it out would
+    /// be wrong.
+    pub fn unreadable(&self, prefix: &str) -> Option<Arc<str>> {
+        let state = self.inner.state();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let (key, _) = state.unreadable.range::<str, _>(from).next()?;
+        key.starts_with(prefix).then(|| key.clone())
+    }
+
+    /// Reads all again soon: what could not be read may be readable by now.
+    pub fn relist(&self) {
+        self.inner.again.notify_one();
+    }
+
     /// All objects as they are. Costs nothing, whatever their number.
     pub fn snapshot(&self) -> Snapshot {
         let state = self.inner.state();
@@ -339,7 +370,8 @@ impl Cache {
             }
             response => response?,
         };
-        Ok(Snapshot { revision, objects: feed::decode_all(&self.inner, &response.kvs).await })
+        let (objects, _) = feed::decode_all(&self.inner, &response.kvs).await;
+        Ok(Snapshot { revision, objects })
     }
 
     /// Watches from a snapshot on: the objects, and every event after them.

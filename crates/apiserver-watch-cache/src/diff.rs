@@ -14,13 +14,15 @@ pub(crate) enum Change {
     Put(Arc<CachedObject>),
     /// The object is gone.
     Gone(Arc<str>, Revision),
+    /// There is something with this key that nobody can read.
+    Unreadable(Arc<str>, Revision),
 }
 
 impl Change {
     fn revision(&self) -> Revision {
         match self {
             Self::Put(object) => object.revision,
-            Self::Gone(_, revision) => *revision,
+            Self::Gone(_, revision) | Self::Unreadable(_, revision) => *revision,
         }
     }
 }
@@ -90,6 +92,7 @@ mod tests {
             .map(|change| match change {
                 Change::Put(object) => format!("+{}@{}", object.key, object.revision),
                 Change::Gone(key, revision) => format!("-{key}@{revision}"),
+                Change::Unreadable(key, revision) => format!("?{key}@{revision}"),
             })
             .collect();
         assert_eq!(told, ["-/replaced@7", "+/replaced@7", "+/new@8", "+/changed@9", "-/gone@10"]);

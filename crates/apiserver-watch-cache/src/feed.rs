@@ -25,24 +25,31 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut loaded = false;
     loop {
         match list(&inner).await {
-            Ok(snapshot) => {
+            Ok(Listed { snapshot, unreadable }) => {
                 let revision = snapshot.revision;
                 if loaded {
                     let old = inner.state().objects.clone();
-                    inner.replace(diff(&old, &snapshot.objects, revision), revision);
+                    let mut changes = diff(&old, &snapshot.objects, revision);
+                    changes.extend(unreadable.into_iter().map(|(key, at)| Change::Unreadable(key, at)));
+                    inner.replace(changes, revision);
                 } else {
                     debug!(prefix = %inner.prefix, %revision, objects = snapshot.objects.len(), "watch cache filled");
-                    inner.load(snapshot);
+                    inner.load(snapshot, unreadable);
                     loaded = true;
                 }
                 match follow(&inner, revision).await {
-                    storage::Error::Closed => return inner.end(Error::Closed),
-                    error @ storage::Error::Compacted { .. } => {
+                    Stopped::Asked => {
+                        debug!(prefix = %inner.prefix, "asked to list again");
+                        pause = PAUSE;
+                        continue;
+                    }
+                    Stopped::Broken(storage::Error::Closed) => return inner.end(Error::Closed),
+                    Stopped::Broken(error @ storage::Error::Compacted { .. }) => {
                         warn!(prefix = %inner.prefix, %error, "fell behind the storage; listing again");
                         pause = PAUSE;
                         continue;
                     }
-                    error => {
+                    Stopped::Broken(error) => {
                         warn!(prefix = %inner.prefix, %error, "watch of the storage broke; listing again")
                     }
                 }
@@ -55,8 +62,22 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
+/// Everything under the prefix at one revision, and the keys of what nobody can read.
+struct Listed {
+    snapshot: Snapshot,
+    unreadable: Vec<(Arc<str>, Revision)>,
+}
+
+/// Why a watch is followed no more.
+enum Stopped {
+    /// Somebody wants all to be read again.
+    Asked,
+    /// The storage said so.
+    Broken(storage::Error),
+}
+
 /// Reads everything under the prefix, all at one revision.
-async fn list(inner: &Inner) -> Result<Snapshot, storage::Error> {
+async fn list(inner: &Inner) -> Result<Listed, storage::Error> {
     let mut request = RangeRequest::prefix(&inner.prefix).limit(PAGE);
     let mut kvs = Vec::new();
     loop {
@@ -67,40 +88,52 @@ async fn list(inner: &Inner) -> Result<Snapshot, storage::Error> {
             request = request.after(&last.key).at(revision);
             continue;
         }
-        return Ok(Snapshot { revision, objects: decode_all(inner, &kvs).await });
+        let (objects, unreadable) = decode_all(inner, &kvs).await;
+        return Ok(Listed { snapshot: Snapshot { revision, objects }, unreadable });
     }
 }
 
-/// Decodes keys in order; what cannot be decoded is left out.
-pub(crate) async fn decode_all(inner: &Inner, kvs: &[KeyValue]) -> OrderedMap<Arc<CachedObject>> {
-    let mut objects = Vec::with_capacity(kvs.len());
+type Decoded = (OrderedMap<Arc<CachedObject>>, Vec<(Arc<str>, Revision)>);
+
+/// Decodes keys in order; tells which cannot be decoded.
+pub(crate) async fn decode_all(inner: &Inner, kvs: &[KeyValue]) -> Decoded {
+    let (mut objects, mut unreadable) = (Vec::with_capacity(kvs.len()), Vec::new());
     for some in kvs.chunks(DECODE) {
-        objects.extend(some.iter().filter_map(|kv| decode(inner, kv)));
+        for kv in some {
+            match decode(inner, kv) {
+                Some(object) => objects.push(object),
+                None => unreadable.push((kv.key.clone(), kv.mod_revision)),
+            }
+        }
         tokio::task::yield_now().await;
     }
-    OrderedMap::from_sorted(objects)
+    (OrderedMap::from_sorted(objects), unreadable)
 }
 
 fn decode(inner: &Inner, kv: &KeyValue) -> Option<Arc<CachedObject>> {
     match CachedObject::decode(kv, &*inner.decoder) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
-            error!(key = %kv.key, revision = %kv.mod_revision, %error, "a stored object cannot be decoded; it is not served");
+            error!(key = %kv.key, revision = %kv.mod_revision, %error, "a stored object cannot be decoded; lists that it belongs to fail");
             None
         }
     }
 }
 
 /// Takes events in until there is nothing to go on from.
-async fn follow(inner: &Inner, mut revision: Revision) -> storage::Error {
+async fn follow(inner: &Inner, mut revision: Revision) -> Stopped {
     loop {
         let mut watch = match inner.storage.watch(&inner.prefix, revision).await {
             Ok(watch) => watch,
-            Err(error) => return error,
+            Err(error) => return Stopped::Broken(error),
         };
         inner.set_progress(watch.progress());
         let error = loop {
-            match watch.next_batch().await {
+            let next = tokio::select! {
+                next = watch.next_batch() => next,
+                () = inner.again.notified() => return Stopped::Asked,
+            };
+            match next {
                 Some(Ok(batch)) => {
                     revision = revision.max(batch.revision);
                     let changes = changes(inner, &batch);
@@ -114,7 +147,7 @@ async fn follow(inner: &Inner, mut revision: Revision) -> storage::Error {
             storage::Error::Lagged => {
                 debug!(prefix = %inner.prefix, %revision, "watch of the storage resumes")
             }
-            error => return error,
+            error => return Stopped::Broken(error),
         }
     }
 }
@@ -123,10 +156,11 @@ fn changes(inner: &Inner, batch: &WatchBatch) -> Vec<Change> {
     batch
         .events
         .iter()
-        .map(|event| {
-            let object = event.kv.as_ref().and_then(|kv| decode(inner, kv));
+        .map(|event| match &event.kv {
+            None => Change::Gone(event.key.clone(), event.revision),
             // Of an object that can no longer be decoded, an older state must not be served either.
-            object.map_or_else(|| Change::Gone(event.key.clone(), event.revision), Change::Put)
+            Some(kv) => decode(inner, kv)
+                .map_or_else(|| Change::Unreadable(event.key.clone(), event.revision), Change::Put),
         })
         .collect()
 }

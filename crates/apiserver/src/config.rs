@@ -6,28 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver_admission::{DefaultTolerationSeconds, Selection, Settings};
 use apiserver_authn::Anonymous;
+pub use apiserver_authz::config::Mode as AuthorizationMode;
 use apiserver_http::endpoints::Component;
 use apiserver_http::{Serving, TlsFiles, TlsOptions};
 use ipnet::Ipv4Net;
 use storage::Storage;
 
 use crate::authentication::Authentication;
-
-/// One of `--authorization-mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthorizationMode {
-    /// `Node`.
-    Node,
-    /// `RBAC`.
-    Rbac,
-    /// `ABAC`, by [`Config::authorization_policy`].
-    Abac,
-    /// `AlwaysAllow`.
-    AlwaysAllow,
-    /// `AlwaysDeny`.
-    AlwaysDeny,
-}
 
 /// How service-account tokens are made and checked.
 #[derive(Debug, Clone)]
@@ -83,6 +70,17 @@ pub struct EncryptionFile {
     pub reload: bool,
 }
 
+/// Which plugins of admission run, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    /// `--enable-admission-plugins`, `--disable-admission-plugins`.
+    pub plugins: Selection,
+    /// `--admission-control-config-file`.
+    pub settings: Settings,
+    /// `--default-not-ready-toleration-seconds`, `--default-unreachable-toleration-seconds`.
+    pub tolerations: DefaultTolerationSeconds,
+}
+
 /// What an API server is told.
 pub struct Config {
     /// Where objects are kept.
@@ -109,8 +107,12 @@ pub struct Config {
     pub authentication: Authentication,
     /// `--authorization-mode`, in order.
     pub authorization: Vec<AuthorizationMode>,
+    /// `--authorization-config`: says it in place of the modes, and is followed when it changes.
+    pub authorization_config: Option<PathBuf>,
     /// `--authorization-policy-file`, for ABAC.
     pub authorization_policy: Option<PathBuf>,
+    /// What is changed or refused on the way in.
+    pub admission: Admission,
     /// Service-account tokens.
     pub service_accounts: ServiceAccounts,
     /// `--enable-bootstrap-token-auth`.
@@ -164,7 +166,9 @@ impl Config {
             authentication: Authentication::default(),
             tls_options: TlsOptions::default(),
             authorization: vec![AuthorizationMode::AlwaysAllow],
+            authorization_config: None,
             authorization_policy: None,
+            admission: Admission::default(),
             service_accounts,
             bootstrap_tokens: true,
             kubelet: None,

@@ -1,6 +1,6 @@
-//! HTTP to others: issuers of tokens, webhooks. One request a connection, bounded in size and time.
-use std::sync::Arc;
-use std::time::Duration;
+//! HTTP to others: issuers of tokens, webhooks. Bounded in size and time; connections are used again.
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use apiserver_authn::HttpClient;
 use async_trait::async_trait;
@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderValue, USER_AGENT};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
@@ -16,12 +18,19 @@ use streaming::dial::Dialer;
 
 /// Answers larger than this are refused.
 const LARGEST: usize = 1024 * 1024;
-/// A whole exchange may take this long.
+/// A whole exchange may take this long, where nothing else is said.
 const TIME: Duration = Duration::from_secs(30);
+/// Connections that are kept open for the next request, and for how long.
+const IDLE: usize = 16;
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+type Sender = http1::SendRequest<Full<Bytes>>;
 
 /// Sends requests over TLS to servers whose certificates it checks.
 pub struct Outbound {
     dialer: Dialer,
+    time: Duration,
+    idle: Mutex<Vec<(Instant, Sender)>>,
 }
 
 /// What a client of others needs: whom to trust, and who it is.
@@ -76,7 +85,36 @@ impl Outbound {
             let name = name.clone().try_into().map_err(|_| format!("{name:?} is not a server's name"))?;
             dialer = dialer.with_server_name(name);
         }
-        Ok(Self { dialer })
+        Ok(Self { dialer, time: TIME, idle: Mutex::default() })
+    }
+
+    /// The same, whose exchanges may take this long.
+    #[must_use]
+    pub fn within(self, time: Duration) -> Self {
+        Self { time, ..self }
+    }
+
+    /// A connection that waits for a request.
+    fn idle(&self) -> Option<Sender> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, sender)| since.elapsed() < IDLE_TIME && !sender.is_closed());
+        idle.pop().map(|(_, sender)| sender)
+    }
+
+    fn keep(&self, sender: Sender) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE {
+            idle.push((Instant::now(), sender));
+        }
+    }
+
+    async fn connect(&self, uri: &Uri) -> Result<Sender, String> {
+        let stream = self.dialer.dial(uri).await.map_err(|e| e.to_string())?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        // It ends with its sender.
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     /// A client that takes any certificate: for health, asked on this host's own addresses, and nothing else.
@@ -91,33 +129,43 @@ impl Outbound {
 
     async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, String> {
         let (mut head, body) = request.into_parts();
-        let stream = self.dialer.dial(&head.uri).await.map_err(|e| e.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        let connection = tokio::spawn(connection);
-        let host = head.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
+        let (target, body) = (head.uri.clone(), Bytes::from(body));
+        let host = target.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
         head.headers.insert(HOST, HeaderValue::from_str(&host).map_err(|e| e.to_string())?);
         head.headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("kube-apiserver"));
-        let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+        let path = target.path_and_query().map_or("/", |p| p.as_str());
         head.uri = path.parse::<Uri>().map_err(|e| e.to_string())?;
-        let request = Request::from_parts(head, Full::new(Bytes::from(body)));
-        let answer = async {
-            let (head, body) = sender.send_request(request).await.map_err(|e| e.to_string())?.into_parts();
-            let body = Limited::new(body, LARGEST).collect().await.map_err(|e| e.to_string())?;
-            Ok(Response::from_parts(head, body.to_bytes().to_vec()))
-        };
-        let answer = answer.await;
-        connection.abort();
-        answer
+        let request = || Request::from_parts(head.clone(), Full::new(body.clone()));
+        // The other side may close a connection at any time while it waits: what it never read is sent again.
+        while let Some(mut sender) = self.idle() {
+            match sender.try_send_request(request()).await {
+                Ok(answer) => return self.whole(sender, answer).await,
+                Err(mut e) => {
+                    if e.take_message().is_none() {
+                        return Err(e.into_error().to_string());
+                    }
+                }
+            }
+        }
+        let mut sender = self.connect(&target).await?;
+        let answer = sender.send_request(request()).await.map_err(|e| e.to_string())?;
+        self.whole(sender, answer).await
+    }
+
+    async fn whole(&self, sender: Sender, answer: Response<Incoming>) -> Result<Response<Vec<u8>>, String> {
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, LARGEST).collect().await.map_err(|e| e.to_string())?;
+        self.keep(sender);
+        Ok(Response::from_parts(head, body.to_bytes().to_vec()))
     }
 }
 
 #[async_trait]
 impl HttpClient for Outbound {
     async fn call(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, String> {
-        match tokio::time::timeout(TIME, self.exchange(request)).await {
+        match tokio::time::timeout(self.time, self.exchange(request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {}s", TIME.as_secs())),
+            Err(_) => Err(format!("no answer within {:?}", self.time)),
         }
     }
 }

@@ -7,18 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::kinds::{KINDS, Kind};
+use apiserver_admission::Needs;
 use apiserver_audit::{Audit, AuditError};
-use apiserver_authz::abac::Abac;
 use apiserver_authz::node::NodeAuthorizer;
 use apiserver_authz::rbac::Rbac;
-use apiserver_authz::{Authorizer, always};
-use apiserver_encryption::{Encryption, Resources};
 use apiserver_http::endpoints::{KubeletAccess, ServiceAccountToken};
 use apiserver_http::metrics::{Metrics, Source, Text, Type};
 use apiserver_http::{
     Body, Check, Health, Kinds, Limits, Listener, ListenerError, OpenApi, Peer, Probe, Server,
 };
 use apiserver_registry::{Hook, Registry, RegistryBuilder};
+use apiserver_watch_cache::Cache;
 use http::{Request, Response};
 use machinery::StatusError;
 use machinery::request::UserInfo;
@@ -31,13 +30,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
-use crate::config::{AuthorizationMode, Config, KubeletClient};
+use crate::config::{Config, KubeletClient};
 use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::masters::Masters;
 use crate::metered::{Metered, StoreTimes};
+use crate::sealed::{self, Sealed};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{endpoints, feed, service_repair};
+use crate::{authorization, endpoints, feed, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -162,21 +162,13 @@ fn go_arch() -> &'static str {
     }
 }
 
-fn abac(file: Option<&PathBuf>) -> Result<Abac, StartError> {
-    let path = file.ok_or_else(|| {
-        StartError::Setting("authorization-mode ABAC's authorization policy file not passed".into())
-    })?;
-    let text = String::from_utf8(read(path)?).map_err(|_| unusable(path)(&"it is not text"))?;
-    Abac::parse(&text).map_err(|e| unusable(path)(&e))
-}
-
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
         apiserver_resources::allow_privileged(config.allow_privileged);
         let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
-        let sealed = seal(&mut config, &stop).await?;
+        let Sealed { check, health: keys } = sealed::seal(&mut config, &stop, kept()).await?;
         let audit = match &config.audit {
             Some(wanted) => Audit::start(wanted).await?,
             None => None,
@@ -185,28 +177,25 @@ impl ApiServer {
         let times = Arc::new(StoreTimes::new(kept()));
         config.storage = Arc::new(Metered { inner: config.storage, times: times.clone() });
         let builder = RegistryBuilder::start(config.storage.clone(), kept());
-        builder.ready().await.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")))?;
+        let caches: Vec<Arc<Cache>> = builder.caches.values().map(|(_, cache)| cache.clone()).collect();
         let view = Arc::new(View::new(builder.caches.clone(), config.storage.clone()));
         let rbac = Arc::new(Rbac::new());
         let node = Arc::new(NodeAuthorizer::new());
-        let mut authorizers: Vec<Box<dyn Authorizer>> = vec![Box::new(always::PrivilegedGroups)];
-        for mode in &config.authorization {
-            authorizers.push(match mode {
-                AuthorizationMode::Node => Box::new(node.clone()),
-                AuthorizationMode::Rbac => Box::new(rbac.clone()),
-                AuthorizationMode::Abac => Box::new(abac(config.authorization_policy.as_ref())?),
-                AuthorizationMode::AlwaysAllow => Box::new(always::AlwaysAllow),
-                AuthorizationMode::AlwaysDeny => Box::new(always::AlwaysDeny),
-            });
-        }
-        let authorizer: Arc<dyn Authorizer> = Arc::new(apiserver_authz::Union(authorizers));
+        let authorizer = authorization::authorizer(&mut config, &rbac, &node)?;
 
         let quotas = Quotas::new(config.storage.clone()).map_err(StartError::Bootstrap)?;
-        let mut chain = apiserver_admission::full_chain(
-            view.clone(),
-            Arc::new(MaySign(authorizer.clone())),
-            Arc::new(quotas),
-        );
+        let needs = Needs {
+            cluster: view.clone(),
+            authorize: Arc::new(MaySign(authorizer.clone())),
+            quota: Arc::new(quotas),
+            tolerations: config.admission.tolerations,
+        };
+        let built = config.admission.plugins.build(&needs, &config.admission.settings);
+        let mut chain = built.map_err(|e| StartError::Setting(e.to_string()))?;
+        tracing::info!(plugins = config.admission.plugins.names().join(","), "admission is set up");
+        for absent in config.admission.plugins.absent() {
+            tracing::warn!(plugin = absent, "this admission plugin was asked for and is not there");
+        }
         chain.0.insert(0, Box::new(RequesterOfCertificate));
         chain.0.push(Box::new(RbacEscalation { rbac: rbac.clone(), authorizer: authorizer.clone() }));
         let admission = Arc::new(chain);
@@ -254,15 +243,21 @@ impl ApiServer {
                 config.components.clone(),
             ),
             documents,
-            health: health(&ready, &stopping, &registry, config.storage.clone(), sealed),
+            health: health(&ready, &stopping, &registry, config.storage.clone(), check),
             openapi: OpenApi::default(),
             limits: Limits::new(config.serving.clone()),
             metrics: Metrics::new(sources),
+            serving: Arc::default(),
             drain: drain.clone(),
         });
         let tasks = TaskTracker::new();
         // What serves requests goes on until no more are taken.
         let closing = CancellationToken::new();
+        // From here on health checks are answered, so that a start that takes long says what it waits for.
+        tasks.spawn(listener.serve(server.clone(), closing.clone()));
+        // A start that fails leaves nobody behind who listens.
+        let unfinished = closing.clone().drop_guard();
+        sealed::filled(&caches, keys.as_ref(), &stop).await?;
         feed::start(&registry, &rbac, &node, &closing).await;
         let advertised = Advertised {
             service_ip: first_address(&config),
@@ -297,11 +292,12 @@ impl ApiServer {
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;
         guards::aggregate_roles(registry.clone(), closing.clone());
+        unfinished.disarm();
+        server.serving.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);
         if config.shared {
             tasks.spawn(masters.run(stop.clone()));
         }
-        tasks.spawn(listener.serve(server.clone(), closing.clone()));
         let delay = config.serving.shutdown_delay;
         tasks.spawn(async move {
             stop.cancelled().await;
@@ -449,19 +445,6 @@ fn object_counts(registry: &Registry, text: &mut Text) {
         let joined = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
         text.sample(name, &[("resource", &joined)], *count);
     }
-}
-
-/// Puts encryption between the storage and everything above it, if it is configured; gives a check of its key servers.
-async fn seal(config: &mut Config, stop: &CancellationToken) -> Result<Option<Check>, StartError> {
-    let Some(file) = &config.encryption else { return Ok(None) };
-    let resources = Resources::new(kept().map(|k| (apiserver_registry::prefix(&k), k.group_resource())));
-    let unusable = |e: apiserver_encryption::LoadError| unusable(&file.path)(&e);
-    let encryption = Encryption::load(&file.path, file.reload, resources).await.map_err(unusable)?;
-    config.storage = Arc::new(encryption.storage(config.storage.clone()));
-    let health = encryption.health();
-    let check = encryption.has_health().then(|| Check::quick("kms-providers", true, health));
-    encryption.follow(stop.clone()).map_err(unusable)?;
-    Ok(check)
 }
 
 fn health(

@@ -34,7 +34,7 @@ pub struct Target {
     http2: Arc<ClientConfig>,
 }
 
-fn config(pki: &ClusterPki, protocol: &[u8]) -> Result<Arc<ClientConfig>> {
+fn config(pki: &ClusterPki, pair: (&Path, &Path), protocol: &[u8]) -> Result<Arc<ClientConfig>> {
     let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
             .with_context(|| format!("cannot read {}", path.display()))?
@@ -45,12 +45,11 @@ fn config(pki: &ClusterPki, protocol: &[u8]) -> Result<Arc<ClientConfig>> {
     for authority in certificates(&pki.authority().certificate)? {
         roots.add(authority)?;
     }
-    let admin = pki.admin();
-    let key = PrivateKeyDer::from_pem_file(&admin.key)?;
+    let key = PrivateKeyDer::from_pem_file(pair.1)?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
-        .with_client_auth_cert(certificates(&admin.certificate)?, key)?;
+        .with_client_auth_cert(certificates(pair.0)?, key)?;
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }
@@ -58,7 +57,14 @@ fn config(pki: &ClusterPki, protocol: &[u8]) -> Result<Arc<ClientConfig>> {
 impl Target {
     /// The server at a port of loopback, as the administrator of a cluster.
     pub fn new(port: u16, pki: &ClusterPki) -> Result<Self> {
-        Ok(Self { port, http1: config(pki, b"http/1.1")?, http2: config(pki, b"h2")? })
+        let admin = pki.admin();
+        Self::of(port, pki, &admin.certificate, &admin.key)
+    }
+
+    /// The server at a port of loopback, as the owner of a client certificate.
+    pub fn of(port: u16, pki: &ClusterPki, certificate: &Path, key: &Path) -> Result<Self> {
+        let pair = (certificate, key);
+        Ok(Self { port, http1: config(pki, pair, b"http/1.1")?, http2: config(pki, pair, b"h2")? })
     }
 
     async fn connect(&self, config: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>> {

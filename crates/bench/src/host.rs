@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use http::{Method, StatusCode};
-use pki::ClusterPki;
+use pki::{Authority, CertificateSpec, ClusterPki, KeyAlgorithm, PrivateKey, Subject, Usage};
 use serde_json::Value;
 
 use crate::connect::{Target, read};
@@ -86,6 +86,31 @@ impl Host {
             pki,
             port,
         })
+    }
+
+    /// A file of this name beside the others.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The server, asked by a client with a certificate of its own.
+    pub fn client(&self, user: &str, groups: &[&str]) -> Result<Target> {
+        let now = jiff::Timestamp::now();
+        let paths = self.pki.authority();
+        let key = PrivateKey::from_pem(&std::fs::read_to_string(paths.key)?)?;
+        let authority = Authority::load(&std::fs::read_to_string(paths.certificate)?, key)?;
+        let subject = groups.iter().fold(Subject::new(user), |subject, group| subject.in_group(*group));
+        let spec = CertificateSpec {
+            subject,
+            names: Vec::new(),
+            usages: vec![Usage::Client],
+            validity: Duration::from_secs(24 * 3600),
+        };
+        let issued = authority.issue(&spec, KeyAlgorithm::EcdsaP256, now)?;
+        let (certificate, key) = (self.file(&format!("{user}.crt")), self.file(&format!("{user}.key")));
+        pki::write_public(&certificate, issued.certificate_pem.as_bytes())?;
+        pki::write_private(&key, issued.key.to_pem().as_bytes())?;
+        Target::of(self.port, &self.pki, &certificate, &key)
     }
 
     /// The whole control plane in one process.

@@ -6,6 +6,7 @@
 
 mod connect;
 mod etcd;
+mod guarded;
 mod host;
 mod idle;
 mod informers;
@@ -39,6 +40,8 @@ enum Section {
     Idle,
     /// Requests of many clients.
     Load,
+    /// CPU of requests with RBAC and audit on.
+    Guarded,
     /// Large lists in each form, and the memory that many at once take.
     Lists,
     /// One update, many watchers.
@@ -51,10 +54,11 @@ enum Section {
     Etcd,
 }
 
-const ALL: [Section; 8] = [
+const ALL: [Section; 9] = [
     Section::Start,
     Section::Idle,
     Section::Load,
+    Section::Guarded,
     Section::Lists,
     Section::Watch,
     Section::Informers,
@@ -133,6 +137,7 @@ fn measure(plan: &Plan) -> Result<()> {
             Section::Start => runtime.block_on(start::measure(plan, &host, &mut report)),
             Section::Idle => runtime.block_on(idle::measure(plan, &host, &mut report)),
             Section::Load => runtime.block_on(requests::measure(plan, &host, &mut report)),
+            Section::Guarded => runtime.block_on(guarded::measure(plan, &host, &mut report)),
             Section::Lists => runtime.block_on(lists::measure(plan, &host, &mut report)),
             Section::Informers => runtime.block_on(informers::measure(plan, &host, &mut report)),
             Section::Watch => runtime.block_on(watchers::measure(plan, &host, &mut report)),

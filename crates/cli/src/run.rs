@@ -7,10 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient,
-    ServiceAccounts, TlsFiles,
-};
+use apiserver::{Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient, Selection, ServiceAccounts, TlsFiles};
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
 use http::Request;
@@ -104,6 +101,7 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
         // A cluster of ours shows strangers that it is there and well, and nothing else.
         anonymous: Anonymous::health_and_version(),
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+        admission: Admission { plugins: Selection::with_node_restriction(), ..Admission::default() },
         kubelet: Some(KubeletClient {
             certificate: kubelet.certificate,
             key: kubelet.key,

@@ -98,6 +98,7 @@ impl ApiServer {
             file("tls-private-key-file", &serving.key),
             file("client-ca-file", &authority),
             "--authorization-mode=Node,RBAC".into(),
+            "--enable-admission-plugins=NodeRestriction".into(),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
             file("service-account-signing-key-file", &pki.service_account_key()),
             file("service-account-key-file", &pki.service_account_public_key()),

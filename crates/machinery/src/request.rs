@@ -55,6 +55,8 @@ pub struct RequestInfo {
     pub name: String,
     /// The query's `fieldSelector` of a list, watch or deletecollection as it came; the Node authorizer reads it.
     pub field_selector: String,
+    /// The query's `labelSelector` of the same verbs as it came; authorization webhooks are shown it.
+    pub label_selector: String,
     /// What follows the subresource, for `proxy`.
     pub rest: String,
 }

@@ -89,12 +89,66 @@ pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
 }
 
-/// Takes rights to a private file away from group and others, if they have any; says whether they had.
+/// Takes rights to a private file away from group and others, if they have any; says whether they had. The rights of
+/// what a link leads to are somebody else's: they are not changed, and if others may read it, that is an error.
 pub(crate) fn tighten(path: &Path) -> Result<bool, FileError> {
-    let mode = fs::metadata(path).map_err(at("read", path))?.permissions().mode();
-    if mode & 0o077 == 0 {
+    let metadata = fs::symlink_metadata(path).map_err(at("read", path))?;
+    if metadata.is_symlink() {
+        if is_private(path).map_err(at("read", path))? {
+            return Ok(false);
+        }
+        let why = "it is a link to a file that others may read";
+        return Err(at("use", path)(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+    }
+    if metadata.permissions().mode() & 0o077 == 0 {
         return Ok(false);
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(at("set the mode of", path))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_key_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (victim, key) = (dir.path().join("victim"), dir.path().join("ca.key"));
+        fs::write(&victim, "precious").expect("written");
+        std::os::unix::fs::symlink(&victim, &key).expect("linked");
+        write_private(&key, b"secret").expect("written");
+        assert_eq!(fs::read_to_string(&victim).expect("read"), "precious");
+        assert!(!fs::symlink_metadata(&key).expect("it is there").is_symlink());
+        assert_eq!((fs::read(&key).expect("read"), mode(&key)), (b"secret".to_vec(), 0o600));
+        // Neither is the temporary file: whoever guesses its name gains nothing.
+        let guessed = dir.path().join(format!("ca.key.{}.new", std::process::id()));
+        std::os::unix::fs::symlink(&victim, &guessed).expect("linked");
+        write_private(&key, b"secret 2").expect("written");
+        assert_eq!(fs::read_to_string(&victim).expect("read"), "precious");
+        assert!(!guessed.exists());
+    }
+
+    #[test]
+    fn the_rights_behind_a_link_are_not_ours_to_change() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (target, key) = (dir.path().join("target"), dir.path().join("ca.key"));
+        fs::write(&target, "x").expect("written");
+        std::os::unix::fs::symlink(&target, &key).expect("linked");
+        let set = |mode| fs::set_permissions(&target, fs::Permissions::from_mode(mode)).expect("set");
+        set(0o644);
+        assert_eq!(tighten(&key).expect_err("others may read it").source.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(mode(&target), 0o644);
+        set(0o600);
+        assert!(!tighten(&key).expect("it is private"));
+        // A file of its own is tightened.
+        set(0o640);
+        assert!(tighten(&target).expect("tightened"));
+        assert_eq!(mode(&target), 0o600);
+        assert_eq!(read(&key).expect("read"), Some("x".into()));
+    }
 }

@@ -5,10 +5,29 @@ use crate::testing::{Ask, FakeCluster, object};
 
 fn plugin() -> NodeRestriction {
     let pod = |name: &str, node: &str| json!({"metadata": {"name": name, "namespace": "a", "uid": "u"}, "spec": {"nodeName": node}});
+    let mut mine = object(pod("mine", "n1"));
+    mine.set(
+        &["spec", "volumes"],
+        json!([
+            {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}},
+                {"serviceAccountToken": {"path": "v", "audience": "vault"}}]}},
+            {"name": "d", "csi": {"driver": "wants.example"}},
+            {"name": "c", "persistentVolumeClaim": {"claimName": "claim"}},
+        ]),
+    );
+    let wants = |audience: &str| json!([{"audience": audience}]);
+    let driver = |name: &str, tokens: Value| json!({"metadata": {"name": name}, "spec": {"tokenRequests": tokens}});
     NodeRestriction(Arc::new(
         FakeCluster::default()
             .with(Resource::NODES, json!({"metadata": {"name": "n1", "uid": "node-uid"}}))
-            .with(Resource::PODS, pod("mine", "n1"))
+            .with(Resource::PODS, mine.into_value())
+            .with(Resource::CSI_DRIVERS, driver("wants.example", wants("inline")))
+            .with(Resource::CSI_DRIVERS, driver("other.example", wants("claimed")))
+            .with(
+                Resource::VOLUME_CLAIMS,
+                json!({"metadata": {"name": "claim", "namespace": "a"}, "spec": {"volumeName": "pv"}}),
+            )
+            .with(Resource::VOLUMES, json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "other.example"}}}))
             .with(Resource::PODS, pod("other", "n2")),
     ))
 }
@@ -202,6 +221,18 @@ async fn leases_and_tokens() {
     check(token(pod("mine", "")), "node requested token with a pod binding without a uid").await;
     check(token(pod("other", "u")), "node requested token bound to a pod scheduled on a different node")
         .await;
+    let aimed = |audiences: Value| {
+        let mut ask = token(pod("mine", "u"));
+        if let Some(object) = &mut ask.object {
+            object.set(&["spec", "audiences"], audiences);
+        }
+        ask
+    };
+    for audience in ["", "vault", "inline", "claimed"] {
+        check(aimed(json!([audience])), "").await;
+    }
+    check(aimed(json!(["elsewhere"])), "audience \"elsewhere\" not found in pod spec volume").await;
+    check(aimed(json!(["vault", "inline"])), "node may only request 0 or 1 audiences").await;
 }
 
 #[tokio::test]

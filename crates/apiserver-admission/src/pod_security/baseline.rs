@@ -4,21 +4,34 @@ use serde_json::Value;
 use super::spec::{Container, PodSpec, at, containers, list, plural, quoted, set, setters};
 use super::{Check, Violation, violation};
 
-/// Checks of both levels.
-pub(super) const ALWAYS: [Check; 9] = [
-    app_armor,
-    host_namespaces,
-    host_ports,
-    host_probes,
-    privileged,
-    proc_mount,
-    selinux,
-    sysctls,
-    windows_host_process,
-];
+/// A check of this standard.
+pub(super) struct Baseline {
+    /// The first release that has it, by its minor number.
+    pub since: u32,
+    /// The first release whose restricted standard has a stricter one in its place.
+    pub replaced: Option<u32>,
+    pub check: Check,
+}
 
-/// Checks that the restricted standard replaces by stricter ones.
-pub(super) const UNLESS_RESTRICTED: [Check; 3] = [capabilities, host_path_volumes, seccomp];
+const fn check(since: u32, replaced: Option<u32>, check: Check) -> Baseline {
+    Baseline { since, replaced, check }
+}
+
+/// All checks, in the order of upstream's names for them.
+pub(super) const CHECKS: [Baseline; 12] = [
+    check(0, None, app_armor),
+    check(0, Some(22), capabilities),
+    check(0, None, host_namespaces),
+    check(0, Some(0), host_path_volumes),
+    check(0, None, host_ports),
+    check(34, None, host_probes),
+    check(0, None, privileged),
+    check(0, Some(35), proc_mount),
+    check(0, None, selinux),
+    check(0, Some(19), seccomp),
+    check(0, None, sysctls),
+    check(0, None, windows_host_process),
+];
 
 fn app_armor(pod: &PodSpec<'_>) -> Option<Violation> {
     let forbidden = |v: Option<&Value>| {
@@ -27,14 +40,11 @@ fn app_armor(pod: &PodSpec<'_>) -> Option<Violation> {
     let path = ["appArmorProfile", "type"];
     let by_pod = forbidden(pod.security(&path));
     let names = pod.names_where(|c| forbidden(c.security(&path)));
-    let annotations = pod.metadata.and_then(|m| at(m, &["annotations"])).and_then(Value::as_object);
-    let annotated: Vec<String> = annotations
-        .into_iter()
-        .flatten()
+    let annotated: Vec<String> = pod
+        .annotations()
         .filter(|(key, value)| {
-            let value = value.as_str().unwrap_or("");
             key.starts_with("container.apparmor.security.beta.kubernetes.io/")
-                && !(value.is_empty() || value == "runtime/default" || value.starts_with("localhost/"))
+                && !(value.is_empty() || *value == "runtime/default" || value.starts_with("localhost/"))
         })
         .map(|(key, value)| format!("{key:?}={value}"))
         .collect();
@@ -135,9 +145,11 @@ fn privileged(pod: &PodSpec<'_>) -> Option<Violation> {
 
 fn proc_mount(pod: &PodSpec<'_>) -> Option<Violation> {
     // A pod in a user namespace of its own may see all of /proc.
-    if at(pod.spec, &["hostUsers"]).and_then(Value::as_bool) == Some(false) {
-        return None;
-    }
+    if pod.has_own_users() { None } else { unmasked_proc(pod) }
+}
+
+/// Containers that see more of `/proc` than the usual.
+pub(super) fn unmasked_proc(pod: &PodSpec<'_>) -> Option<Violation> {
     fn forbidden(c: Container<'_>) -> Option<&str> {
         c.security(&["procMount"]).and_then(Value::as_str).filter(|m| *m != "Default")
     }
@@ -153,12 +165,14 @@ fn proc_mount(pod: &PodSpec<'_>) -> Option<Violation> {
 }
 
 fn selinux(pod: &PodSpec<'_>) -> Option<Violation> {
-    const TYPES: [&str; 5] = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+    let old: &[&str] = &["", "container_t", "container_init_t", "container_kvm_t"];
+    let new: &[&str] = if pod.version.since(31) { &["container_engine_t"] } else { &[] };
+    let is_good = |kind: &str| old.contains(&kind) || new.contains(&kind);
     fn text<'a>(options: Option<&'a Value>, field: &str) -> &'a str {
         options.and_then(|o| at(o, &[field])).and_then(Value::as_str).unwrap_or("")
     }
     let bad = |options: Option<&Value>| {
-        !TYPES.contains(&text(options, "type"))
+        !is_good(text(options, "type"))
             || !text(options, "user").is_empty()
             || !text(options, "role").is_empty()
     };
@@ -168,7 +182,7 @@ fn selinux(pod: &PodSpec<'_>) -> Option<Violation> {
         return None;
     }
     let all = || pod.containers().filter_map(|c| c.security(&["seLinuxOptions"])).chain(of_pod);
-    let types = set(all().map(|o| text(Some(o), "type")).filter(|t| !TYPES.contains(t)));
+    let types = set(all().map(|o| text(Some(o), "type")).filter(|t| !is_good(t)));
     let mut data = Vec::new();
     if !types.is_empty() {
         data.push(format!("{} {}", plural(types.len(), "type", "types"), quoted(&types)));
@@ -189,22 +203,23 @@ fn selinux(pod: &PodSpec<'_>) -> Option<Violation> {
 }
 
 fn sysctls(pod: &PodSpec<'_>) -> Option<Violation> {
-    const ALLOWED: [&str; 12] = [
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
+    const ALLOWED: [(u32, &str); 12] = [
+        (0, "kernel.shm_rmid_forced"),
+        (0, "net.ipv4.ip_local_port_range"),
+        (0, "net.ipv4.tcp_syncookies"),
+        (0, "net.ipv4.ping_group_range"),
+        (0, "net.ipv4.ip_unprivileged_port_start"),
+        (27, "net.ipv4.ip_local_reserved_ports"),
+        (29, "net.ipv4.tcp_keepalive_time"),
+        (29, "net.ipv4.tcp_fin_timeout"),
+        (29, "net.ipv4.tcp_keepalive_intvl"),
+        (29, "net.ipv4.tcp_keepalive_probes"),
+        (32, "net.ipv4.tcp_rmem"),
+        (32, "net.ipv4.tcp_wmem"),
     ];
+    let is_good = |name: &str| ALLOWED.iter().any(|(since, n)| *n == name && pod.version.since(*since));
     let names = list(pod.spec, &["securityContext", "sysctls"]).filter_map(|s| at(s, &["name"])?.as_str());
-    let forbidden: Vec<&str> = names.filter(|n| !ALLOWED.contains(n)).collect();
+    let forbidden: Vec<&str> = names.filter(|n| !is_good(n)).collect();
     if forbidden.is_empty() { None } else { violation("forbidden sysctls", forbidden.join(", ")) }
 }
 
@@ -262,6 +277,9 @@ fn host_path_volumes(pod: &PodSpec<'_>) -> Option<Violation> {
 }
 
 fn seccomp(pod: &PodSpec<'_>) -> Option<Violation> {
+    if !pod.version.since(19) {
+        return seccomp_annotations(pod);
+    }
     let path = ["seccompProfile", "type"];
     let bad = |v: Option<&Value>| v.and_then(Value::as_str) == Some("Unconfined");
     let by_pod = bad(pod.security(&path));
@@ -274,4 +292,26 @@ fn seccomp(pod: &PodSpec<'_>) -> Option<Violation> {
         "seccompProfile",
         format!("{who} must not set securityContext.seccompProfile.type to \"Unconfined\""),
     )
+}
+
+/// Before there were fields, annotations said it.
+fn seccomp_annotations(pod: &PodSpec<'_>) -> Option<Violation> {
+    let names: Vec<&str> = pod.containers().map(Container::name).collect();
+    let of_container = |key: &str| {
+        key.strip_prefix("container.seccomp.security.alpha.kubernetes.io/").is_some_and(|c| names.contains(&c))
+    };
+    let mut forbidden: Vec<String> = pod
+        .annotations()
+        .filter(|(key, _)| *key == "seccomp.security.alpha.kubernetes.io/pod" || of_container(key))
+        .filter(|(_, value)| {
+            !(matches!(*value, "runtime/default" | "docker/default") || value.starts_with("localhost/"))
+        })
+        .map(|(key, value)| format!("{key}={value:?}"))
+        .collect();
+    forbidden.sort();
+    if forbidden.is_empty() {
+        return None;
+    }
+    let what = plural(forbidden.len(), "annotation", "annotations");
+    violation("seccompProfile", format!("forbidden {what} {}", forbidden.join(", ")))
 }

@@ -1,11 +1,20 @@
 //! The restricted standard: current best practice of hardening.
 use serde_json::Value;
 
+use super::baseline::unmasked_proc;
 use super::spec::{Container, PodSpec, at, containers, list, plural, quoted, set, setters};
 use super::{Check, Violation, violation};
 
-pub(super) const CHECKS: [Check; 6] =
-    [allow_privilege_escalation, capabilities, volumes, run_as_non_root, run_as_user, seccomp];
+/// All checks with the first release that has each, in the order of upstream's names for them.
+pub(super) const CHECKS: [(u32, Check); 7] = [
+    (8, allow_privilege_escalation),
+    (22, capabilities),
+    (35, unmasked_proc),
+    (0, volumes),
+    (0, run_as_non_root),
+    (23, run_as_user),
+    (19, seccomp),
+];
 
 fn allow_privilege_escalation(pod: &PodSpec<'_>) -> Option<Violation> {
     if pod.is_windows() {
@@ -81,6 +90,9 @@ fn volumes(pod: &PodSpec<'_>) -> Option<Violation> {
 
 fn run_as_non_root(pod: &PodSpec<'_>) -> Option<Violation> {
     const REASON: &str = "runAsNonRoot != true";
+    if pod.has_own_users() {
+        return None;
+    }
     let said = |v: Option<&Value>| v.and_then(Value::as_bool);
     let of = |c: Container<'_>| said(c.security(&["runAsNonRoot"]));
     let by_pod = said(pod.security(&["runAsNonRoot"]));
@@ -100,6 +112,9 @@ fn run_as_non_root(pod: &PodSpec<'_>) -> Option<Violation> {
 }
 
 fn run_as_user(pod: &PodSpec<'_>) -> Option<Violation> {
+    if pod.has_own_users() {
+        return None;
+    }
     let is_root = |v: Option<&Value>| v.and_then(Value::as_i64) == Some(0);
     let by_pod = is_root(pod.security(&["runAsUser"]));
     let names = pod.names_where(|c| is_root(c.security(&["runAsUser"])));

@@ -3,10 +3,13 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
-/// Spec and metadata of a pod or of a pod template.
+use super::policy::Version;
+
+/// Spec and metadata of a pod or of a pod template, and the release whose rules it is judged by.
 pub(super) struct PodSpec<'a> {
     pub spec: &'a Value,
     pub metadata: Option<&'a Value>,
+    pub version: Version,
 }
 
 /// A container of any list.
@@ -35,8 +38,20 @@ impl<'a> PodSpec<'a> {
         at(at(self.spec, &["securityContext"])?, path)
     }
 
+    /// Whether what only Linux knows is not asked of it.
     pub(super) fn is_windows(&self) -> bool {
-        at(self.spec, &["os", "name"]).and_then(Value::as_str) == Some("windows")
+        self.version.since(25) && at(self.spec, &["os", "name"]).and_then(Value::as_str) == Some("windows")
+    }
+
+    /// Whether it has a user namespace of its own, in which root is nobody outside.
+    pub(super) fn has_own_users(&self) -> bool {
+        self.version.since(35) && at(self.spec, &["hostUsers"]).and_then(Value::as_bool) == Some(false)
+    }
+
+    /// Annotations, where there are any.
+    pub(super) fn annotations(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let all = self.metadata.and_then(|m| at(m, &["annotations"])).and_then(Value::as_object);
+        all.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
     }
 
     /// Names of the containers for which something holds.

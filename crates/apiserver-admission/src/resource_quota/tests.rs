@@ -193,3 +193,35 @@ async fn other_kinds_count_too() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn what_is_limited_by_default_needs_a_quota_that_counts_it() {
+    let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
+        "limitedResources": [{"resource": "pods", "matchContains": ["requests.example.com"]}]});
+    let gpu = || {
+        Ask::create_pod(json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"containers": [{"name": "c",
+            "resources": {"requests": {"example.com/gpu": "1"}, "limits": {"example.com/gpu": "1"}}}]}}))
+    };
+    for (hard, want) in [
+        (
+            json!({"pods": "5"}),
+            "pods \"p\" is forbidden: insufficient quota to consume: requests.example.com/gpu",
+        ),
+        (json!({"requests.example.com/gpu": "1"}), ""),
+    ] {
+        let used: Map<String, Value> = hard.as_object().unwrap().keys().map(|k| (k.clone(), "0".into())).collect();
+        let store = Store::new(json!({}), hard, used.into());
+        let plugin = ResourceQuota::from_config(store.clone(), store.clone(), Some(&config)).unwrap();
+        assert_eq!(gpu().run(&plugin).await.err().unwrap_or_default(), want);
+        assert!(pod(Some("1")).run(&plugin).await.is_ok());
+    }
+    for wrong in [
+        json!({"kind": "X"}),
+        json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
+            "limitedResources": [{}]}),
+        json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
+            "limitedResources": [{"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass"}]}]}),
+    ] {
+        assert!(Limited::from_config(Some(&wrong)).is_err(), "{wrong}");
+    }
+}

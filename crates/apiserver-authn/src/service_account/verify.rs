@@ -78,7 +78,7 @@ fn common_audiences(claims: &Value, wanted: &[String], own: &[String]) -> Result
 fn check_dates(claims: &Value, now: i64) -> Result<(), AuthnError> {
     let at = |key: &str| claims.get(key).and_then(|v| v.as_i64().or_else(|| v.as_f64().map(|f| f as i64)));
     let Some(expires) = at("exp") else { return refuse("service account token has no expiry") };
-    if now > expires + LEEWAY {
+    if now > expires.saturating_add(LEEWAY) {
         return refuse("service account token has expired");
     }
     if at("nbf").is_some_and(|t| t > now + LEEWAY) || at("iat").is_some_and(|t| t > now + LEEWAY) {

@@ -1,6 +1,10 @@
 //! What a whole API server keeps secret, and what it records, over a store on disk, in one binary.
 mod audit;
 mod encryption;
+mod keys;
+#[allow(dead_code)]
+#[path = "../../../apiserver-encryption/tests/it/plugin.rs"]
+mod plugin;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,24 +42,29 @@ async fn store(dir: &Path) -> Embedded {
 
 /// Starts a server on a directory; `encryption.yaml` in it is followed, if it is there.
 async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
+    let config = configured(dir, audit, 0).await;
+    let stop = CancellationToken::new();
+    let authority = config.client_ca.clone();
+    Live { server: ApiServer::start(config, stop.clone()).await.unwrap(), stop, authority }
+}
+
+/// What such a server is told; 0: any port.
+async fn configured(dir: &Path, audit: Option<apiserver::audit::Config>, port: u16) -> Config {
     let pki = ClusterPki::at(dir.join("pki"));
     pki.ensure(&PkiSpec::default(), Timestamp::now()).unwrap();
     let encryption = dir.join("encryption.yaml");
     let keys = vec![pki.service_account_public_key()];
     let accounts = ServiceAccounts::new(pki.service_account_key(), keys, "https://kubernetes.default.svc");
     let tls = TlsFiles { certificate: pki.api_server().certificate, key: pki.api_server().key };
-    let config = Config {
+    Config {
         encryption: encryption.exists().then_some(EncryptionFile { path: encryption, reload: true }),
         audit,
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen: SocketAddr::from(([127, 0, 0, 1], port)),
         // Only written down, as the address of the `kubernetes` Service; loopback may not be one.
         advertise: [192, 0, 2, 1].into(),
         authorization: vec![AuthorizationMode::Rbac],
         ..Config::new(Arc::new(store(dir).await), tls, pki.authority().certificate, accounts)
-    };
-    let stop = CancellationToken::new();
-    let authority = config.client_ca.clone();
-    Live { server: ApiServer::start(config, stop.clone()).await.unwrap(), stop, authority }
+    }
 }
 
 impl Live {

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Body, Config, KubeletClient, Route, ServiceAccounts, TlsFiles,
+    Admission, Anonymous, ApiServer, AuthorizationMode, Body, Config, KubeletClient, Route, Selection,
+    ServiceAccounts, TlsFiles,
 };
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -51,6 +52,7 @@ async fn start() -> Bench {
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: [192, 0, 2, 1].into(),
         anonymous: Anonymous::Everywhere,
+        admission: Admission { plugins: Selection::with_node_restriction(), ..Admission::default() },
         authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
         kubelet: Some(KubeletClient {
             certificate: kubelet.certificate,

@@ -2,6 +2,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+#[path = "../../../../fuzz/guards.rs"]
+mod guards;
 #[path = "../../../../fuzz/wire.rs"]
 mod wire;
 
@@ -118,5 +120,87 @@ fn continue_tokens() {
     check(
         wire::continue_tokens,
         &[b"eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6NSwic3RhcnQiOiJhXHUwMDAwIn0", b"e30", b"eyJydiI6MX0="],
+    );
+}
+
+#[test]
+fn tokens_and_keys_of_issuers() {
+    check(
+        guards::jwt,
+        &[
+            b"eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJpc3MiOiJodHRwczovL2kiLCJhdWQiOiJhIiwic3ViIjoieCIsImV4cCI6OTIyMzM3MjAzNjg1NDc3NTgwNywibmJmIjowfQ.AAAA\0{\"keys\":[{\"kty\":\"RSA\",\"use\":\"sig\",\"kid\":\"a\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}",
+            b"eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2kiLCJhdWQiOlsiYSJdLCJleHAiOjFlMzAwLCJrdWJlcm5ldGVzLmlvIjp7Im5hbWVzcGFjZSI6ImEifX0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\0{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\",\"y\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}]}",
+            b"eyJhbGciOiJub25lIn0.eyJpc3MiOiJrdWJlcm5ldGVzL3NlcnZpY2VhY2NvdW50Iiwic3ViIjoieCJ9.",
+            b"token,user,uid,\"a,b\"\n",
+        ],
+    );
+}
+
+#[test]
+fn certificates() {
+    check(
+        guards::certificates,
+        &[guards::LEAF, include_bytes!("../../../../fuzz/seeds/ca.pem"), b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
+    );
+}
+
+#[test]
+fn headers_of_proxies() {
+    check(
+        guards::front_proxy,
+        &[b"x-remote-user:jane\nx-remote-group:a\nx-remote-group:b\nx-remote-extra-a%2fb%:c\nx-remote-uid:1", b"x-remote-user:\xc3\xb6"],
+    );
+}
+
+#[test]
+fn policies_of_abac() {
+    check(
+        guards::abac,
+        &[
+            br#"{"apiVersion":"abac.authorization.kubernetes.io/v1beta1","kind":"Policy","spec":{"user":"jane","namespace":"*","resource":"pods","readonly":true}}"#,
+            b"# comment\n{\"user\":\"jane\",\"nonResourcePath\":\"/m*\"}\n",
+        ],
+    );
+}
+
+#[test]
+fn configurations_of_authorization() {
+    check(
+        guards::authorization,
+        &[
+            b"apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers:\n- {type: Webhook, name: w, webhook: {timeout: 3s, subjectAccessReviewVersion: v1, failurePolicy: Deny, connectionInfo: {type: KubeConfigFile, kubeConfigFile: /w}}}\n- {type: RBAC, name: r}\n",
+            br#"{"kind":"SubjectAccessReview","status":{"allowed":true,"denied":false,"reason":"x"}}"#,
+            b"apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt: [{issuer: {url: 'https://i', audiences: [a]}, claimMappings: {username: {claim: sub, prefix: ''}}}]\nanonymous: {enabled: true, conditions: [{path: /livez}]}\n",
+        ],
+    );
+}
+
+#[test]
+fn configurations_of_admission() {
+    check(
+        guards::admission,
+        &[
+            b"apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n- {name: PodSecurity, configuration: {apiVersion: pod-security.admission.config.k8s.io/v1, kind: PodSecurityConfiguration, defaults: {enforce: baseline, enforce-version: v1.30}, exemptions: {usernames: [a]}}}\n- {name: EventRateLimit, configuration: {apiVersion: eventratelimit.admission.k8s.io/v1alpha1, kind: Configuration, limits: [{type: User, qps: 1, burst: 1, cacheSize: 9223372036854775807}]}}\n",
+        ],
+    );
+}
+
+#[test]
+fn policies_of_audit() {
+    check(
+        guards::audit_policy,
+        &[
+            b"apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- {level: None, users: [a], verbs: [watch], resources: [{group: '', resources: [pods, 'pods/*']}]}\n- {level: Metadata, nonResourceURLs: ['/healthz*'], namespaces: [n]}\n- {level: RequestResponse, omitManagedFields: true}\n",
+        ],
+    );
+}
+
+#[test]
+fn configurations_of_encryption() {
+    check(
+        guards::encryption,
+        &[
+            b"apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets, '*.apps', '*.*']\n  providers:\n  - aescbc: {keys: [{name: a, secret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=}]}\n  - kms: {apiVersion: v2, name: k, endpoint: 'unix:///k.sock', timeout: 3s}\n  - identity: {}\n",
+        ],
     );
 }

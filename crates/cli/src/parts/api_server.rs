@@ -7,35 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    Anonymous, ApiServer, AuthorizationMode, Component, Config, EncryptionFile, HttpProbe, KubeletClient,
-    Outbound, OutboundTrust, ServiceAccounts, Serving, TlsFiles,
+    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, Outbound, OutboundTrust, ServiceAccounts,
+    Serving, TlsFiles,
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use storage::{Embedded, Etcd, Options, Storage};
 
+use super::admission::AdmissionFlags;
 use super::api_server_identity::{AuthenticationFlags, TlsFlags};
+use super::authorization::AuthorizationFlags;
 use crate::output::Failure;
 use crate::parts::{go_duration, health, runtime_config};
-
-/// One of `--authorization-mode`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Mode {
-    /// Kubelets: what their pods need.
-    #[value(name = "Node")]
-    Node,
-    /// Roles and bindings.
-    #[value(name = "RBAC")]
-    Rbac,
-    /// What a policy file says.
-    #[value(name = "ABAC")]
-    Abac,
-    /// Everybody may do everything.
-    #[value(name = "AlwaysAllow")]
-    AlwaysAllow,
-    /// Nobody may do anything.
-    #[value(name = "AlwaysDeny")]
-    AlwaysDeny,
-}
 
 /// Flags of the API server, with upstream's names.
 #[derive(Args, Debug)]
@@ -83,12 +65,12 @@ pub struct Flags {
     /// Versions, cipher suites, certificates for other names.
     #[command(flatten)]
     tls: TlsFlags,
-    /// Who decides what one may, in order.
-    #[arg(long, value_delimiter = ',', default_value = "AlwaysAllow")]
-    authorization_mode: Vec<Mode>,
-    /// Rules for the mode ABAC, one a line.
-    #[arg(long)]
-    authorization_policy_file: Option<PathBuf>,
+    /// Who decides what one may.
+    #[command(flatten)]
+    authorization: AuthorizationFlags,
+    /// What is changed or refused on the way in.
+    #[command(flatten)]
+    admission: AdmissionFlags,
     /// Signs service-account tokens.
     #[arg(long)]
     service_account_signing_key_file: PathBuf,
@@ -305,6 +287,9 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
     let flags = *flags;
+    let (authentication, anonymous) = flags.authentication.settled()?;
+    let authorization = flags.authorization.settled()?;
+    let admission = flags.admission.settled()?;
     let advertise = match flags.advertise_address {
         Some(address) => address,
         None if flags.bind_address.is_unspecified() || flags.bind_address.is_loopback() => {
@@ -323,13 +308,6 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         _ => None,
     };
-    let (authentication, mut anonymous) = flags.authentication.settled()?;
-    if flags.authorization_mode.iter().any(|m| matches!(m, Mode::AlwaysAllow))
-        && anonymous != Anonymous::Refused
-    {
-        tracing::warn!("anonymous requests are not allowed with the AlwaysAllow authorizer, refusing them");
-        anonymous = Anonymous::Refused;
-    }
     let not_served = runtime_config::not_served(&flags.runtime_config)
         .map_err(|what| Failure::new(what, "see --runtime-config"))?;
     tracing::debug!(count = flags.apiserver_count, "API servers tell of themselves with leases");
@@ -349,18 +327,10 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         anonymous,
         authentication,
         tls_options: flags.tls.settled(),
-        authorization: flags
-            .authorization_mode
-            .iter()
-            .map(|mode| match mode {
-                Mode::Node => AuthorizationMode::Node,
-                Mode::Rbac => AuthorizationMode::Rbac,
-                Mode::Abac => AuthorizationMode::Abac,
-                Mode::AlwaysAllow => AuthorizationMode::AlwaysAllow,
-                Mode::AlwaysDeny => AuthorizationMode::AlwaysDeny,
-            })
-            .collect(),
-        authorization_policy: flags.authorization_policy_file,
+        authorization: authorization.modes,
+        authorization_config: authorization.config,
+        authorization_policy: authorization.policy,
+        admission,
         service_accounts: ServiceAccounts {
             signing_key: flags.service_account_signing_key_file,
             keys: flags.service_account_key_file,

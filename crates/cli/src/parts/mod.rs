@@ -1,7 +1,9 @@
 //! Each part by itself, with upstream's flag names for what it supports. One file each.
+mod admission;
 pub mod api_server;
 mod api_server_identity;
 mod audit;
+mod authorization;
 pub mod controller_manager;
 pub mod dns;
 mod files;

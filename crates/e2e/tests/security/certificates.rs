@@ -107,3 +107,55 @@ pub fn reload() -> Result<()> {
     ensure!(plane.curl(&plane.pair("admin"), "/readyz")?.0 == 200, "not served any more");
     Ok(())
 }
+
+/// Keys and certificates behind links, as volumes of Kubernetes have them: what changes is where a link leads.
+pub fn links() -> Result<()> {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::Builder::new().prefix("cox-security-").tempdir()?;
+    let others = Authority::new(dir.path().join("linked"), "linked-ca")?;
+    let (one, two) = (others.server("one", "DNS:one.example")?, others.server("two", "DNS:two.example")?);
+    let folder = |name: &str, pair: &Pair| -> Result<()> {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path)?;
+        std::fs::copy(&pair.certificate, path.join("tls.crt"))?;
+        std::fs::copy(&pair.key, path.join("tls.key"))?;
+        Ok(())
+    };
+    folder("v1", &one)?;
+    folder("v2", &two)?;
+    symlink("v1", dir.path().join("..data"))?;
+    for file in ["tls.crt", "tls.key"] {
+        symlink(format!("..data/{file}"), dir.path().join(file))?;
+    }
+    let path = |file: &str| dir.path().join(file).display().to_string();
+    let sni = format!("{},{}:linked.example", path("tls.crt"), path("tls.key"));
+    let (root, data) = (dir.path().to_owned(), dir.path().join("..data"));
+    let plane = ControlPlane::start_in(dir, &["--tls-sni-cert-key", &sni], &[])?;
+    let shown = || -> Result<String> {
+        let address = format!("127.0.0.1:{}", plane.port);
+        let shown =
+            openssl(plane.dir.path(), &["s_client", "-connect", &address, "-servername", "linked.example"])?;
+        std::fs::write(plane.path("shown.pem"), shown)?;
+        openssl(plane.dir.path(), &["x509", "-in", "shown.pem", "-noout", "-ext", "subjectAltName"])
+    };
+    let names = shown()?;
+    ensure!(names.contains("one.example"), "{names}");
+    // The link is exchanged in one step.
+    symlink("v2", root.join("..new"))?;
+    std::fs::rename(root.join("..new"), &data)?;
+    eventually("the other certificate is shown", Duration::from_secs(30), || {
+        let names = shown()?;
+        ensure!(names.contains("two.example"), "{names}");
+        Ok(())
+    })?;
+    // A link that leads nowhere, or to what is no key, ends nothing.
+    for target in ["nowhere", "/dev"] {
+        let _ = std::fs::remove_file(root.join("..new"));
+        symlink(target, root.join("..new"))?;
+        std::fs::rename(root.join("..new"), &data)?;
+        std::thread::sleep(Duration::from_millis(1500));
+        let names = shown()?;
+        ensure!(names.contains("two.example"), "{target}: {names}");
+    }
+    Ok(())
+}

@@ -84,7 +84,13 @@ impl ControlPlane {
         let port = self.port.to_string();
         let mut command = Command::new(binary());
         command.args(["kube-apiserver", "--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
-        command.args(["--secure-port", &port, "--authorization-mode=Node,RBAC", "--data-dir", &path("db")]);
+        command.args(["--secure-port", &port, "--data-dir", &path("db")]);
+        if !more.iter().any(|m| m.starts_with("--authorization-")) {
+            command.arg("--authorization-mode=Node,RBAC");
+        }
+        if !more.iter().any(|m| m.contains("admission")) {
+            command.arg("--enable-admission-plugins=NodeRestriction");
+        }
         command.args(["--tls-cert-file", &path("pki/server.pem")]);
         command.args(["--tls-private-key-file", &path("pki/server.key")]);
         command.args(["--client-ca-file", &path("pki/ca.pem")]);

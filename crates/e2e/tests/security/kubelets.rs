@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{eventually, free_port};
+use e2e::{eventually, free_port, run};
 
-use crate::authority::openssl;
+use crate::authority::{Authority, Pair, openssl};
 use crate::binary;
 use crate::control_plane::{ControlPlane, Process};
 
@@ -51,6 +51,41 @@ fn remove(directory: &Path) {
     let _ = std::fs::remove_dir(directory);
 }
 
+/// The file with the CAs of the kubelet's clients is followed.
+fn client_authority(plane: &ControlPlane, port: &str) -> Result<()> {
+    let other = Authority::new(plane.path("other"), "other-ca")?;
+    let stranger = other.client("stranger", "/CN=stranger")?;
+    // The code; none where the handshake fails.
+    let ask = |pair: &Pair| -> Result<Option<String>> {
+        let mut command = Command::new("curl");
+        command.args(["-sSk", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"]);
+        command.args(["--cert", pair.certificate(), "--key", pair.key()]);
+        command.arg(format!("https://127.0.0.1:{port}/pods"));
+        let answer = run(command, None, Duration::from_secs(30))?;
+        Ok((answer.code == Some(0)).then_some(answer.out))
+    };
+    let admin = plane.pair("admin");
+    ensure!(ask(&admin)?.as_deref() == Some("200"), "the administrator gets {:?}", ask(&admin)?);
+    ensure!(ask(&stranger)?.is_none(), "the certificate of a stranger was taken");
+    let file = plane.path("clients.pem");
+    let own = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, format!("{own}{}", std::fs::read_to_string(other.certificate())?))?;
+    eventually("the new CA counts", Duration::from_secs(30), || {
+        let got = ask(&stranger)?;
+        ensure!(got.as_deref() == Some("403"), "{got:?}");
+        Ok(())
+    })?;
+    std::fs::write(&file, "half a fi")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    ensure!(ask(&admin)?.as_deref() == Some("200"), "a broken file ended the service");
+    std::fs::write(&file, own)?;
+    eventually("the removed CA does not count", Duration::from_secs(30), || {
+        let got = ask(&stranger)?;
+        ensure!(got.is_none(), "{got:?}");
+        Ok(())
+    })
+}
+
 /// Bootstrap, rotation of the client certificate, the serving certificate by request.
 pub fn bootstrap() -> Result<()> {
     // So short that each certificate is due soon after it is issued.
@@ -80,11 +115,12 @@ pub fn bootstrap() -> Result<()> {
     let _cgroups = Cgroups(cgroup.clone());
     let path = |file: &str| plane.path(file).display().to_string();
     let port = free_port()?.to_string();
+    std::fs::copy(plane.ca.certificate(), plane.path("clients.pem"))?;
     let kubelet = |log: &str| {
         let mut command = Command::new(binary());
         command.args(["kubelet", "--hostname-override", NODE, "--node-ip=127.0.0.1", "--address=127.0.0.1"]);
         command.args(["--port", &port, "--cgroup-root", &cgroup, "--rotate-certificates"]);
-        command.args(["--rotate-server-certificates", "--client-ca-file", &path("pki/ca.pem")]);
+        command.args(["--rotate-server-certificates", "--client-ca-file", &path("clients.pem")]);
         command.args(["--kubeconfig", &path("kubelet.kubeconfig"), "--cert-dir", &path("kubelet-pki")]);
         command.args([
             "--bootstrap-kubeconfig",
@@ -184,6 +220,7 @@ pub fn bootstrap() -> Result<()> {
             ensure!(shown.contains(&format!("system:node:{NODE}")), "{shown}");
             Ok(())
         })?;
+        client_authority(&plane, &port)?;
         // When its first certificates have ended, the node still reports.
         let first_end =
             openssl(plane.dir.path(), &["x509", "-in", &before.display().to_string(), "-checkend", "0"]);

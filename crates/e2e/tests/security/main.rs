@@ -1,6 +1,8 @@
 //! The ways in, through live control planes: parts as processes of their own, certificates made by `openssl`, requests by
 //! `kubectl` and `curl`. `cargo test -p e2e --test security -- NAME` runs the scenarios whose name contains NAME.
+mod admission;
 mod authority;
+mod authorization;
 mod certificates;
 mod control_plane;
 mod kubelets;
@@ -27,6 +29,11 @@ const SCENARIOS: &[Scenario] = &[
     ("names that try to climb", tokens::traversal),
     ("OpenID Connect", methods::oidc),
     ("token webhook", methods::webhook),
+    ("authorization webhook", authorization::webhook),
+    ("authorization by a file that changes", authorization::config),
+    ("admission plugins by flags and a file", admission::plugins),
+    ("impersonation", tokens::impersonation),
+    ("certificates behind links", certificates::links),
     ("front proxy and anonymous paths", methods::front_proxy),
     ("versions, cipher suites, certificates by name", transport::transport),
     ("a kubelet gets and renews its certificates", kubelets::bootstrap),

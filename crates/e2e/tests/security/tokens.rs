@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::eventually;
 
+use crate::authority::Pair;
 use crate::control_plane::ControlPlane;
 
 fn pod(name: &str, node: &str, account: &str, secret: &str) -> String {
@@ -202,5 +203,80 @@ pub fn traversal() -> Result<()> {
     let got =
         plane.who(&["--cert", pair.certificate(), "--key", pair.key(), "-H", "X-Remote-User: admin"])?;
     ensure!(got == (201, "jane".into()), "{got:?}");
+    Ok(())
+}
+
+/// Who may act as whom, and what headers cannot do.
+pub fn impersonation() -> Result<()> {
+    let plane = ControlPlane::start(&[], &[])?;
+    let kubectl = plane.kubectl();
+    let jane = plane.ca.client("jane", "/CN=jane")?;
+    let admin = plane.pair("admin");
+    let arguments = |pair: &Pair, headers: &[&str]| -> Vec<String> {
+        let mut all: Vec<String> =
+            ["--cert", pair.certificate(), "--key", pair.key()].iter().map(|a| (*a).to_owned()).collect();
+        all.extend(headers.iter().flat_map(|h| ["-H".to_owned(), (*h).to_owned()]));
+        all
+    };
+    let who = |headers: &[&str]| {
+        let all = arguments(&admin, headers);
+        plane.who(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let ask = |pair: &Pair, headers: &[&str], target: &str| {
+        let all = arguments(pair, headers);
+        plane.curl_with(&all.iter().map(String::as_str).collect::<Vec<_>>(), target)
+    };
+    // Who may do all may be anybody; of several headers for one name the first counts, as upstream has it.
+    for (headers, want) in [
+        (&["Impersonate-User: bob"][..], (201, "bob")),
+        (&["Impersonate-User: jörg"], (201, "jörg")),
+        (&["Impersonate-User: bob", "Impersonate-User: system:masters"], (201, "bob")),
+        (&["Impersonate-User: bob,admin"], (201, "bob,admin")),
+        (
+            &["Impersonate-User: bob%0d%0aImpersonate-Group:%20system:masters"],
+            (201, "bob%0d%0aImpersonate-Group:%20system:masters"),
+        ),
+        (&["Impersonate-Group: system:masters"], (500, "")),
+        (&["Impersonate-Uid: 1"], (500, "")),
+        (&["Impersonate-Extra-scopes: a"], (500, "")),
+    ] {
+        let got = who(headers)?;
+        ensure!(got == (want.0, want.1.to_owned()), "{headers:?}: {got:?}");
+    }
+    // A name that is no ASCII makes somebody of its sender: one may not do what the sender may.
+    let got = ask(&admin, &["Impersonate-User: jörg"], "/api/v1/secrets")?;
+    ensure!(got.0 == 403 && got.1.contains("jörg"), "{got:?}");
+
+    // Who may act as one user in one group may not take another user, another group, a uid or more.
+    kubectl.run("create clusterrole as-bob --verb=impersonate --resource=users --resource-name=bob")?;
+    kubectl.run("create clusterrole as-devs --verb=impersonate --resource=groups --resource-name=devs")?;
+    kubectl.run("create clusterrolebinding as-bob --clusterrole=as-bob --user=jane")?;
+    kubectl.run("create clusterrolebinding as-devs --clusterrole=as-devs --user=jane")?;
+    kubectl.run("create clusterrolebinding devs --clusterrole=view --group=devs")?;
+    let pods = "/api/v1/pods";
+    eventually("jane may act as bob", Duration::from_secs(30), || {
+        let got = ask(&jane, &["Impersonate-User: bob", "Impersonate-Group: devs"], pods)?;
+        ensure!(got.0 == 200, "{got:?}");
+        Ok(())
+    })?;
+    let no = |resource: &str| format!("cannot impersonate resource \\\"{resource}\\\"");
+    let herself = "User \\\"jane\\\" cannot list".to_owned();
+    let bob = "Impersonate-User: bob";
+    for (headers, why) in [
+        (&["Impersonate-User: admin"][..], no("users")),
+        (&["Impersonate-User: BOB"], no("users")),
+        (&[bob, "Impersonate-Group: system:masters"], no("groups")),
+        (&[bob, "Impersonate-Group: devs", "Impersonate-Group: system:masters"], no("groups")),
+        (&[bob, "Impersonate-Group: devs,system:masters"], no("groups")),
+        (&[bob, "Impersonate-Uid: 1"], no("uids")),
+        (&[bob, "Impersonate-Extra-scopes: a"], no("userextras/scopes")),
+        (&["Impersonate-User: system:serviceaccount:kube-system:x"], no("serviceaccounts")),
+        // Headers of proxies, and of servers that are none of ours, mean nothing.
+        (&["X-Remote-User: admin", "X-Remote-Group: system:masters"], herself.clone()),
+        (&["X-Forwarded-User: admin", "X-Forwarded-Groups: system:masters"], herself),
+    ] {
+        let got = ask(&jane, headers, pods)?;
+        ensure!(got.0 == 403 && got.1.contains(&why), "{headers:?}: {got:?}, want {why}");
+    }
     Ok(())
 }

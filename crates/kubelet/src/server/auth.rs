@@ -11,6 +11,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
 use kube::api::PostParams;
+use pki::Fresh;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
@@ -50,27 +51,56 @@ fn tls_error(path: &std::path::Path) -> impl Fn(String) -> Error + '_ {
     |reason| Error::Tls { path: path.display().to_string(), reason }
 }
 
-/// Prepares TLS with optional client certificates.
-pub(crate) fn tls_acceptor(config: &ServerConfig, serving: Serving) -> Result<TlsAcceptor, Error> {
-    let failed = tls_error(&config.cert_file);
+/// TLS with optional client certificates, whose CA may change at any time.
+pub(crate) struct Handshakes(Clients);
+
+enum Clients {
+    /// Nobody has a certificate.
+    None(TlsAcceptor),
+    /// Those that the CAs of a file have signed.
+    Of(Fresh<TlsAcceptor>),
+}
+
+impl Handshakes {
+    /// Reads the CA file, where there is one.
+    pub(crate) fn new(config: &ServerConfig, serving: Serving) -> Result<Self, Error> {
+        let Some(path) = &config.client_ca_file else {
+            let none = acceptor(None, serving).map_err(tls_error(&config.cert_file))?;
+            return Ok(Self(Clients::None(none)));
+        };
+        let make = move |all: &[Vec<u8>]| {
+            acceptor(Some(all.first().map_or(&[], Vec::as_slice)), serving.clone())
+        };
+        let made = Fresh::open(vec![path.clone()], make);
+        made.map(|fresh| Self(Clients::Of(fresh))).map_err(|e| tls_error(&e.path)(e.why))
+    }
+
+    /// What the next connection is accepted with.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        match &self.0 {
+            Clients::None(acceptor) => acceptor.clone(),
+            Clients::Of(fresh) => (*fresh.get()).clone(),
+        }
+    }
+}
+
+/// With the CAs of clients as PEM.
+fn acceptor(authorities: Option<&[u8]>, serving: Serving) -> Result<TlsAcceptor, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?;
-    let builder = match &config.client_ca_file {
-        Some(path) => {
-            let failed = tls_error(path);
+        .map_err(|error| error.to_string())?;
+    let builder = match authorities {
+        Some(pem) => {
             let mut roots = RootCertStore::empty();
-            for certificate in
-                CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?
-            {
-                let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-                roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| error.to_string())?;
+                roots.add(certificate).map_err(|error| error.to_string())?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .allow_unauthenticated()
                 .build()
-                .map_err(|error| failed(error.to_string()))?;
+                .map_err(|error| error.to_string())?;
             builder.with_client_cert_verifier(verifier)
         }
         None => builder.with_no_client_auth(),

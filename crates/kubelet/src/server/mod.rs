@@ -24,7 +24,6 @@ use k8s_openapi::api::core::v1::Pod;
 use streaming::{Body, Limits, body};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,7 +64,7 @@ pub enum Error {
 /// A server that listens but does not answer yet.
 pub struct Bound {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: auth::Handshakes,
     serving: Serving,
     config: ServerConfig,
 }
@@ -86,7 +85,7 @@ pub async fn bind(config: &ServerConfig, asked: bool, port: &watch::Sender<i32>)
         Serving::files(config.cert_file.clone(), config.key_file.clone())
             .map_err(|e| Error::Tls { path: e.path.display().to_string(), reason: e.why })?
     };
-    let tls = auth::tls_acceptor(config, serving.clone())?;
+    let tls = auth::Handshakes::new(config, serving.clone())?;
     let address = SocketAddr::new(config.address, config.port);
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     if let Ok(local) = listener.local_addr() {
@@ -131,7 +130,7 @@ pub async fn run(bound: Bound, shared: Arc<Shared>, directory: Directory, stop: 
                 continue;
             }
         };
-        let (tls, server) = (bound.tls.clone(), server.clone());
+        let (tls, server) = (bound.tls.acceptor(), server.clone());
         tracker.spawn(async move {
             let _slot = slot;
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await else { return };

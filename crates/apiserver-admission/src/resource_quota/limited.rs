@@ -1,0 +1,71 @@
+//! What nobody may take without a quota that counts it: `ResourceQuotaConfiguration`.
+use machinery::field::{FieldError, FieldPath, aggregate};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::pod_resources::Amounts;
+use crate::settings::{ConfigError, typed};
+
+/// What is limited by default, as the configuration names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Limited(Vec<LimitedResource>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LimitedResource {
+    #[serde(default)]
+    api_group: String,
+    #[serde(default)]
+    resource: String,
+    #[serde(default)]
+    match_contains: Vec<String>,
+    #[serde(default)]
+    match_scopes: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    limited_resources: Vec<LimitedResource>,
+}
+
+impl Limited {
+    pub(super) fn from_config(config: Option<&Value>) -> Result<Self, ConfigError> {
+        let Some(config) = config else { return Ok(Self::default()) };
+        let file: File = if config["kind"] == "Configuration" {
+            let versions =
+                ["resourcequota.admission.k8s.io/v1beta1", "resourcequota.admission.k8s.io/v1alpha1"];
+            typed(config, "Configuration", &versions)?
+        } else {
+            typed(config, "ResourceQuotaConfiguration", &["apiserver.config.k8s.io/v1"])?
+        };
+        let mut errors = Vec::new();
+        for (i, limited) in file.limited_resources.iter().enumerate() {
+            let path = FieldPath::new("limitedResources").index(i);
+            if limited.resource.is_empty() {
+                errors.push(FieldError::required(&path.child("resource"), ""));
+            }
+            if !limited.match_scopes.is_empty() {
+                let scopes = Value::Array(limited.match_scopes.clone());
+                let why = "scopes are not supported here: use matchContains";
+                errors.push(FieldError::invalid(&path.child("matchScopes"), scopes, why));
+            }
+        }
+        if errors.is_empty() { Ok(Self(file.limited_resources)) } else { Err(ConfigError(aggregate(&errors))) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Names that a quota has to count before a request may take of them.
+    pub(super) fn names<'a>(&self, group: &str, resource: &str, delta: &'a Amounts) -> Vec<&'a str> {
+        let of: Vec<&LimitedResource> =
+            self.0.iter().filter(|l| l.api_group == group && l.resource == resource).collect();
+        let is_limited = |name: &str| {
+            of.iter().any(|l| l.match_contains.iter().any(|part| name.contains(part.as_str())))
+        };
+        delta.keys().map(String::as_str).filter(|name| is_limited(name)).collect()
+    }
+}
