@@ -119,12 +119,12 @@ impl Outbound {
 
     /// A client that takes any certificate: for health, asked on this host's own addresses, and nothing else.
     pub fn unverified() -> Self {
-        Self { dialer: Dialer::unverified() }
+        Self { dialer: Dialer::unverified(), time: TIME, idle: Mutex::default() }
     }
 
     /// A client of servers without TLS.
     pub fn plain() -> Self {
-        Self { dialer: Dialer::plain() }
+        Self { dialer: Dialer::plain(), time: TIME, idle: Mutex::default() }
     }
 
     async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, String> {
