@@ -11,7 +11,6 @@ use storage::{SharedLeases, Storage};
 use crate::facts::Decoder;
 use crate::store::{Hook, Shared, Store, prefix};
 
-
 /// Finds the store of a resource.
 pub struct Registry {
     stores: BTreeMap<(String, String), Arc<Store>>,

@@ -1,8 +1,8 @@
 //! A part in another process, as `componentstatuses` asks it: by its `/healthz`. Upstream: pkg/probe/http, 1.36.
 use std::time::Duration;
 
-use apiserver_http::endpoints::Component;
 use apiserver_authn::HttpClient as _;
+use apiserver_http::endpoints::Component;
 use async_trait::async_trait;
 use http::{Request, StatusCode};
 

@@ -110,8 +110,7 @@ impl Outbound {
 
     async fn connect(&self, uri: &Uri) -> Result<Sender, String> {
         let stream = self.dialer.dial(uri).await.map_err(|e| e.to_string())?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         // It ends with its sender.
         tokio::spawn(connection);
         Ok(sender)

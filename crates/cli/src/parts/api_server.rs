@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, Outbound, OutboundTrust, ServiceAccounts,
-    Serving, TlsFiles,
+    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, Outbound, OutboundTrust,
+    ServiceAccounts, Serving, TlsFiles,
 };
 use clap::Args;
 use storage::{Embedded, Etcd, Options, Storage};
@@ -226,7 +226,8 @@ impl EtcdFlags {
             .enumerate()
             .map(|(i, server)| {
                 let http = if server.starts_with("https:") {
-                    Outbound::new(&trust).map_err(|e| Failure::new(format!("etcd: {e}"), "see --etcd-cafile"))?
+                    Outbound::new(&trust)
+                        .map_err(|e| Failure::new(format!("etcd: {e}"), "see --etcd-cafile"))?
                 } else {
                     Outbound::plain()
                 };

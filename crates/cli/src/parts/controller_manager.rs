@@ -58,9 +58,14 @@ pub struct Flags {
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
     if flags.allocate_node_cidrs == Some(true) && flags.cluster_cidr.is_empty() {
-        return Err(Failure::new("nodes cannot be given networks: there is no --cluster-cidr", "see --allocate-node-cidrs"));
+        return Err(Failure::new(
+            "nodes cannot be given networks: there is no --cluster-cidr",
+            "see --allocate-node-cidrs",
+        ));
     }
-    let remote = super::remote(flags.kubeconfig.as_deref(), flags.master.as_deref(), "kube-controller-manager").await?;
+    let remote =
+        super::remote(flags.kubeconfig.as_deref(), flags.master.as_deref(), "kube-controller-manager")
+            .await?;
     flags.health.serve(health::CONTROLLER_MANAGER_PORT, &stop).await?;
     tracing::debug!(cluster = flags.cluster_name, "controllers of a cluster");
     let client = remote.client().map_err(|e| Failure::of(&e))?;

@@ -103,8 +103,9 @@ impl HealthFlags {
         let pair = match (self.tls_cert_file, self.tls_private_key_file) {
             (Some(certificate), Some(key)) => {
                 let read = |path: PathBuf| {
-                    std::fs::read_to_string(&path)
-                        .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), "see --tls-cert-file"))
+                    std::fs::read_to_string(&path).map_err(|e| {
+                        Failure::new(format!("cannot read {}: {e}", path.display()), "see --tls-cert-file")
+                    })
                 };
                 (read(certificate)?, read(key)?)
             }
@@ -143,9 +144,10 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor) {
             let _place = place;
             let serve = async {
                 let stream = acceptor.accept(stream).await.ok()?;
-                let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-                    Ok::<_, Infallible>(answer(request.uri().path()))
-                });
+                let service =
+                    hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                        Ok::<_, Infallible>(answer(request.uri().path()))
+                    });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 builder.serve_connection(TokioIo::new(stream), service).await.ok()
             };

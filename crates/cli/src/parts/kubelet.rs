@@ -102,7 +102,10 @@ impl Flags {
     fn settled(self, file: KubeletFile) -> Result<kubelet::Config, Failure> {
         let serving_cert_dir = self.identity.serving_cert_dir(file.server_tls_bootstrap);
         let own = self.identity.own_serving_files();
-        let pair = match (self.tls_cert_file.or(file.tls_cert_file), self.tls_private_key_file.or(file.tls_private_key_file)) {
+        let pair = match (
+            self.tls_cert_file.or(file.tls_cert_file),
+            self.tls_private_key_file.or(file.tls_private_key_file),
+        ) {
             (Some(certificate), Some(key)) => (certificate, key),
             // A certificate that is asked for comes from no file.
             (None, None) => serving_cert_dir.clone().map_or(own, |dir| (dir.clone(), dir)),

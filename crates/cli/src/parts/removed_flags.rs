@@ -24,11 +24,13 @@ const fn gone(flag: &'static str, fate: &'static str, instead: &'static str) -> 
     Removed { flag, value: Value::Any, fate, instead }
 }
 
-const INSECURE: &str = "nothing is served without TLS: clients use --bind-address and --secure-port with a kubeconfig";
+const INSECURE: &str =
+    "nothing is served without TLS: clients use --bind-address and --secure-port with a kubeconfig";
 const HEALTH: &str = "use --bind-address and --secure-port; /healthz is served there over HTTPS";
 const LOGS: &str = "logs go to standard error; leave it out";
 const CLOUD: &str = "leave it out; a cloud controller manager of its own talks to the cloud";
-const CNI: &str = "leave it out; the container runtime calls CNI plugins, its configuration names their directories";
+const CNI: &str =
+    "leave it out; the container runtime calls CNI plugins, its configuration names their directories";
 const DOCKER: &str = "leave it out; name the runtime's socket with --container-runtime-endpoint";
 
 const API_SERVER: &[Removed] = &[
@@ -36,11 +38,23 @@ const API_SERVER: &[Removed] = &[
     gone("insecure-bind-address", "removed in v1.24", INSECURE),
     gone("insecure-port", "removed in v1.24", INSECURE),
     gone("port", "removed in v1.24", INSECURE),
-    gone("basic-auth-file", "removed in v1.19", "use client certificates, --token-auth-file or an OIDC issuer"),
+    gone(
+        "basic-auth-file",
+        "removed in v1.19",
+        "use client certificates, --token-auth-file or an OIDC issuer",
+    ),
     gone("cloud-config", "removed in v1.33", CLOUD),
     gone("cloud-provider", "removed in v1.33", CLOUD),
-    gone("enable-swagger-ui", "removed in v1.24", "leave it out; the API's description is served at /openapi/v3"),
-    gone("experimental-bootstrap-token-auth", "replaced in v1.8, then removed", "use --enable-bootstrap-token-auth"),
+    gone(
+        "enable-swagger-ui",
+        "removed in v1.24",
+        "leave it out; the API's description is served at /openapi/v3",
+    ),
+    gone(
+        "experimental-bootstrap-token-auth",
+        "replaced in v1.8, then removed",
+        "use --enable-bootstrap-token-auth",
+    ),
     gone("experimental-encryption-provider-config", "removed in v1.24", "use --encryption-provider-config"),
     gone("kubelet-https", "removed in v1.22", "leave it out; kubelets are always spoken to over HTTPS"),
 ];
@@ -49,9 +63,18 @@ const CONTROLLER_MANAGER: &[Removed] = &[
     gone("address", "removed in v1.24", HEALTH),
     gone("port", "removed in v1.24", HEALTH),
     gone("cloud-config", "gone since v1.31, as clouds are", CLOUD),
-    Removed { flag: "cloud-provider", value: Value::Except("external"), fate: "gone since v1.31 for clouds by name", instead: CLOUD },
+    Removed {
+        flag: "cloud-provider",
+        value: Value::Except("external"),
+        fate: "gone since v1.31 for clouds by name",
+        instead: CLOUD,
+    },
     gone("experimental-cluster-signing-duration", "removed in v1.25", "use --cluster-signing-duration"),
-    gone("pod-eviction-timeout", "removed in v1.27", "set tolerationSeconds of the pods, or --default-unreachable-toleration-seconds of the API server"),
+    gone(
+        "pod-eviction-timeout",
+        "removed in v1.27",
+        "set tolerationSeconds of the pods, or --default-unreachable-toleration-seconds of the API server",
+    ),
     gone("enable-taint-manager", "removed in v1.27", "leave it out; taints always evict"),
 ];
 
@@ -64,23 +87,44 @@ const SCHEDULER: &[Removed] = &[
 ];
 
 const KUBELET: &[Removed] = &[
-    gone("allow-privileged", "removed in v1.15", "leave it out; --allow-privileged of the API server decides"),
+    gone(
+        "allow-privileged",
+        "removed in v1.15",
+        "leave it out; --allow-privileged of the API server decides",
+    ),
     gone("api-servers", "removed in v1.8", "use --kubeconfig, which names the server and the credentials"),
     gone("cadvisor-port", "removed in v1.12", "leave it out"),
     gone("cloud-config", "removed in v1.34", CLOUD),
-    Removed { flag: "cloud-provider", value: Value::Except("external"), fate: "gone since v1.31 for clouds by name", instead: CLOUD },
+    Removed {
+        flag: "cloud-provider",
+        value: Value::Except("external"),
+        fate: "gone since v1.31 for clouds by name",
+        instead: CLOUD,
+    },
     gone("cni-bin-dir", "removed in v1.24", CNI),
     gone("cni-cache-dir", "removed in v1.24", CNI),
     gone("cni-conf-dir", "removed in v1.24", CNI),
     gone("container-runtime", "removed in v1.27", DOCKER),
     gone("docker-endpoint", "removed in v1.24", DOCKER),
-    gone("image-pull-progress-deadline", "removed in v1.24", "leave it out; the container runtime has a setting of its own"),
+    gone(
+        "image-pull-progress-deadline",
+        "removed in v1.24",
+        "leave it out; the container runtime has a setting of its own",
+    ),
     gone("keep-terminated-pod-volumes", "removed in v1.31", "leave it out"),
     gone("network-plugin", "removed in v1.24", CNI),
     gone("network-plugin-dir", "gone with Docker since v1.24", CNI),
     gone("network-plugin-mtu", "removed in v1.24", CNI),
-    gone("pod-infra-container-image", "removed in v1.35", "leave it out; the container runtime's configuration names the pause image"),
-    gone("register-schedulable", "removed in v1.34", "use --register-with-taints, for example node-role.kubernetes.io/control-plane=:NoSchedule"),
+    gone(
+        "pod-infra-container-image",
+        "removed in v1.35",
+        "leave it out; the container runtime's configuration names the pause image",
+    ),
+    gone(
+        "register-schedulable",
+        "removed in v1.34",
+        "use --register-with-taints, for example node-role.kubernetes.io/control-plane=:NoSchedule",
+    ),
     gone("require-kubeconfig", "deprecated since v1.8, then removed", "leave it out; --kubeconfig is enough"),
 ];
 
@@ -120,7 +164,9 @@ pub fn check(part: &str, arguments: &[String]) -> Result<(), Failure> {
         let Some(flag) = argument.strip_prefix("--") else { continue };
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, value),
-            None => (flag, arguments.get(i + 1).map_or("", |next| if next.starts_with('-') { "" } else { next })),
+            None => {
+                (flag, arguments.get(i + 1).map_or("", |next| if next.starts_with('-') { "" } else { next }))
+            }
         };
         // Upstream takes either.
         let name = name.replace('_', "-");
@@ -141,7 +187,9 @@ pub fn check(part: &str, arguments: &[String]) -> Result<(), Failure> {
     match found.len() {
         0 => Ok(()),
         1 => Err(Failure::new(format!("{part} has no such flag any more\n  {}", found[0]), "")),
-        n => Err(Failure::new(format!("{part} has {n} of these flags no more\n  {}", found.join("\n  ")), "")),
+        n => {
+            Err(Failure::new(format!("{part} has {n} of these flags no more\n  {}", found.join("\n  ")), ""))
+        }
     }
 }
 
@@ -167,12 +215,24 @@ mod tests {
             "--allow-privileged=true --enable-swagger-ui=true --kubelet-https=true --v=2 \
              --experimental-encryption-provider-config=/x --insecure-bind-address 0.0.0.0",
         );
-        for flag in ["enable-swagger-ui", "kubelet-https", "experimental-encryption-provider-config", "insecure-bind-address"] {
+        for flag in [
+            "enable-swagger-ui",
+            "kubelet-https",
+            "experimental-encryption-provider-config",
+            "insecure-bind-address",
+        ] {
             assert!(text.contains(&format!("--{flag}: removed in v1.")), "{flag}: {text}");
         }
-        assert!(text.contains("use --encryption-provider-config") && !text.contains("--allow-privileged"), "{text}");
-        let text = said("kubelet", "--allow-privileged=true --network-plugin=cni --image_pull_progress_deadline=2m");
-        assert!(text.contains("has 3 of these flags no more") && text.contains("--image-pull-progress-deadline"), "{text}");
+        assert!(
+            text.contains("use --encryption-provider-config") && !text.contains("--allow-privileged"),
+            "{text}"
+        );
+        let text =
+            said("kubelet", "--allow-privileged=true --network-plugin=cni --image_pull_progress_deadline=2m");
+        assert!(
+            text.contains("has 3 of these flags no more") && text.contains("--image-pull-progress-deadline"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -197,18 +257,28 @@ mod tests {
             let verb = whole.find_subcommand_mut(part).unwrap();
             let there: Vec<String> = verb
                 .get_arguments()
-                .flat_map(|a| a.get_long_and_visible_aliases().unwrap_or_default().into_iter().map(str::to_owned))
+                .flat_map(|a| {
+                    a.get_long_and_visible_aliases().unwrap_or_default().into_iter().map(str::to_owned)
+                })
                 .collect();
             for removed in table(part).iter().chain(ALL) {
                 assert!(!there.iter().any(|t| t == removed.flag), "{part} --{}", removed.flag);
-                assert!(!removed.instead.is_empty() && removed.fate.contains("v1."), "{part} --{}", removed.flag);
+                assert!(
+                    !removed.instead.is_empty() && removed.fate.contains("v1."),
+                    "{part} --{}",
+                    removed.flag
+                );
                 // What is to be written instead is there.
                 let named = removed.instead.split(' ').find_map(|word| {
                     removed.instead.starts_with("use --").then(|| word.strip_prefix("--")).flatten()
                 });
                 if let Some(flag) = named {
                     let flag = flag.trim_end_matches([',', ':', ';']);
-                    assert!(there.iter().any(|t| t == flag), "{part} has no --{flag} to use instead of --{}", removed.flag);
+                    assert!(
+                        there.iter().any(|t| t == flag),
+                        "{part} has no --{flag} to use instead of --{}",
+                        removed.flag
+                    );
                 }
             }
         }

@@ -42,7 +42,11 @@ pub fn not_served(settings: &[String]) -> Result<BTreeSet<(String, String)>, Str
     for stage in stages {
         for (_, on) in pairs.iter().filter(|(key, _)| *key == stage) {
             for one in there.iter().filter(|(_, version)| is_of(version, stage)) {
-                if *on { off.remove(one) } else { off.insert(one.clone()) };
+                if *on {
+                    off.remove(one)
+                } else {
+                    off.insert(one.clone())
+                };
             }
         }
     }
@@ -61,7 +65,11 @@ pub fn not_served(settings: &[String]) -> Result<BTreeSet<(String, String)>, Str
             (true, true) => drop(off.remove(&one)),
             (true, false) => drop(off.insert(one)),
             (false, true) => {
-                tracing::warn!(group = one.0, version = one.1, "--runtime-config names a version that is not there");
+                tracing::warn!(
+                    group = one.0,
+                    version = one.1,
+                    "--runtime-config names a version that is not there"
+                );
             }
             (false, false) => {}
         }
@@ -92,7 +100,8 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        let error = off(&["extensions/v1beta1=true", "extensions/v1beta1/thirdpartyresources=true"]).unwrap_err();
+        let error =
+            off(&["extensions/v1beta1=true", "extensions/v1beta1/thirdpartyresources=true"]).unwrap_err();
         assert_eq!(error, "runtime-config invalid key extensions/v1beta1/thirdpartyresources");
         assert_eq!(off(&["extensions/v1beta1=true"]).unwrap_err(), "unknown api groups extensions");
         assert!(off(&["batch/v1=maybe"]).unwrap_err().contains("maybe"));

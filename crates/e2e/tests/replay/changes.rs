@@ -47,7 +47,8 @@ pub fn named_as_gone(said: &str, unit: &str, changes: &[Change]) -> Result<()> {
     let lines: std::collections::BTreeSet<&str> =
         said.lines().filter_map(|l| l.find("  --").map(|at| l[at..].trim())).collect();
     for change in changes.iter().filter(|c| c.why.contains("gone")) {
-        let flag = change.from.split([' ', '=', '\n']).find(|word| word.starts_with("--")).unwrap_or_default();
+        let flag =
+            change.from.split([' ', '=', '\n']).find(|word| word.starts_with("--")).unwrap_or_default();
         ensure!(said.contains(&format!("{flag}: ")), "{unit} says nothing of {flag}:\n{said}");
     }
     let gone = changes.iter().filter(|c| c.why.contains("gone")).count();

@@ -84,7 +84,9 @@ impl Network {
 
     fn spawn(&self, name: &str, address: &str, names: &str) -> Result<Host> {
         let dir = self.dir.path().join(name);
-        for own in ["var/lib/nginx", "var/lib/haproxy", "var/log/nginx", "opt/cni", "usr/bin", "usr/local/bin"] {
+        for own in
+            ["var/lib/nginx", "var/lib/haproxy", "var/log/nginx", "opt/cni", "usr/bin", "usr/local/bin"]
+        {
             fs::create_dir_all(dir.join(own))?;
         }
         script(Command::new("cp").arg("-a").arg("/etc").arg(&dir), "cp /etc")?;
@@ -92,7 +94,10 @@ impl Network {
         let _ = fs::remove_file(dir.join("etc/resolv.conf"));
         fs::write(dir.join("etc/resolv.conf"), "")?;
         fs::write(dir.join("etc/hostname"), format!("{name}\n"))?;
-        script(Command::new("cp").args(["-a", "/usr/lib/cni"]).arg(dir.join("opt/cni/bin")), "cp /usr/lib/cni")?;
+        script(
+            Command::new("cp").args(["-a", "/usr/lib/cni"]).arg(dir.join("opt/cni/bin")),
+            "cp /usr/lib/cni",
+        )?;
         let bin = dir.join("usr/local/bin");
         for part in PARTS {
             symlink("/usr/local/bin/cox", bin.join(part))?;
@@ -136,7 +141,10 @@ impl Network {
         );
         script(Command::new("nsenter").args(["-t", &hub, "-n", "bash", "-c", &text]), "a link")?;
         // A default route, so that addresses of the Services have a way to go before they are rewritten.
-        host.sh(&format!("ip addr add {}/24 dev eth0; ip link set eth0 up; ip route add default dev eth0", host.address))?;
+        host.sh(&format!(
+            "ip addr add {}/24 dev eth0; ip link set eth0 up; ip route add default dev eth0",
+            host.address
+        ))?;
         Ok(())
     }
 }
@@ -251,7 +259,19 @@ impl Host {
     /// Runs a script and tells how it ended.
     pub fn answer(&self, script: &str) -> Result<Answer> {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.init.to_string(), "-m", "-u", "-i", "-n", "-p", "-C", "env", "-i", "HOME=/tmp"]);
+        command.args([
+            "-t",
+            &self.init.to_string(),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "-C",
+            "env",
+            "-i",
+            "HOME=/tmp",
+        ]);
         command.arg("PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin");
         // Without output kept open by what it leaves behind.
         command.args(["bash", "-c"]).arg(script);
@@ -319,7 +339,11 @@ impl Drop for Host {
         let _ = self.cut();
         let gone = || {
             hierarchies().iter().for_each(|h| remove_cgroup(&h.join(&self.cgroup)));
-            ensure!(!hierarchies().iter().any(|h| h.join(&self.cgroup).exists()), "{} is still there", self.cgroup);
+            ensure!(
+                !hierarchies().iter().any(|h| h.join(&self.cgroup).exists()),
+                "{} is still there",
+                self.cgroup
+            );
             Ok(())
         };
         if let Err(e) = eventually("the cgroups are gone", Duration::from_secs(20), gone) {

@@ -87,7 +87,10 @@ impl Images {
         for applet in ["sh", "cat", "sleep", "wget", "nslookup", "hostname", "ls", "echo"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
         }
-        fs::write(root.join("bin/pause"), "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 86400 & wait $!; done\n")?;
+        fs::write(
+            root.join("bin/pause"),
+            "#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 86400 & wait $!; done\n",
+        )?;
         ensure!(Command::new("chmod").arg("755").arg(root.join("bin/pause")).status()?.success(), "chmod");
         let mut make = Command::new("bash");
         let output = make.args(["-c", ARCHIVE, "archive"]).arg(&work).args([name, command]).output()?;

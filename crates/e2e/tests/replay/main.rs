@@ -27,8 +27,27 @@ const GUIDES: &[Guide] = &[
 
 /// What a machine must have for it.
 const PROGRAMS: &[&str] = &[
-    "unshare", "nsenter", "setpriv", "containerd", "runc", "ctr", "nft", "iptables", "conntrack", "busybox", "kubectl", "etcd",
-    "etcdctl", "nginx", "haproxy", "openssl", "cfssl", "cfssljson", "hexdump", "curl", "strip",
+    "unshare",
+    "nsenter",
+    "setpriv",
+    "containerd",
+    "runc",
+    "ctr",
+    "nft",
+    "iptables",
+    "conntrack",
+    "busybox",
+    "kubectl",
+    "etcd",
+    "etcdctl",
+    "nginx",
+    "haproxy",
+    "openssl",
+    "cfssl",
+    "cfssljson",
+    "hexdump",
+    "curl",
+    "strip",
 ];
 
 /// Replays a guide and says how that went.

@@ -72,13 +72,14 @@ impl Unit {
             if line.is_empty() || line.starts_with(['#', ';', '[']) {
                 continue;
             }
-            let (key, value) = line.split_once('=').with_context(|| format!("no unit file's line: {line}"))?;
+            let (key, value) =
+                line.split_once('=').with_context(|| format!("no unit file's line: {line}"))?;
             let value = value.trim();
             match key.trim() {
                 "Requires" => unit.requires.extend(words(value)),
-                "Environment" => unit
-                    .environment
-                    .extend(words(value).iter().filter_map(|w| w.split_once('=')).map(|(k, v)| (k.into(), v.into()))),
+                "Environment" => unit.environment.extend(
+                    words(value).iter().filter_map(|w| w.split_once('=')).map(|(k, v)| (k.into(), v.into())),
+                ),
                 "ExecStartPre" => unit.start_pre.push(value.to_owned()),
                 "ExecStart" => unit.start = value.to_owned(),
                 "Restart" => unit.restart = value.to_owned(),
@@ -136,7 +137,13 @@ fn start(name: &str) -> Result<()> {
     let null = || Stdio::null();
     // Its own name for itself, and not the file's: a build may have replaced that meanwhile.
     let mut supervisor = Command::new("/proc/self/exe");
-    supervisor.arg0("systemctl").args(["--supervise", name]).stdin(null()).stdout(null()).stderr(null()).spawn()?;
+    supervisor
+        .arg0("systemctl")
+        .args(["--supervise", name])
+        .stdin(null())
+        .stdout(null())
+        .stderr(null())
+        .spawn()?;
     for _ in 0..600 {
         if main_pid(name).is_some() || state(name, "result").exists() {
             return Ok(());

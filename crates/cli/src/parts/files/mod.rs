@@ -48,7 +48,9 @@ pub fn load<T>(
     let found = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?;
     if found.is_dir() {
         // Long ago it was the directory of static pods.
-        return Err(fail("it is a directory; that of static pods is named with --pod-manifest-path of the kubelet".into()));
+        return Err(fail(
+            "it is a directory; that of static pods is named with --pod-manifest-path of the kubelet".into(),
+        ));
     }
     let size = found.len();
     if size > MOST_BYTES {
@@ -70,7 +72,9 @@ fn parse<T>(
     let mut fields = Fields { at: String::new(), left };
     let version: String = fields.take("apiVersion")?.unwrap_or_default();
     let found: String = fields.take("kind")?.unwrap_or_default();
-    if found == kind && let Some(since) = former(&version) {
+    if found == kind
+        && let Some(since) = former(&version)
+    {
         return Err(format!("{kind} of {version} is {since}; write apiVersion: {api_version}"));
     }
     if (version.as_str(), found.as_str()) != (api_version, kind) {
@@ -92,6 +96,20 @@ fn former(api_version: &str) -> Option<&'static str> {
         "kubescheduler.config.k8s.io/v1beta2" => "removed in v1.28",
         "kubescheduler.config.k8s.io/v1beta3" => "removed in v1.29",
         "kubelet.config.k8s.io/v1alpha1" => "gone since v1.10",
+        _ => return None,
+    })
+}
+
+/// What to write in place of a field that former versions of these kinds had.
+fn former_field(path: &str) -> Option<&'static str> {
+    Some(match path {
+        "algorithmSource" => "use profiles",
+        "bindTimeoutSeconds" => "use pluginConfig of VolumeBinding in a profile",
+        "disablePreemption" => "disable DefaultPreemption among a profile's plugins",
+        "hardPodAffinitySymmetricWeight" => "use pluginConfig of InterPodAffinity in a profile",
+        "schedulerName" => "use schedulerName in a profile",
+        "healthzBindAddress" | "metricsBindAddress" => "use --bind-address and --secure-port",
+        "resourceContainer" | "udpIdleTimeout" => "leave it out",
         _ => return None,
     })
 }
@@ -178,7 +196,10 @@ fn leftovers(
             }
             Ok(())
         }
-        _ => Err(format!("unknown field \"{at}{path}\"")),
+        _ => Err(match former_field(path) {
+            Some(instead) => format!("unknown field \"{at}{path}\": former versions had it; {instead}"),
+            None => format!("unknown field \"{at}{path}\""),
+        }),
     }
 }
 
@@ -253,6 +274,9 @@ mod tests {
         check("limits: {pod: 3}", Err("unknown field \"limits.pod\""));
         check("limit: {pods: 3}", Err("unknown field \"limit\""));
         check("other: 1", Err("unknown field \"other\""));
+        let former =
+            "unknown field \"schedulerName\": former versions had it; use schedulerName in a profile";
+        check("schedulerName: x", Err(former));
         check("limits: {pods: many}", Err("limits.pods: invalid type: string \"many\", expected u8"));
         check("limits: 3", Err("unknown field \"limits\""));
     }

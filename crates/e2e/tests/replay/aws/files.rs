@@ -118,7 +118,11 @@ sudo systemctl start etcd
 pub const HEALTH: &str = "sudo etcdctl --ca-file=/etc/etcd/ca.pem cluster-health";
 
 pub const HEALTH_CHANGES: &[Change] = &[
-    change("sudo etcdctl", "sudo ETCDCTL_API=3 etcdctl", "the guide's is version 2, which etcd 3 speaks no more by itself"),
+    change(
+        "sudo etcdctl",
+        "sudo ETCDCTL_API=3 etcdctl",
+        "the guide's is version 2, which etcd 3 speaks no more by itself",
+    ),
     change(
         "--ca-file=/etc/etcd/ca.pem",
         "--cacert=/etc/etcd/ca.pem --cert=/etc/etcd/kubernetes.pem --key=/etc/etcd/kubernetes-key.pem",

@@ -57,7 +57,8 @@ fn up(hosts: &[Host]) -> Result<()> {
         work.scp(&three, host, "/var/lib/kubernetes")?;
         host.write("/var/lib/kubernetes/token.csv", files::TOKENS)?;
         host.write("/var/lib/kubernetes/authorization-policy.jsonl", files::POLICY)?;
-        let local = "SERVER=https://127.0.0.1:6443 CA=/var/lib/kubernetes/ca.pem NAME=/var/lib/kubernetes/kubeconfig";
+        let local =
+            "SERVER=https://127.0.0.1:6443 CA=/var/lib/kubernetes/ca.pem NAME=/var/lib/kubernetes/kubeconfig";
         host.sh(&format!("{local}\n{}", files::KUBECONFIG))?;
         let units = [
             ("kube-apiserver", files::API_SERVER, files::API_SERVER_CHANGES),
@@ -67,7 +68,9 @@ fn up(hosts: &[Host]) -> Result<()> {
         for (unit, text, changes) in units {
             let start = format!("export UNIT={unit} INTERNAL_IP={}\n", host.address);
             if i == 0 && unit == "kube-apiserver" {
-                let place = format!("{start}{text}sed -i s/INTERNAL_IP/$INTERNAL_IP/g $UNIT.service; mv $UNIT.service /etc/systemd/system/");
+                let place = format!(
+                    "{start}{text}sed -i s/INTERNAL_IP/$INTERNAL_IP/g $UNIT.service; mv $UNIT.service /etc/systemd/system/"
+                );
                 refused(host, unit, &place, changes)?;
             }
             host.sh(&format!("{start}{}{}", changed(text, changes)?, files::START))?;
@@ -79,7 +82,8 @@ fn up(hosts: &[Host]) -> Result<()> {
         host.sh(&format!("sudo systemctl status {SERVICES} --no-pager"))?;
     }
     balancer.sh(files::HAPROXY)?;
-    let certs = format!("SERVER=https://{}:443 CA=/opt/certs/ca.pem NAME=/opt/certs/kubeconfig", balancer.address);
+    let certs =
+        format!("SERVER=https://{}:443 CA=/opt/certs/ca.pem NAME=/opt/certs/kubeconfig", balancer.address);
     work.sh(&format!("{certs}\n{}", files::KUBECONFIG))?;
     work.until("the balancer leads on", &format!("{KUBECTL} get --raw /readyz"), |ok| ok == "ok")?;
     Ok(())
@@ -88,7 +92,8 @@ fn up(hosts: &[Host]) -> Result<()> {
 /// What the token file and the policy let through.
 fn access(hosts: &[Host]) -> Result<()> {
     let work = &hosts[0];
-    let code = |what: &str| work.sh(&format!("curl -sk -o /dev/null -w '%{{http_code}}' https://10.0.0.90{what}"));
+    let code =
+        |what: &str| work.sh(&format!("curl -sk -o /dev/null -w '%{{http_code}}' https://10.0.0.90{what}"));
     let pods = "/api/v1/namespaces/default/pods";
     for (what, expect) in [
         // Whoever it is may read what is no resource.
@@ -109,7 +114,9 @@ fn access(hosts: &[Host]) -> Result<()> {
     let said = format!("{KUBECTL} get events");
     work.until("the scheduler works", &said, |text| text.contains("no nodes available to schedule pods"))?;
     let endpoints = format!("{KUBECTL} get endpoints kubernetes -o jsonpath={{.subsets[0].addresses[*].ip}}");
-    work.until("both servers are known", &endpoints, |ips| ips.contains("10.0.0.137") && ips.contains("10.0.0.138"))?;
+    work.until("both servers are known", &endpoints, |ips| {
+        ips.contains("10.0.0.137") && ips.contains("10.0.0.138")
+    })?;
     Ok(())
 }
 

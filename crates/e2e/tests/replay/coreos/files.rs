@@ -98,8 +98,11 @@ EOF
 "#;
 
 /// Without it nothing is started at all.
-pub const WRAPPER: Change =
-    change("/opt/bin/kubelet-wrapper", "/usr/local/bin/kubelet", "rkt, which the wrapper ran it in, ended in 2020");
+pub const WRAPPER: Change = change(
+    "/opt/bin/kubelet-wrapper",
+    "/usr/local/bin/kubelet",
+    "rkt, which the wrapper ran it in, ended in 2020",
+);
 
 pub const KUBELET_CHANGES: &[Change] = &[
     change(
@@ -107,11 +110,23 @@ pub const KUBELET_CHANGES: &[Change] = &[
         "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig --client-ca-file=/etc/kubernetes/ssl/ca.pem",
         "gone since v1.8; a kubelet lets nobody in whom it does not know",
     ),
-    change("  --network-plugin-dir=/etc/kubernetes/cni/net.d \\\n", "", "gone: the container runtime reads CNI files"),
+    change(
+        "  --network-plugin-dir=/etc/kubernetes/cni/net.d \\\n",
+        "",
+        "gone: the container runtime reads CNI files",
+    ),
     change("  --network-plugin=cni \\\n", "", "gone since v1.24"),
-    change("--register-schedulable=false", "--register-with-taints=node-role.kubernetes.io/master=:NoSchedule", "gone since v1.34"),
+    change(
+        "--register-schedulable=false",
+        "--register-with-taints=node-role.kubernetes.io/master=:NoSchedule",
+        "gone since v1.34",
+    ),
     change("  --allow-privileged=true \\\n", "", "gone since v1.15"),
-    change("--config=/etc/kubernetes/manifests", "--pod-manifest-path=/etc/kubernetes/manifests", "renamed in v1.4; the old name is a file's"),
+    change(
+        "--config=/etc/kubernetes/manifests",
+        "--pod-manifest-path=/etc/kubernetes/manifests",
+        "renamed in v1.4; the old name is a file's",
+    ),
 ];
 
 pub const API_SERVER: &str = r#"
@@ -226,8 +241,11 @@ const MOUNT: Change = change(
     "    volumeMounts:\n    - {mountPath: /etc/kubernetes, name: etc-kubernetes, readOnly: true}\n",
     "for the kubeconfig",
 );
-const VOLUME: Change =
-    change("  volumes:\n", "  volumes:\n  - {hostPath: {path: /etc/kubernetes}, name: etc-kubernetes}\n", "for the kubeconfig");
+const VOLUME: Change = change(
+    "  volumes:\n",
+    "  volumes:\n  - {hostPath: {path: /etc/kubernetes}, name: etc-kubernetes}\n",
+    "for the kubeconfig",
+);
 
 pub const CONTROLLER_MANAGER: &str = r#"
 apiVersion: v1
@@ -272,8 +290,16 @@ spec:
 
 pub const CONTROLLER_MANAGER_CHANGES: &[Change] = &[
     IMAGE,
-    change("--master=http://127.0.0.1:8080", "--kubeconfig=/etc/kubernetes/parts.kubeconfig", "nothing is served without TLS and credentials since v1.24"),
-    change("port: 10252", "port: 10257\n        scheme: HTTPS", "that port was closed in v1.24; health is told over TLS"),
+    change(
+        "--master=http://127.0.0.1:8080",
+        "--kubeconfig=/etc/kubernetes/parts.kubeconfig",
+        "nothing is served without TLS and credentials since v1.24",
+    ),
+    change(
+        "port: 10252",
+        "port: 10257\n        scheme: HTTPS",
+        "that port was closed in v1.24; health is told over TLS",
+    ),
     MOUNT,
     VOLUME,
 ];
@@ -305,8 +331,16 @@ spec:
 
 pub const SCHEDULER_CHANGES: &[Change] = &[
     IMAGE,
-    change("--master=http://127.0.0.1:8080", "--kubeconfig=/etc/kubernetes/parts.kubeconfig", "nothing is served without TLS and credentials since v1.24"),
-    change("port: 10251", "port: 10259\n        scheme: HTTPS", "that port was closed in v1.24; health is told over TLS"),
+    change(
+        "--master=http://127.0.0.1:8080",
+        "--kubeconfig=/etc/kubernetes/parts.kubeconfig",
+        "nothing is served without TLS and credentials since v1.24",
+    ),
+    change(
+        "port: 10251",
+        "port: 10259\n        scheme: HTTPS",
+        "that port was closed in v1.24; health is told over TLS",
+    ),
     change(
         "    livenessProbe:\n",
         "    volumeMounts:\n    - {mountPath: /etc/kubernetes, name: etc-kubernetes, readOnly: true}\n    livenessProbe:\n",

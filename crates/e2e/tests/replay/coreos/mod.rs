@@ -73,7 +73,9 @@ fn master(first: &Host) -> Result<()> {
         })
     };
     first.until("all pods run", &format!("{KUBECTL} -n kube-system get pods"), running)?;
-    first.until("the node is ready", &format!("{KUBECTL} get node 192.168.24.11"), |line| line.contains(" Ready "))?;
+    first.until("the node is ready", &format!("{KUBECTL} get node 192.168.24.11"), |line| {
+        line.contains(" Ready ")
+    })?;
     // A certificate that no part can use is named as what it is.
     let old = first.answer("kube-scheduler --kubeconfig=/etc/kubernetes/admin.kubeconfig --secure-port=0")?;
     ensure!(old.code != Some(0) && old.err.contains("X.509 version 1"), "{}", old.err);
@@ -90,15 +92,20 @@ fn worker(hosts: &[Host]) -> Result<()> {
     place(second, "kube-proxy", files::PROXY, files::PROXY_CHANGES)?;
     let kubelet = changed(&changed(files::KUBELET, &[files::WRAPPER])?, files::KUBELET_CHANGES)?;
     // On workers the guide's own sources leave out what keeps pods away.
-    let kubelet = kubelet.replace("  --register-with-taints=node-role.kubernetes.io/master=:NoSchedule \\\n", "");
+    let kubelet =
+        kubelet.replace("  --register-with-taints=node-role.kubernetes.io/master=:NoSchedule \\\n", "");
     second.sh(&format!("export HOST_IP={}\n{kubelet}\nsystemctl start kubelet", second.address))?;
-    first.until("the worker is ready", &format!("{KUBECTL} get node 192.168.24.12"), |line| line.contains(" Ready "))?;
+    first.until("the worker is ready", &format!("{KUBECTL} get node 192.168.24.12"), |line| {
+        line.contains(" Ready ")
+    })?;
     // The API server by its Service, on a host whose proxy is a pod.
     for host in hosts {
         let service = "curl -sk -o /dev/null -w '%{http_code}' https://10.3.0.1/version";
         host.until("the kubernetes Service", service, |code| code == "401")?;
     }
-    first.sh(&format!("{KUBECTL} create deployment web --image={HYPERKUBE} --replicas=2 -- /hyperkube hello"))?;
+    first.sh(&format!(
+        "{KUBECTL} create deployment web --image={HYPERKUBE} --replicas=2 -- /hyperkube hello"
+    ))?;
     first.sh(&format!("{KUBECTL} expose deployment web --port=80 --target-port=8080"))?;
     let there = format!("{KUBECTL} get pods -l app=web -o wide --no-headers");
     first.until("pods run on the worker", &there, |table| {
@@ -107,7 +114,9 @@ fn worker(hosts: &[Host]) -> Result<()> {
     first.sh(&format!("ip route replace 10.2.1.0/24 via {}", second.address))?;
     let address = first.sh(&format!("{KUBECTL} get service web -o jsonpath={{.spec.clusterIP}}"))?;
     for host in hosts {
-        host.until("the Service", &format!("curl -s -m 5 http://{address}/"), |page| page.contains("hello from pod web-"))?;
+        host.until("the Service", &format!("curl -s -m 5 http://{address}/"), |page| {
+            page.contains("hello from pod web-")
+        })?;
     }
     Ok(())
 }

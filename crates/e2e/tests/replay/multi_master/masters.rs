@@ -93,7 +93,11 @@ EOF
 
 pub const API_SERVER_CHANGES: &[Change] = &[
     change("    --enable-swagger-ui=true \\\\\n", "", "gone since v1.24"),
-    change("--experimental-encryption-provider-config", "--encryption-provider-config", "gone since v1.24; renamed"),
+    change(
+        "--experimental-encryption-provider-config",
+        "--encryption-provider-config",
+        "gone since v1.24; renamed",
+    ),
     change("    --kubelet-https=true \\\\\n", "", "gone since v1.22"),
     change(
         "    --service-cluster-ip-range",
@@ -162,8 +166,11 @@ leaderElection:
   leaderElect: true
 ";
 
-pub const SCHEDULER_CONFIG_CHANGES: &[Change] =
-    &[change("kubescheduler.config.k8s.io/v1alpha1", "kubescheduler.config.k8s.io/v1", "that version was removed in v1.19")];
+pub const SCHEDULER_CONFIG_CHANGES: &[Change] = &[change(
+    "kubescheduler.config.k8s.io/v1alpha1",
+    "kubescheduler.config.k8s.io/v1",
+    "that version was removed in v1.19",
+)];
 
 /// `kubelet-rbac-clusterrole.yaml` and `kubelet-rbac-clusterrolebinding.yaml` of the guide's repository.
 pub const KUBELET_RBAC: [(&str, &str); 2] = [

@@ -87,12 +87,18 @@ fn certificates(hosts: &Hosts) -> Result<()> {
         hosts.balancer.address
     );
     control.sh(&format!("export CERT_HOSTNAME={names}\n{}", certificates::CERTIFICATES))?;
-    let subject = |file: &str| control.sh(&format!("openssl x509 -in /opt/certs/{file}.pem -noout -subject -ext subjectAltName"));
+    let subject = |file: &str| {
+        control.sh(&format!("openssl x509 -in /opt/certs/{file}.pem -noout -subject -ext subjectAltName"))
+    };
     let node = subject("node1")?;
     ensure!(node.contains("O = system:nodes") && node.contains("CN = system:node:node1"), "{node}");
     let server = subject("kubernetes")?;
     ensure!(server.contains("IP Address:10.32.0.1") && server.contains("DNS:kubernetes.default"), "{server}");
-    control.sh(&format!("export KUBERNETES_ADDRESS={}\n{}", hosts.balancer.address, certificates::KUBECONFIGS))?;
+    control.sh(&format!(
+        "export KUBERNETES_ADDRESS={}\n{}",
+        hosts.balancer.address,
+        certificates::KUBECONFIGS
+    ))?;
     control.sh(certificates::ENCRYPTION)?;
     let pem = |names: &[&'static str]| names.iter().map(|n| format!("/opt/certs/{n}")).collect::<Vec<_>>();
     let for_master = pem(&[
@@ -160,7 +166,10 @@ fn control_plane(hosts: &Hosts) -> Result<()> {
             master.write("/etc/kubernetes/config/kube-scheduler.yaml", masters::SCHEDULER_CONFIG)?;
             let said = master.answer("kube-scheduler --config=/etc/kubernetes/config/kube-scheduler.yaml")?;
             ensure!(
-                said.code != Some(0) && said.err.contains("removed in v1.19; write apiVersion: kubescheduler.config.k8s.io/v1"),
+                said.code != Some(0)
+                    && said
+                        .err
+                        .contains("removed in v1.19; write apiVersion: kubescheduler.config.k8s.io/v1"),
                 "{}",
                 said.err
             );
@@ -174,7 +183,9 @@ fn control_plane(hosts: &Hosts) -> Result<()> {
     for master in &hosts.masters[..2] {
         let ask = "kubectl get componentstatuses --kubeconfig /var/lib/kubernetes/admin.kubeconfig";
         let healthy = |table: &str| {
-            let row = |name: &str| table.lines().any(|line| line.starts_with(name) && line.contains("Healthy   ok"));
+            let row = |name: &str| {
+                table.lines().any(|line| line.starts_with(name) && line.contains("Healthy   ok"))
+            };
             ["controller-manager", "scheduler", "etcd-0", "etcd-1"].iter().all(|name| row(name))
         };
         master.until("all components are healthy", ask, healthy)?;
@@ -183,7 +194,8 @@ fn control_plane(hosts: &Hosts) -> Result<()> {
     let master = &hosts.masters[0];
     for (file, text) in masters::KUBELET_RBAC {
         master.write(&format!("/opt/{file}"), &changed(text, masters::KUBELET_RBAC_CHANGES)?)?;
-        let applied = master.sh(&format!("kubectl apply -f /opt/{file} --kubeconfig /var/lib/kubernetes/admin.kubeconfig"))?;
+        let applied = master
+            .sh(&format!("kubectl apply -f /opt/{file} --kubeconfig /var/lib/kubernetes/admin.kubeconfig"))?;
         ensure!(applied.starts_with("clusterrole") && applied.trim_end().ends_with(" created"), "{applied}");
     }
     Ok(())
@@ -193,10 +205,17 @@ fn balancer(hosts: &Hosts) -> Result<()> {
     let balancer = &hosts.balancer;
     balancer.sh(&format!("{}{}", hosts.variables(balancer), masters::BALANCER))?;
     for port in [6443, 443] {
-        let version = |text: &str| text.contains("\"major\": \"1\"") && text.contains("\"gitVersion\": \"v1.36.");
-        balancer.until("the balancer leads on", &format!("curl -sk https://localhost:{port}/version"), version)?;
+        let version =
+            |text: &str| text.contains("\"major\": \"1\"") && text.contains("\"gitVersion\": \"v1.36.");
+        balancer.until(
+            "the balancer leads on",
+            &format!("curl -sk https://localhost:{port}/version"),
+            version,
+        )?;
     }
-    hosts.control.until("the administrator from afar", &format!("{KUBECTL} get --raw /readyz"), |ok| ok == "ok")?;
+    hosts
+        .control
+        .until("the administrator from afar", &format!("{KUBECTL} get --raw /readyz"), |ok| ok == "ok")?;
     Ok(())
 }
 
@@ -232,7 +251,12 @@ fn workers(hosts: &Hosts, images: &Images) -> Result<()> {
         }
         worker.sh(&format!("{variables}{}", changed(&unit, workers::KUBELET_CHANGES)?))?;
         worker.sh(workers::PROXY)?;
-        for verb in ["daemon-reload", "enable kubelet kube-proxy", "start kubelet kube-proxy", "status kubelet kube-proxy"] {
+        for verb in [
+            "daemon-reload",
+            "enable kubelet kube-proxy",
+            "start kubelet kube-proxy",
+            "status kubelet kube-proxy",
+        ] {
             worker.sh(&format!("systemctl {verb}"))?;
         }
     }
@@ -246,7 +270,9 @@ fn workers(hosts: &Hosts, images: &Images) -> Result<()> {
 
 /// Secrets are sealed in etcd.
 fn sealed(hosts: &Hosts) -> Result<()> {
-    hosts.control.sh(&format!("{KUBECTL} create secret generic kubernetes-the-hard-way --from-literal=mykey=mydata"))?;
+    hosts.control.sh(&format!(
+        "{KUBECTL} create secret generic kubernetes-the-hard-way --from-literal=mykey=mydata"
+    ))?;
     let dump = hosts.masters[1]
         .sh(&format!("{ETCDCTL} get /registry/secrets/default/kubernetes-the-hard-way | hexdump -C"))?;
     let text: String = dump.lines().filter_map(|l| l.split('|').nth(1)).collect();
@@ -279,7 +305,8 @@ fn beyond(hosts: &Hosts) -> Result<()> {
 /// The master that leads is lost; what it did is done by the other.
 fn power_cut(hosts: &mut Hosts) -> Result<()> {
     let holder = |control: &Host, lease: &str| {
-        control.sh(&format!("{KUBECTL} -n kube-system get lease {lease} -o jsonpath={{.spec.holderIdentity}}"))
+        control
+            .sh(&format!("{KUBECTL} -n kube-system get lease {lease} -o jsonpath={{.spec.holderIdentity}}"))
     };
     let first = holder(&hosts.control, "kube-controller-manager")?;
     let lost = hosts
@@ -308,7 +335,8 @@ fn power_cut(hosts: &mut Hosts) -> Result<()> {
     println!("     the other master led {:.1} s after the power cut", began.elapsed().as_secs_f64());
     // A controller, the scheduler, a kubelet and the proxy: all of them work on.
     control.sh(&format!("{KUBECTL} -n kube-system scale deployment coredns --replicas=3"))?;
-    let three = format!("{KUBECTL} -n kube-system get deployment coredns -o jsonpath={{.status.readyReplicas}}");
+    let three =
+        format!("{KUBECTL} -n kube-system get deployment coredns -o jsonpath={{.status.readyReplicas}}");
     control.until("a third pod", &three, |n| n == "3")?;
     nodes::talk(control, KUBECTL, 2)?;
     Ok(())

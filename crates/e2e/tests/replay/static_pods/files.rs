@@ -60,8 +60,11 @@ sudo cp kubelet.service /etc/systemd/system/
 "#;
 
 /// Without it nothing is started at all.
-pub const WRAPPER: Change =
-    change("/usr/lib/coreos/kubelet-wrapper", "/usr/local/bin/kubelet", "rkt, which the wrapper ran it in, ended in 2020");
+pub const WRAPPER: Change = change(
+    "/usr/lib/coreos/kubelet-wrapper",
+    "/usr/local/bin/kubelet",
+    "rkt, which the wrapper ran it in, ended in 2020",
+);
 
 pub const KUBELET_CHANGES: &[Change] = &[
     change("  --cloud-config=/etc/kubernetes/openstack.config \\\n", "", "gone since v1.34"),
@@ -145,7 +148,8 @@ EOF
 sudo mv etcd.manifest /etc/kubernetes/manifests/
 "#;
 
-pub const ETCD_CHANGES: &[Change] = &[change("quay.io/coreos/etcd:v3.1.4", "localhost/etcd:v3.4", "the image's name")];
+pub const ETCD_CHANGES: &[Change] =
+    &[change("quay.io/coreos/etcd:v3.1.4", "localhost/etcd:v3.4", "the image's name")];
 
 /// With `INTERNAL_IP`.
 pub const API_SERVER: &str = r#"

@@ -15,8 +15,12 @@ const KUBECTL: &str = "kubectl --kubeconfig /etc/kubernetes/admin.kubeconfig";
 pub fn replay() -> Result<()> {
     let network = Network::new("s")?;
     let images = Images::new(network.dir());
-    let all =
-        [("master0", "10.180.0.10"), ("master1", "10.180.0.11"), ("master2", "10.180.0.12"), ("worker0", "10.180.0.20")];
+    let all = [
+        ("master0", "10.180.0.10"),
+        ("master1", "10.180.0.11"),
+        ("master2", "10.180.0.12"),
+        ("worker0", "10.180.0.20"),
+    ];
     let mut hosts = network.boot(&all)?;
     let worker = hosts.pop().context("worker0")?;
     let done = masters(&hosts, &images)
@@ -34,12 +38,21 @@ pub fn replay() -> Result<()> {
 fn masters(hosts: &[Host], images: &Images) -> Result<()> {
     let first = &hosts[0];
     first.sh(&format!("{{ {} }} >/dev/null 2>&1", files::CERTIFICATES))?;
-    let given = ["ca.pem", "ca-key.pem", "kubernetes.pem", "kubernetes-key.pem", "token.csv", "master.kubeconfig", "admin.kubeconfig"]
-        .map(|file| format!("/opt/certs/{file}"));
+    let given = [
+        "ca.pem",
+        "ca-key.pem",
+        "kubernetes.pem",
+        "kubernetes-key.pem",
+        "token.csv",
+        "master.kubeconfig",
+        "admin.kubeconfig",
+    ]
+    .map(|file| format!("/opt/certs/{file}"));
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     let kubelet = changed(files::KUBELET, &[files::WRAPPER])?;
     for (i, host) in hosts.iter().enumerate() {
-        let variables = format!("export INTERNAL_IP={0} ETCD_NAME=master$(echo {0} | cut -c 11)\n", host.address);
+        let variables =
+            format!("export INTERNAL_IP={0} ETCD_NAME=master$(echo {0} | cut -c 11)\n", host.address);
         host.sh("sudo mkdir -p /etc/kubernetes/manifests")?;
         first.scp(&given, host, "/etc/kubernetes")?;
         host.write("/etc/kubernetes/audit.yaml", files::AUDIT)?;
@@ -67,7 +80,8 @@ fn masters(hosts: &[Host], images: &Images) -> Result<()> {
     first.until("etcd is healthy", health, |text| text.matches(" is healthy: ").count() == 3)?;
     for host in hosts {
         let variables = format!("export INTERNAL_IP={}\n", host.address);
-        let server = changed(&changed(files::API_SERVER, files::API_SERVER_IMAGE)?, files::API_SERVER_CHANGES)?;
+        let server =
+            changed(&changed(files::API_SERVER, files::API_SERVER_IMAGE)?, files::API_SERVER_CHANGES)?;
         for text in [
             server,
             changed(files::CONTROLLER_MANAGER, files::CONTROLLER_MANAGER_CHANGES)?,
@@ -81,13 +95,16 @@ fn masters(hosts: &[Host], images: &Images) -> Result<()> {
 
 fn verification(hosts: &[Host]) -> Result<()> {
     let first = &hosts[0];
-    let three = |table: &str| table.lines().filter(|l| l.starts_with("master") && l.contains(" Ready ")).count() == 3;
+    let three =
+        |table: &str| table.lines().filter(|l| l.starts_with("master") && l.contains(" Ready ")).count() == 3;
     first.until("the masters are ready", &format!("{KUBECTL} get nodes"), three)?;
     // Four pods each, as the guide shows them.
     let running = |table: &str| {
         ["etcd", "apiserver", "controller-manager", "scheduler"].iter().all(|pod| {
             (0..3).all(|i| {
-                table.lines().any(|l| l.starts_with(&format!("{pod}-master{i} ")) && l.contains("1/1") && l.contains("Running"))
+                table.lines().any(|l| {
+                    l.starts_with(&format!("{pod}-master{i} ")) && l.contains("1/1") && l.contains("Running")
+                })
             })
         })
     };
@@ -103,11 +120,15 @@ fn verification(hosts: &[Host]) -> Result<()> {
     first.until("logs of a mirror pod", logs, |log| log.contains("the API server serves"))?;
     // What is recorded, inside of the pod.
     let audit = format!("{KUBECTL} -n kube-system exec apiserver-master0 -- cat /var/lib/audit.log");
-    first.until("the audit log", &audit, |log| log.contains("\"kind\":\"Event\"") && log.contains("\"level\":\"Metadata\""))?;
+    first.until("the audit log", &audit, |log| {
+        log.contains("\"kind\":\"Event\"") && log.contains("\"level\":\"Metadata\"")
+    })?;
     let taints = first.sh(&format!("{KUBECTL} get node master1 -o jsonpath={{.spec.taints}}"))?;
     ensure!(taints.contains("node-role.kubernetes.io/master") && taints.contains("NoSchedule"), "{taints}");
     // The mirror of a pod may go: it comes back, and the pod never noticed.
-    let container = format!("{KUBECTL} -n kube-system get pod scheduler-master2 -o jsonpath={{.status.containerStatuses[0].containerID}}");
+    let container = format!(
+        "{KUBECTL} -n kube-system get pod scheduler-master2 -o jsonpath={{.status.containerStatuses[0].containerID}}"
+    );
     let before = first.sh(&container)?;
     first.sh(&format!("{KUBECTL} -n kube-system delete pod scheduler-master2"))?;
     first.until("the mirror comes back", &container, |id| id == before)?;
@@ -119,7 +140,8 @@ fn join(first: &Host, worker: &Host, images: &Images) -> Result<()> {
     first.write("/opt/token.yaml", files::TOKEN)?;
     first.sh(&format!("{KUBECTL} create -f /opt/token.yaml"))?;
     first.sh(&format!("{KUBECTL} create deployment web --image={HYPERKUBE} -- /hyperkube hello"))?;
-    let pending = format!("{KUBECTL} get pods -l app=web -o jsonpath={{.items[0].status.conditions[0].message}}");
+    let pending =
+        format!("{KUBECTL} get pods -l app=web -o jsonpath={{.items[0].status.conditions[0].message}}");
     first.until("no master takes it", &pending, |text| text.contains("3 node(s) had untolerated taint"))?;
     first.scp(&["/etc/kubernetes/ca.pem"], worker, "/etc/kubernetes")?;
     nodes::start_containerd(worker)?;
@@ -130,7 +152,8 @@ fn join(first: &Host, worker: &Host, images: &Images) -> Result<()> {
     let serving = format!(
         "{KUBECTL} get csr -o jsonpath='{{range .items[?(@.spec.signerName==\"kubernetes.io/kubelet-serving\")]}}{{.metadata.name}} {{end}}'"
     );
-    let name = first.until("the worker asks for a serving certificate", &serving, |names| !names.trim().is_empty())?;
+    let name = first
+        .until("the worker asks for a serving certificate", &serving, |names| !names.trim().is_empty())?;
     first.sh(&format!("{KUBECTL} certificate approve {}", name.trim()))?;
     let ready = format!("{KUBECTL} get node worker0 --no-headers");
     first.until("the worker is ready", &ready, |line| line.contains(" Ready "))?;
@@ -143,10 +166,14 @@ fn join(first: &Host, worker: &Host, images: &Images) -> Result<()> {
 
 /// A container that dies is started again, and a manifest that is taken away takes its pod along.
 fn restarts(first: &Host) -> Result<()> {
-    let count = format!("{KUBECTL} -n kube-system get pod scheduler-master0 -o jsonpath={{.status.containerStatuses[0].restartCount}}");
+    let count = format!(
+        "{KUBECTL} -n kube-system get pod scheduler-master0 -o jsonpath={{.status.containerStatuses[0].restartCount}}"
+    );
     let before: u32 = first.sh(&count)?.trim().parse()?;
     first.sh("kill -9 $(pgrep -f '^/hyperkube scheduler')")?;
-    first.until("the kubelet starts it again", &count, |n| n.trim().parse::<u32>().is_ok_and(|n| n > before))?;
+    first.until("the kubelet starts it again", &count, |n| {
+        n.trim().parse::<u32>().is_ok_and(|n| n > before)
+    })?;
     first.sh("mv /etc/kubernetes/manifests/scheduler.manifest /opt/")?;
     let pods = format!("{KUBECTL} -n kube-system get pods --no-headers");
     first.until("it is gone with its manifest", &pods, |table| !table.contains("scheduler-master0"))?;
