@@ -7,10 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use apiserver::{
-    Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile,
-    KubeletClient, Selection, ServiceAccounts, TlsFiles,
-};
+use apiserver::{Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient, Selection, ServiceAccounts, TlsFiles};
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
 use http::Request;

@@ -140,11 +140,7 @@ fn tokens_and_keys_of_issuers() {
 fn certificates() {
     check(
         guards::certificates,
-        &[
-            guards::LEAF,
-            include_bytes!("../../../../fuzz/seeds/ca.pem"),
-            b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
-        ],
+        &[guards::LEAF, include_bytes!("../../../../fuzz/seeds/ca.pem"), b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
     );
 }
 
