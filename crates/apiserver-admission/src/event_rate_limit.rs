@@ -256,6 +256,8 @@ mod tests {
         assert_ne!(limited.event("a", "n", "p").await, "");
         limited.millis.store(1000, Ordering::Relaxed);
         assert_eq!(limited.event("a", "n", "p").await, "");
+        limited.millis.store(1001, Ordering::Relaxed);
+        assert_eq!(limited.event("a", "n", "p").await, "");
         assert_ne!(limited.event("a", "n", "p").await, "");
         // Other kinds are nobody's business.
         assert!(Ask::create_pod(json!({"metadata": {"name": "p"}})).run(&limited.plugin).await.is_ok());
@@ -284,8 +286,8 @@ mod tests {
             (json!([]), "limits: Invalid value: []: must not be empty"),
             (
                 json!([{"type": "Pod", "qps": 1, "burst": 1}]),
-                "limits[0].type: Unsupported value: \"Pod\": supported values: \"Server\", \"Namespace\", \"User\", \
-                 \"SourceAndObject\"",
+                "limits[0].type: Unsupported value: \"Pod\": supported values: \"Namespace\", \"Server\", \
+                 \"SourceAndObject\", \"User\"",
             ),
             (json!([{"type": "User", "qps": 1}]), "limits[0].burst: Invalid value: 0: must be positive"),
             (json!([{"type": "User", "qps": -1, "burst": 1}]), "limits[0].qps: Invalid value: -1: must be positive"),

@@ -113,11 +113,11 @@ mod tests {
     #[test]
     fn configurations_stand_inside_or_beside() {
         let settings = parse(&format!(
-            "{HEAD}plugins:\n- {{name: A, configuration: {{x: y}}}}\n- {{name: B, path: rates.yaml}}\n- {{name: C, path: \
-             /abs.yaml}}\n- {{name: D}}\n- {{name: A, configuration: {{x: z}}}}\n"
+            "{HEAD}plugins:\n- {{name: A, configuration: {{x: one}}}}\n- {{name: B, path: rates.yaml}}\n- {{name: C, path: \
+             /abs.yaml}}\n- {{name: D}}\n- {{name: A, configuration: {{x: two}}}}\n"
         ));
         let settings = settings.unwrap();
-        assert_eq!(settings.of("A"), Some(&json!({"x": "y"})));
+        assert_eq!(settings.of("A"), Some(&json!({"x": "one"})));
         assert_eq!(settings.of("B"), Some(&json!({"a": 1})));
         assert_eq!(settings.of("C"), Some(&json!({"b": 2})));
         assert_eq!(settings.of("D"), None);

@@ -389,8 +389,8 @@ mod tests {
                 "resourceAttributes": {
                     "namespace": "n", "verb": "list", "version": "v1", "resource": "pods",
                     "fieldSelector": {"requirements": [
-                        {"key": "spec.nodeName", "operator": "In", "values": ["a"]},
-                        {"key": "metadata.name", "operator": "NotIn", "values": ["b"]}]},
+                        {"key": "metadata.name", "operator": "NotIn", "values": ["b"]},
+                        {"key": "spec.nodeName", "operator": "In", "values": ["a"]}]},
                     "labelSelector": {"requirements": [
                         {"key": "app", "operator": "In", "values": ["x", "y"]},
                         {"key": "new", "operator": "Exists"},

@@ -34,8 +34,8 @@ impl Active {
 /// A storage whose values are sealed below and plain above.
 ///
 /// A single value that cannot be opened is an error for who reads it alone. In a range or a watch it is passed on as
-/// it is stored, which no reader takes for an object: one bad value must not hide all others. Where a key server does
-/// not answer, ranges and watches fail instead, and the reader tries again.
+/// it is stored, which no reader takes for an object: who reads it decides what becomes of the others. Where a key server
+/// does not answer, ranges and watches fail instead, and the reader tries again.
 #[derive(Clone)]
 pub struct Encrypted(Arc<Parts>);
 

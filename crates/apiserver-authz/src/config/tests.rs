@@ -95,7 +95,7 @@ fn what_is_wrong_is_told_with_its_path() {
         (("subjectAccessReviewVersion", "v2"), "supported values: \"v1\", \"v1beta1\""),
         (("matchConditionSubjectAccessReviewVersion", "v2"), "supported values: \"v1\""),
         (("failurePolicy", "-"), "authorizers[0].failurePolicy: Required value"),
-        (("failurePolicy", "Allow"), "supported values: \"NoOpinion\", \"Deny\""),
+        (("failurePolicy", "Allow"), "supported values: \"Deny\", \"NoOpinion\""),
         (("connectionInfo", "-"), "authorizers[0].connectionInfo.type: Required value"),
         (("connectionInfo", "{type: KubeConfigFile}"), "connectionInfo.kubeConfigFile: Required value"),
         (("connectionInfo", "{type: KubeConfigFile, kubeConfigFile: w}"), "must be an absolute path"),
