@@ -1,6 +1,7 @@
 //! What a stranger can send, each kind of bytes as one function that must neither panic nor run away. The fuzz targets
 //! call these, and so does a test in `crates/apiserver` that CI runs, with fewer inputs.
 #![allow(dead_code)]
+use std::borrow::Cow;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
@@ -8,6 +9,7 @@ use api::decode::{FieldValidation, Media, Target, decode};
 use api::kinds::{KINDS, Kind};
 use api::merge::TypeMerge;
 use machinery::field_selector::FieldSelector;
+use machinery::fields::{self, Managed, Reset, Scope, Typed, Versions};
 use machinery::label_selector::LabelSelector;
 use machinery::patch::{json_patch, merge_patch, strategic_merge_patch};
 use machinery::{Object, Quantity};
@@ -112,6 +114,61 @@ pub fn patches(data: &[u8]) {
             let _ = api::decode::check_patched(object, kind.schema, FieldValidation::Strict);
         }
     }
+}
+
+/// The versions of a kind that has one.
+struct One(&'static Kind);
+
+impl Versions for One {
+    fn typed(&self, api_version: &str) -> Option<Typed<'_>> {
+        (self.0.api_version() == api_version).then(|| api::fields::typed(self.0.schema))
+    }
+
+    fn convert<'a>(&self, object: &'a Object, _api_version: &str) -> Cow<'a, Object> {
+        Cow::Borrowed(object)
+    }
+}
+
+/// `managedFields` of an object, and a configuration that is applied to it; a zero byte is between them.
+pub fn owned_fields(data: &[u8]) {
+    let Some((kind, rest)) = kind(data) else { return };
+    let at = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
+    let Ok(list) = serde_json::from_slice::<Value>(&rest[..at]) else { return };
+    if let Ok(managed) = Managed::decode(Some(&list)) {
+        let written = managed.encode();
+        let again = Managed::decode(written.as_ref()).expect("what we write can be read");
+        assert_eq!(again.encode(), written);
+    }
+    let mut live = Object::default();
+    live.set_type(&kind.api_version(), &kind.kind);
+    live.set(&["metadata", "name"], "a");
+    live.set(&["metadata", "uid"], "u");
+    live.set(&["metadata", "managedFields"], list);
+    let (api_version, versions) = (kind.api_version(), One(kind));
+    let scope = Scope {
+        manager: "me",
+        api_version: &api_version,
+        subresource: "",
+        now: "2026-01-01T00:00:00Z",
+        reset: Reset::Below(&[&["status"]]),
+    };
+    let mut updated = live.clone();
+    updated.set(&["metadata", "labels"], serde_json::json!({"a": "b"}));
+    fields::update(&versions, &scope, &live, &mut updated);
+    let config = rest.get(at + 1..).and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    let Some(mut config) = config.and_then(Object::from_value) else { return };
+    config.set_type(&kind.api_version(), &kind.kind);
+    if fields::fits(api::fields::typed(kind.schema), &config).is_err() {
+        return;
+    }
+    let Ok(applied) = fields::apply(&versions, &scope, &live, &config, true) else { return };
+    // Whoever applies the same again changes nothing.
+    let again = fields::apply(&versions, &scope, &applied, &config, false).expect("there is nobody to conflict with");
+    let without = |mut object: Object| {
+        object.remove(&["metadata", "managedFields"]);
+        object
+    };
+    assert_eq!(without(again), without(applied));
 }
 
 /// Tokens of `continue`.

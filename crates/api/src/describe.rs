@@ -78,6 +78,18 @@ impl Descriptions {
     }
 }
 
+/// What one field of a type is for; the type by its full name, as in `io.k8s.api.core.v1.Pod`. Reads through all there
+/// is: who asks often keeps the answer.
+pub fn field(ty: &str, field: &str) -> Option<Cow<'static, str>> {
+    let start = match TEXT.strip_prefix(ty).is_some_and(|rest| rest.starts_with('\t')) {
+        true => 0,
+        false => TEXT.find(&format!("\n{ty}\t"))? + 1,
+    };
+    let lines = TEXT[start..].lines().skip(1).take_while(|line| line.starts_with('\t'));
+    let own = lines.filter_map(|l| l[1..].split_once('\t')).find(|(name, _)| *name == field);
+    own.map(|(_, text)| unescape(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +107,9 @@ mod tests {
         assert!(all.of_field(pod, "frobs").is_none() && all.of_type("frobs").is_none());
         let port = all.of_field("io.k8s.api.core.v1.ContainerPort", "containerPort").unwrap_or_default();
         assert!(port.contains("0 < x < 65536"), "{port}");
+        assert_eq!(field("io.k8s.api.core.v1.ContainerPort", "containerPort"), Some(port));
+        assert_eq!(field("io.k8s.api.core.v1.ContainerPort", "frobs"), None);
+        assert_eq!(field("io.k8s.api.core.v1.Container", "containerPort"), None);
     }
 
     /// How many types and fields that are served have no description: none may be lost when the API moves on.

@@ -3,7 +3,7 @@
 //! Types come from `k8s-openapi`. Read [`kinds::Kind`] first, then [`schema::TypeDef`].
 //! No behaviour and no I/O: defaults and validation live in `apiserver-resources`.
 pub mod decode;
-mod describe;
+pub mod describe;
 // The build script runs it; here are its tests.
 #[cfg(test)]
 #[allow(dead_code)]
@@ -16,6 +16,8 @@ mod generated;
 pub mod kinds;
 pub mod merge;
 pub mod openapi;
+mod openapi_message;
 pub mod openapi_v2;
+pub mod openapi_v3_message;
 pub mod proto;
 pub mod schema;

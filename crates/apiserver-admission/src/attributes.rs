@@ -55,6 +55,8 @@ pub struct Attributes<'a> {
     pub dry_run: bool,
     /// Warnings for the client; plugins add to them in `mutate`.
     pub warnings: Vec<String>,
+    /// Facts for the audit trail; plugins add to them in `mutate`.
+    pub annotations: Vec<(&'static str, String)>,
 }
 
 impl Attributes<'_> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use machinery::field::aggregate;
 use machinery::{Object, StatusError, StatusResult};
 use serde_json::Value;
 
@@ -17,6 +18,12 @@ mod spec;
 
 use policy::{Exemptions, Level, LevelVersion, Policy};
 use spec::PodSpec;
+
+/// What the audit trail calls what it is told.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATES: &str = "pod-security.kubernetes.io/audit-violations";
+const EXEMPT: &str = "pod-security.kubernetes.io/exempt";
+const UNREADABLE: &str = "pod-security.kubernetes.io/error";
 
 /// Pods of a namespace that are looked at when its labels change, at most.
 const MOST_PODS: usize = 3000;
@@ -123,8 +130,25 @@ fn runtime_class<'a>(template: Template<'a>) -> &'a str {
 struct Case<'a> {
     template: Template<'a>,
     policy: Policy,
+    /// What is wrong with the namespace's labels.
+    unreadable: String,
     /// Whether it is a pod: templates are warned of, and their pods refused.
     enforced: bool,
+}
+
+/// What there is to do.
+enum Found<'a> {
+    Nothing,
+    /// Somebody or something is let through unseen.
+    Exempt(&'static str),
+    Case(Case<'a>),
+}
+
+/// For the client, and for the audit trail.
+#[derive(Default)]
+struct Told {
+    warnings: Vec<String>,
+    annotations: Vec<(&'static str, String)>,
 }
 
 impl PodSecurity {
@@ -140,23 +164,25 @@ impl PodSecurity {
     }
 
     /// The object as a case, where there is something to judge.
-    async fn case<'a>(&self, a: &Attributes<'_>, object: &'a Object) -> StatusResult<Option<Case<'a>>> {
+    async fn case<'a>(&self, a: &Attributes<'_>, object: &'a Object) -> StatusResult<Found<'a>> {
         let is_pod = a.gvr.group.is_empty() && a.gvr.resource == "pods";
         let template = if is_pod {
             let unchanged = a.operation == Operation::Update && a.old.is_some_and(|old| !is_significant(object, old));
             if HARMLESS.contains(&a.subresource) || unchanged {
-                return Ok(None);
+                return Ok(Found::Nothing);
             }
             object.at(&["spec"]).map(|spec| (spec, object.at(&["metadata"])))
         } else {
             template(a, object)
         };
-        let Some(template) = template else { return Ok(None) };
-        if self.exempt.has_namespace(a.namespace)
-            || self.exempt.has_user(&a.user.name)
-            || self.exempt.has_runtime_class(runtime_class(template))
-        {
-            return Ok(None);
+        let Some(template) = template else { return Ok(Found::Nothing) };
+        let exemptions = [
+            (self.exempt.has_namespace(a.namespace), "namespace"),
+            (self.exempt.has_user(&a.user.name), "user"),
+            (self.exempt.has_runtime_class(runtime_class(template)), "runtimeClass"),
+        ];
+        if let Some((_, why)) = exemptions.into_iter().find(|(exempt, _)| *exempt) {
+            return Ok(Found::Exempt(why));
         }
         let found = match self.cluster.get(Resource::NAMESPACES, "", a.namespace) {
             Some(namespace) => Some(namespace),
@@ -165,8 +191,9 @@ impl PodSecurity {
         let Some(namespace) = found else {
             return Err(StatusError::internal(format!("failed to lookup namespace {:?}", a.namespace)));
         };
-        let (policy, _) = self.defaults.of(&namespace);
-        Ok(Some(Case { template, policy, enforced: is_pod }))
+        let (policy, errors) = self.defaults.of(&namespace);
+        let unreadable = if errors.is_empty() { String::new() } else { aggregate(&errors) };
+        Ok(Found::Case(Case { template, policy, unreadable, enforced: is_pod }))
     }
 
     /// What is said of the pods that a namespace has, when its labels become stricter.
@@ -246,18 +273,22 @@ impl Plugin for PodSecurity {
     }
 
     async fn mutate(&self, a: &mut Attributes<'_>) -> StatusResult<()> {
-        let warnings = {
+        let told = {
             let Some(object) = a.object() else { return Ok(()) };
             if a.is("", "namespaces") {
-                self.namespace(a, object)?
+                Told { warnings: self.namespace(a, object)?, ..Told::default() }
             } else {
                 match self.case(a, object).await? {
-                    Some(case) => case.told(),
-                    None => Vec::new(),
+                    Found::Case(case) => case.told(),
+                    Found::Exempt(why) => {
+                        Told { annotations: vec![(EXEMPT, why.to_owned())], ..Told::default() }
+                    }
+                    Found::Nothing => Told::default(),
                 }
             }
         };
-        a.warnings.extend(warnings);
+        a.warnings.extend(told.warnings);
+        a.annotations.extend(told.annotations);
         Ok(())
     }
 
@@ -266,7 +297,10 @@ impl Plugin for PodSecurity {
         if a.is("", "namespaces") {
             return self.namespace(a, object).map(drop);
         }
-        let Some(case) = self.case(a, object).await?.filter(|case| case.enforced) else { return Ok(()) };
+        let case = match self.case(a, object).await? {
+            Found::Case(case) if case.enforced => case,
+            _ => return Ok(()),
+        };
         match broken(case.policy.enforce, case.template) {
             Some(why) => {
                 let level = case.policy.enforce.to_string();
@@ -278,14 +312,25 @@ impl Plugin for PodSecurity {
 }
 
 impl Case<'_> {
-    /// Warnings for the client. A refusal already says it all.
-    fn told(&self) -> Vec<String> {
-        if self.enforced && broken(self.policy.enforce, self.template).is_some() {
-            return Vec::new();
+    fn told(&self) -> Told {
+        let mut told = Told::default();
+        let would = |of: LevelVersion| {
+            broken(of, self.template).map(|why| format!("would violate PodSecurity {:?}: {why}", of.to_string()))
+        };
+        if !self.unreadable.is_empty() {
+            told.annotations.push((UNREADABLE, format!("Failed to parse policy: {}", self.unreadable)));
         }
-        let level = self.policy.warn.to_string();
-        let why = broken(self.policy.warn, self.template);
-        why.map(|why| format!("would violate PodSecurity {level:?}: {why}")).into_iter().collect()
+        let mut refused = false;
+        if self.enforced {
+            told.annotations.push((ENFORCED, self.policy.enforce.to_string()));
+            refused = broken(self.policy.enforce, self.template).is_some();
+        }
+        told.annotations.extend(would(self.policy.audit).map(|why| (VIOLATES, why)));
+        // A refusal already says it all.
+        if !refused {
+            told.warnings.extend(would(self.policy.warn));
+        }
+        told
     }
 }
 

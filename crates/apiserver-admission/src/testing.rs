@@ -121,6 +121,7 @@ impl Ask {
             user: &self.user,
             dry_run: false,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         };
         plugin.mutate(&mut attributes).await.map_err(|e| e.to_string())?;
         plugin.validate(&attributes).await.map_err(|e| e.to_string())?;

@@ -65,3 +65,27 @@ impl Authorizer for PrivilegedGroups {
         if user.in_group(SYSTEM_MASTERS) { everything() } else { Rules::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use machinery::request::RequestInfo;
+
+    use super::*;
+    use crate::Decision;
+
+    #[tokio::test]
+    async fn modes_that_need_no_policy() {
+        let nobody = UserInfo::anonymous();
+        let (jane, root) = (UserInfo::new("jane", &["masters"]), UserInfo::new("root", &[SYSTEM_MASTERS]));
+        let request = RequestInfo { verb: "delete".into(), path: "/".into(), ..RequestInfo::default() };
+        for (who, privileged) in [(&nobody, false), (&jane, false), (&root, true)] {
+            let question = Attributes { user: who, request: &request };
+            assert!(AlwaysAllow.authorize(&question).await.is_allowed());
+            let denied = AlwaysDeny.authorize(&question).await;
+            assert_eq!((denied.decision, denied.reason()), (Decision::NoOpinion, "Everything is forbidden."));
+            assert_eq!(PrivilegedGroups.authorize(&question).await.is_allowed(), privileged, "{}", who.name);
+            assert_eq!(PrivilegedGroups.rules_for(who, "n") == everything(), privileged, "{}", who.name);
+        }
+        assert_eq!(AlwaysDeny.rules_for(&root, "n"), Rules::default());
+    }
+}

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use api::decode::Target;
 use api::kinds::Kind;
-use apiserver_registry::Warnings;
+use apiserver_registry::{Notes, Warnings};
 use async_trait::async_trait;
 use http::{HeaderMap, Request, Response};
 use machinery::request::{RequestInfo, UserInfo};
@@ -31,6 +31,8 @@ pub struct Context {
     pub query: String,
     /// Where the request is counted.
     pub series: Option<Arc<Series>>,
+    /// Facts for the audit trail.
+    pub notes: Notes,
 }
 
 impl Context {

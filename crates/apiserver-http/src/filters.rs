@@ -9,6 +9,7 @@ use std::time::Instant;
 use apiserver_audit::Record;
 use apiserver_authn::AuthRequest;
 use apiserver_authz::{Answer, Decision, forbidden};
+use apiserver_registry::Notes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -241,12 +242,19 @@ impl Server {
             request = self.record_request(record, &info, request).await?;
         }
         let series = delivery.series.clone();
+        let notes = Notes::default();
         let work = async {
-            if info.is_resource {
-                self.resource(info, user, request, series).await
+            let done = if info.is_resource {
+                self.resource(info, user, request, series, notes.clone()).await
             } else {
                 self.other(&request.into_parts().0).await
+            };
+            if let Some((record, _)) = recorded {
+                for (key, value) in notes.take() {
+                    record.annotate(key, value);
+                }
             }
+            done
         };
         if long {
             return work.await;

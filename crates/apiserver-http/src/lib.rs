@@ -7,6 +7,7 @@ mod body;
 mod context;
 mod cork;
 mod deliver;
+mod deprecation;
 mod discovery;
 pub mod endpoints;
 mod field_manager;

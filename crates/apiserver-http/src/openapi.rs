@@ -6,13 +6,16 @@ use std::sync::OnceLock;
 
 use api::openapi::{Served, v3_document, v3_hash, v3_index, v3_path};
 use api::openapi_v2::{self, v2_document};
-use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
+use api::openapi_v3_message;
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use machinery::{StatusError, StatusResult};
+use serde_json::Value;
 
 use crate::body::{Body, full};
 use crate::kinds::Kinds;
-use crate::negotiate::{Media, negotiate, ranges};
+use crate::negotiate::{Media, ranges};
 use crate::query::Query;
 use crate::respond;
 
@@ -23,17 +26,21 @@ pub struct OpenApi {
     hashes: OnceLock<Vec<(String, String)>>,
 }
 
-fn document(kinds: &Kinds, group: &str, version: &str) -> Vec<u8> {
+fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
     let served: Vec<Served<'_>> = kinds
         .all()
         .filter(|k| k.group == group && k.version == version)
         .map(|kind| Served { kind, schema: None })
         .collect();
-    serde_json::to_vec(&v3_document(group, version, &served)).unwrap_or_default()
+    v3_document(group, version, &served)
 }
 
-/// Whether the client wants the second version as protobuf; else as JSON.
-fn wants_protobuf(headers: &HeaderMap) -> StatusResult<bool> {
+fn json(document: &Value) -> Vec<u8> {
+    serde_json::to_vec(document).unwrap_or_default()
+}
+
+/// Whether the client wants a document as protobuf, which has two names; else as JSON.
+fn wants_protobuf(headers: &HeaderMap, names: [&'static str; 2]) -> StatusResult<bool> {
     let ranges = ranges(headers);
     if ranges.is_empty() {
         return Ok(false);
@@ -42,16 +49,13 @@ fn wants_protobuf(headers: &HeaderMap) -> StatusResult<bool> {
         .iter()
         .find_map(|range| match range.media {
             "application/json" | "application/*" | "*/*" => Some(false),
-            openapi_v2::MEDIA | openapi_v2::CONTENT_TYPE => Some(true),
-            _ => None,
+            media => names.contains(&media).then_some(true),
         })
-        .ok_or_else(|| {
-            StatusError::not_acceptable(&["application/json", openapi_v2::MEDIA, openapi_v2::CONTENT_TYPE])
-        })
+        .ok_or_else(|| StatusError::not_acceptable(&["application/json", names[0], names[1]]))
 }
 
 fn answer_v2(kinds: &Kinds, headers: &HeaderMap) -> StatusResult<Response<Body>> {
-    let protobuf = wants_protobuf(headers)?;
+    let protobuf = wants_protobuf(headers, [openapi_v2::MEDIA, openapi_v2::CONTENT_TYPE])?;
     let served: Vec<Served<'_>> = kinds.all().map(|kind| Served { kind, schema: None }).collect();
     let document = v2_document(&served);
     let (media, bytes) = if protobuf {
@@ -63,7 +67,7 @@ fn answer_v2(kinds: &Kinds, headers: &HeaderMap) -> StatusResult<Response<Body>>
 }
 
 /// How long a client may keep a document whose URL has its hash.
-const KEEP: &str = "public, max-age=31536000, immutable";
+const KEEP: &str = "public, immutable";
 
 fn matches(headers: &HeaderMap, etag: &str) -> bool {
     let given = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -107,21 +111,24 @@ impl OpenApi {
             return answer_v2(kinds, headers).map(Some);
         }
         let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
-        let media = negotiate(headers, false, false)?.media;
         let versions = kinds.group_versions();
         let hashes = self.hashes.get_or_init(|| {
-            versions.iter().map(|(g, v)| (v3_path(g, v), v3_hash(&document(kinds, g, v)))).collect()
+            versions.iter().map(|(g, v)| (v3_path(g, v), v3_hash(&json(&document(kinds, g, v))))).collect()
         });
         if rest.is_empty() {
             let index = v3_index(hashes.iter().map(|(path, hash)| (path.as_str(), hash.as_str())));
             let encoded = serde_json::to_vec(&index).unwrap_or_default();
             let hash = hash(&encoded);
+            // The index has one form, whatever is asked for.
+            let media = Media::Json;
             return Ok(Some(tagged(headers, &hash, || respond::json_bytes(StatusCode::OK, media, encoded))));
         }
         let wanted = rest.trim_start_matches('/');
         let Some((group, version)) = versions.iter().find(|(g, v)| v3_path(g, v) == wanted) else {
             return Ok(None);
         };
+        let protobuf =
+            wants_protobuf(headers, [openapi_v3_message::MEDIA, openapi_v3_message::CONTENT_TYPE])?;
         let current = hashes.iter().find(|(path, _)| path == wanted).map_or("", |(_, hash)| hash.as_str());
         let query = Query::parse(query.unwrap_or(""));
         let asked = query.get("hash");
@@ -135,10 +142,21 @@ impl OpenApi {
             return Ok(Some(response));
         }
         let mut response = tagged(headers, current, || {
-            respond::json_bytes(StatusCode::OK, media, document(kinds, group, version))
+            let document = document(kinds, group, version);
+            let (media, bytes) = if protobuf {
+                (openapi_v3_message::CONTENT_TYPE, openapi_v3_message::encode(&document))
+            } else {
+                (Media::Json.content_type(), json(&document))
+            };
+            respond::bytes(StatusCode::OK, media, bytes)
         });
         if !asked.is_empty() {
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(KEEP));
+            let year = Timestamp::now() + SignedDuration::from_hours(24 * 365);
+            let until = year.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            if let Ok(until) = HeaderValue::from_str(&until) {
+                response.headers_mut().insert(EXPIRES, until);
+            }
         }
         Ok(Some(response))
     }
@@ -191,6 +209,15 @@ mod tests {
         let hash = plain.headers()[ETAG].to_str().expect("text").trim_matches('"').to_owned();
         let kept = get(path, Some(&format!("hash={hash}")), &none);
         assert_eq!((kept.status().as_u16(), kept.headers()[CACHE_CONTROL].to_str().ok()), (200, Some(KEEP)));
+        let mut binary = HeaderMap::new();
+        binary.insert(ACCEPT, openapi_v3_message::MEDIA.parse().expect("a header"));
+        let message = get(path, Some(&format!("hash={hash}")), &binary);
+        assert_eq!(message.headers()[CONTENT_TYPE], openapi_v3_message::CONTENT_TYPE);
+        assert_eq!(message.headers()[ETAG], plain.headers()[ETAG]);
+        assert_eq!(get("/openapi/v3", None, &binary).headers()[CONTENT_TYPE], "application/json");
+        let mut yaml = HeaderMap::new();
+        yaml.insert(ACCEPT, "application/yaml".parse().expect("a header"));
+        assert_eq!(openapi.answer(&kinds, path, None, &yaml).map(|_| ()).map_err(|e| e.code()), Err(406));
         let moved = get(path, Some("hash=00"), &none);
         assert_eq!(moved.status(), 301);
         assert_eq!(moved.headers()[LOCATION], format!("{path}?hash={hash}"));

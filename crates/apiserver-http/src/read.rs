@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use api::kinds::Kind;
-use apiserver_registry::list::{ListOptions, Match, Page, Selection};
+use apiserver_registry::list::{Items, ListOptions, Match, Page, Selection};
 use apiserver_registry::{Store, encode};
 use apiserver_watch_cache::CachedObject;
 use bytes::Bytes;
@@ -20,13 +20,15 @@ use storage::Revision;
 
 use crate::body::Body;
 use crate::context::Context;
-use crate::gzip::Size;
+use crate::gzip::{Size, THRESHOLD};
 use crate::negotiate::{Agreed, Form, Media};
 use crate::query::Query;
 use crate::respond;
 
 /// Lists are sent in pieces of about this many bytes.
 const PIECE: usize = 64 * 1024;
+/// How many bytes are made of decoded objects before others get their turn.
+const TURN: usize = 16 * 1024;
 
 /// Serves `get`.
 pub async fn get(context: &Context, store: &Store) -> StatusResult<Response<Body>> {
@@ -88,7 +90,22 @@ pub fn table(
 pub async fn list(context: &Context, store: &Store) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
     let options = list_options(context)?;
-    let page = store.list(&context.info.namespace, &options).await?;
+    let mut page = store.list(&context.info.namespace, &options).await?;
+    if agreed.form == Form::Table
+        && let Some(rank) = apiserver_resources::table::order(&context.kind.group, &context.kind.plural)
+    {
+        let rank = |item: &Arc<CachedObject>| {
+            let object = encode::decode(&item.value, item.revision);
+            (object.map_or(0, |object| rank(&object)), item.facts.name.clone())
+        };
+        let mut all = Vec::with_capacity(page.items.remaining());
+        page.items.visit(|item| {
+            all.push(item.clone());
+            true
+        });
+        all.sort_by_cached_key(rank);
+        page.items = all.into();
+    }
     let writer = Writer::new(context, agreed.form, !context.is_storage_version(store));
     match agreed.media {
         Media::Json => Ok(stitched(writer, page)),
@@ -123,12 +140,20 @@ struct Writer {
     /// `includeObject` of a table.
     include: String,
     now: Timestamp,
+    /// What is written are the `Scale`s of the kind.
+    scale: bool,
 }
 
 impl Writer {
     fn new(context: &Context, form: Form, converts: bool) -> Self {
         let include = context.query().get("includeObject").to_owned();
-        Self { form, kind: context.kind.clone(), converts, include, now: Timestamp::now() }
+        let scale = context.info.subresource == "scale";
+        Self { form, kind: context.kind.clone(), converts, include, now: Timestamp::now(), scale }
+    }
+
+    /// The resource whose columns a table has.
+    fn printed(&self) -> (&str, &str) {
+        if self.scale { ("autoscaling", "scale") } else { (&self.kind.group, &self.kind.plural) }
     }
 
     /// `apiVersion` and `kind` of the list.
@@ -153,13 +178,18 @@ impl Writer {
     }
 
     fn columns(&self) -> Vec<Value> {
-        let columns = apiserver_resources::table::columns(&self.kind.group, &self.kind.plural);
+        let (group, plural) = self.printed();
+        let columns = apiserver_resources::table::columns(group, plural);
         columns.iter().map(|c| c.to_json()).collect()
     }
 
     fn row(&self, object: Object) -> Value {
-        let cells = apiserver_resources::table::row(&self.kind.group, &self.kind.plural, &object, self.now);
+        let (group, plural) = self.printed();
+        let cells = apiserver_resources::table::row(group, plural, &object, self.now);
         let mut row = json!({ "cells": cells });
+        if let Some(conditions) = apiserver_resources::table::row_conditions(group, plural, &object) {
+            row["conditions"] = conditions;
+        }
         match self.include.as_str() {
             "None" => {}
             "Object" => row["object"] = object.into_value(),
@@ -201,29 +231,28 @@ impl Writer {
             Some(value) => drop(serde_json::to_writer(out, &value)),
         }
     }
-
-    /// About how many bytes an item takes.
-    fn size(&self, item: &CachedObject) -> u64 {
-        match (self.form, self.include.as_str()) {
-            (Form::Object, _) | (Form::Table, "Object") => item.json_len() as u64,
-            _ => (item.json_len() as u64).min(600),
-        }
-    }
 }
 
 /// A list stitched from the stored bytes, sent in pieces as the client takes them. What has to be decoded for it is so
 /// for one piece at a time.
 fn stitched(writer: Writer, page: Page) -> Response<Body> {
     let head = writer.head(&page);
-    let size = page.items.iter().map(|o| writer.size(o)).sum();
-    let pieces = Pieces { writer, head: Some(head), items: page.items.into_iter(), first: true, done: false };
-    let body = if pieces.items.len() <= 16 {
-        crate::body::full(pieces.fold(Vec::new(), |mut all, piece| {
-            all.extend_from_slice(&piece);
-            all
-        }))
-    } else {
-        StreamBody::new(stream::iter(pieces.map(|p| Ok(Frame::data(p))))).boxed_unsync()
+    let mut pieces = Pieces { writer, head: Some(head), items: page.items, first: true, done: false };
+    // As much as tells whether it is worth compressing; what is shorter is known whole.
+    let (mut begun, mut size) = (Vec::new(), 0);
+    while size < THRESHOLD
+        && let Some(piece) = pieces.next()
+    {
+        size += piece.len() as u64;
+        begun.push(piece);
+    }
+    let body = match &begun[..] {
+        [only] if pieces.done => crate::body::full(only.clone()),
+        all if pieces.done => crate::body::full(all.concat()),
+        _ => {
+            let all = begun.into_iter().chain(pieces);
+            StreamBody::new(stream::iter(all.map(|p| Ok(Frame::data(p))))).boxed_unsync()
+        }
     };
     answer(body, Media::Json, size)
 }
@@ -239,27 +268,40 @@ fn answer(body: Body, media: Media, size: u64) -> Response<Body> {
 
 /// A list as a message. Its length comes first, so all items are encoded before any is sent; their trees are never
 /// there together.
-async fn protobuf(writer: Writer, page: Page) -> StatusResult<Response<Body>> {
-    let (mut pieces, mut piece, mut total) = (Vec::new(), Vec::new(), 0);
-    for (n, item) in page.items.iter().enumerate() {
-        if n % 32 == 31 {
-            // Others want to be answered meanwhile.
-            tokio::task::yield_now().await;
+async fn protobuf(writer: Writer, mut page: Page) -> StatusResult<Response<Body>> {
+    let metadata = list_metadata(&page);
+    let (mut pieces, mut total) = (Vec::new(), 0);
+    let mut piece = Vec::new();
+    loop {
+        let mut failed = None;
+        let before = piece.len();
+        let all = page.items.visit(|item| {
+            let Some(object) = writer.tree(item) else { return true };
+            let object = if writer.form == Form::Partial { partial(object) } else { object };
+            match api::proto::encode_list_item(&object.0) {
+                Ok(item) => piece.extend_from_slice(&item),
+                Err(e) => failed = Some(e),
+            }
+            failed.is_none() && piece.len() - before < TURN
+        });
+        if let Some(e) = failed {
+            return Err(StatusError::internal(e));
         }
-        let Some(object) = writer.tree(item) else { continue };
-        let object = if writer.form == Form::Partial { partial(object) } else { object };
-        let item = api::proto::encode_list_item(&object.0).map_err(StatusError::internal)?;
-        total += item.len();
-        piece.extend_from_slice(&item);
+        total += piece.len() - before;
+        if all {
+            break;
+        }
         if piece.len() >= PIECE {
             pieces.push(Bytes::from(std::mem::take(&mut piece)));
         }
+        // Others want to be answered meanwhile.
+        tokio::task::yield_now().await;
     }
-    let (api_version, kind) = writer.list_type();
-    let (head, tail) = api::proto::list_frame(&api_version, &kind, list_metadata(&page), total)
-        .map_err(StatusError::internal)?;
-    let size = (head.len() + total + tail.len()) as u64;
     drop(page);
+    let (api_version, kind) = writer.list_type();
+    let (head, tail) =
+        api::proto::list_frame(&api_version, &kind, metadata, total).map_err(StatusError::internal)?;
+    let size = (head.len() + total + tail.len()) as u64;
     piece.extend_from_slice(&tail);
     pieces.push(piece.into());
     let all = std::iter::once(Bytes::from(head)).chain(pieces);
@@ -270,7 +312,7 @@ async fn protobuf(writer: Writer, page: Page) -> StatusResult<Response<Body>> {
 struct Pieces {
     writer: Writer,
     head: Option<String>,
-    items: std::vec::IntoIter<Arc<CachedObject>>,
+    items: Items,
     first: bool,
     done: bool,
 }
@@ -286,13 +328,14 @@ impl Iterator for Pieces {
         if let Some(head) = self.head.take() {
             out.extend_from_slice(head.as_bytes());
         }
-        while out.len() < PIECE {
-            let Some(item) = self.items.next() else {
-                out.extend_from_slice(b"]}");
-                self.done = true;
-                break;
-            };
-            self.writer.write(&item, &mut self.first, &mut out);
+        let Self { writer, items, first, .. } = self;
+        let all = items.visit(|item| {
+            writer.write(item, first, &mut out);
+            out.len() < PIECE
+        });
+        if all {
+            out.extend_from_slice(b"]}");
+            self.done = true;
         }
         Some(out.into())
     }
@@ -307,11 +350,7 @@ fn write_item(item: &CachedObject, out: &mut Vec<u8>) {
         return;
     }
     out.push(b'{');
-    out.extend_from_slice(METADATA);
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    out.extend_from_slice(item.revision.to_string().as_bytes());
-    out.extend_from_slice(b"\",");
-    out.extend_from_slice(&item.value[item.splice as usize..]);
+    item.write_json_from(start, out);
 }
 
 /// Reads the parameters of a list or watch.
@@ -390,13 +429,12 @@ pub fn selection(context: &Context, query: &Query<'_>) -> StatusResult<Selection
 fn unselectable(kind: &Kind, field: &str) -> String {
     match (&*kind.group, &*kind.kind) {
         ("", "Pod" | "Node" | "ReplicationController" | "Event" | "Namespace" | "Secret" | "Service")
-        | ("certificates.k8s.io", "CertificateSigningRequest")
-        | ("events.k8s.io", "Event") => format!("field label not supported: {field}"),
+        | ("certificates.k8s.io" | "events.k8s.io", _) => format!("field label not supported: {field}"),
         _ if kind.schema.is_none() => format!("field label not supported: {field}"),
-        ("apps", name @ ("DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet")) => {
-            format!("field label {field:?} not supported for appsv1.{name}")
+        ("resource.k8s.io", "ResourceSlice") => {
+            format!("field label not supported for {}, Kind=ResourceSlice: {field}", kind.api_version())
         }
-        ("batch", "Job") => format!("field label {field:?} not supported for batchv1.Job"),
+        ("batch", "Job") => format!("field label {field:?} not supported for Job"),
         _ => {
             format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
         }

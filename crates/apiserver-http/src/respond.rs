@@ -95,19 +95,79 @@ pub fn deleted(media: Media, group: &str, resource: &str, name: &str, uid: &str)
     json(StatusCode::OK, media, &status)
 }
 
-/// Adds `Warning` headers (RFC 9110 section 5.5, code 299).
+/// As many characters of warnings are sent in full.
+const WARNED: usize = 4 * 1024;
+/// Beyond that, as many of each, until there are as many again.
+const WARNED_EACH: usize = 256;
+
+/// Which of these warnings are sent, and how much of each (endpoints/filters/warning.go).
+fn shown(warnings: &[String]) -> Vec<String> {
+    let whole: Vec<&String> =
+        warnings.iter().filter(|text| !text.is_empty() && !text.chars().any(char::is_control)).collect();
+    let length = |text: &str| text.chars().count();
+    if whole.iter().map(|text| length(text)).sum::<usize>() <= WARNED {
+        return whole.into_iter().cloned().collect();
+    }
+    let (mut out, mut written) = (Vec::new(), 0);
+    for text in whole {
+        if written >= WARNED {
+            break;
+        }
+        let cut: String = text.chars().take(WARNED_EACH).collect();
+        written += length(&cut);
+        out.push(cut);
+    }
+    out
+}
+
+/// Adds `Warning` headers for the writer, behind those that are there.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for text in warnings.iter().take(20) {
-        let quoted: String = text
-            .chars()
-            .filter(|c| !c.is_control())
-            .flat_map(|c| match c {
-                '"' | '\\' => vec!['\\', c],
-                c => vec![c],
-            })
-            .collect();
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+    for text in shown(warnings) {
+        let mut quoted = String::with_capacity(text.len() + 10);
+        quoted.push_str("299 - \"");
+        for c in text.chars() {
+            if matches!(c, '"' | '\\') {
+                quoted.push('\\');
+            }
+            quoted.push(c);
+        }
+        quoted.push('"');
+        if let Ok(value) = HeaderValue::from_bytes(quoted.as_bytes()) {
             response.headers_mut().append(WARNING, value);
         }
+    }
+}
+
+/// Adds one before those that are there.
+pub fn warn_first(response: &mut Response<Body>, warning: String) {
+    let others: Vec<HeaderValue> = response.headers().get_all(WARNING).iter().cloned().collect();
+    response.headers_mut().remove(WARNING);
+    warn(response, &[warning]);
+    for other in others {
+        response.headers_mut().append(WARNING, other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_warnings_are_cut() {
+        let few = ["a".to_owned(), String::new(), "b\nc".to_owned()];
+        assert_eq!(shown(&few), ["a"]);
+        let long = vec!["x".repeat(1000); 5];
+        assert_eq!(shown(&long[..4]).iter().map(String::len).collect::<Vec<_>>(), [1000; 4]);
+        assert_eq!(shown(&long).iter().map(String::len).collect::<Vec<_>>(), [256; 5]);
+        assert_eq!(shown(&vec!["x".repeat(1000); 50]).len(), 16);
+    }
+
+    #[test]
+    fn warnings_are_quoted_and_in_order() {
+        let mut response = Response::new(full(""));
+        warn(&mut response, &["say \"ü\"".to_owned()]);
+        warn_first(&mut response, "first".to_owned());
+        let all: Vec<&[u8]> = response.headers().get_all(WARNING).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(all, [&b"299 - \"first\""[..], "299 - \"say \\\"ü\\\"\"".as_bytes()]);
     }
 }

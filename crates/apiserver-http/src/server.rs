@@ -9,7 +9,7 @@ use apiserver_admission::Chain;
 use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
-use apiserver_registry::{Registry, Store};
+use apiserver_registry::{Notes, Registry, Store};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use machinery::request::{RequestInfo, UserInfo};
@@ -25,7 +25,7 @@ use crate::limits::Limits;
 use crate::metrics::{Metrics, Series, Text};
 use crate::openapi::OpenApi;
 use crate::query::Query;
-use crate::{read, respond, watch, write};
+use crate::{deprecation, read, respond, watch, write};
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Default)]
@@ -73,13 +73,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Routes an authorized request about a resource.
+    /// Answers an authorized request about a resource.
     pub(crate) async fn resource(
         self: &Arc<Self>,
         info: RequestInfo,
         user: Arc<UserInfo>,
         request: Request<Body>,
         series: Option<Arc<Series>>,
+        notes: Notes,
     ) -> StatusResult<Response<Body>> {
         let kind = self
             .kinds
@@ -92,7 +93,7 @@ impl Server {
         if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
             return Err(StatusError::no_such_path());
         }
-        let key = (kind.group.to_string(), kind.plural.to_string(), info.subresource.clone());
+        let old = deprecation::warning(&kind);
         let context = Context {
             server: self.clone(),
             headers: request.headers().clone(),
@@ -101,7 +102,23 @@ impl Server {
             kind,
             user,
             series,
+            notes,
         };
+        let mut answer = self.route(context, request).await;
+        if let (Ok(response), Some(warning)) = (&mut answer, old) {
+            respond::warn_first(response, warning);
+        }
+        answer
+    }
+
+    /// Finds who serves it.
+    async fn route(
+        self: &Arc<Self>,
+        context: Context,
+        request: Request<Body>,
+    ) -> StatusResult<Response<Body>> {
+        let kind = &context.kind;
+        let key = (kind.group.to_string(), kind.plural.to_string(), context.info.subresource.clone());
         if let Some(endpoint) = self.endpoints.get(&key) {
             return endpoint.clone().serve(&context, request).await;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver_registry::list::Selection;
-use apiserver_registry::{Store, encode, too_large_revision};
+use apiserver_registry::{Store, encode};
 use apiserver_watch_cache::{
     CacheEvent, CachedObject, Error as CacheError, EventKind, Scope, Snapshot, Watch,
 };
@@ -74,6 +74,8 @@ pub async fn watch(
         deadline: Instant::now() + timeout,
     };
     let scope = scope(&context, store, &options.selection);
+    // Once a request is understood, what goes wrong is told by an event.
+    let mut failed = None;
     let from = match (initial, revision) {
         (Some(true), None) | (None, None) => {
             let now = store.storage().now().await.map_err(apiserver_registry::storage_error)?;
@@ -82,27 +84,22 @@ pub async fn watch(
         }
         (Some(true) | None, Some(Revision::ZERO)) => None,
         (Some(true), Some(revision)) => {
-            store.reach(revision).await?;
+            failed = store.reach(revision).await.err();
             None
         }
         (Some(false), None | Some(Revision::ZERO)) => Some(store.fresh().await?.revision),
-        (Some(false) | None, Some(revision)) => {
-            let current = store.storage().now().await.map_err(apiserver_registry::storage_error)?;
-            if revision > current {
-                return Err(too_large_revision(revision, current));
-            }
-            Some(revision)
-        }
+        // One that is still to come is waited for: what happens up to there, the client has seen.
+        (Some(false) | None, Some(revision)) => Some(revision),
     };
-    let mut expired = None;
     let (initial, watch) = match from {
+        _ if failed.is_some() => (None, None),
         None => {
             let (snapshot, watch) = store.cache.watch_initial(scope);
             (Some(Initial { snapshot, next: store.key_prefix(&context.info.namespace) }), Some(watch))
         }
         Some(revision) => {
             let watch = store.cache.watch_after(revision, scope).inspect_err(|e| {
-                expired = Some(too_old(revision, e));
+                failed = Some(too_old(revision, e));
             });
             (None, watch.ok())
         }
@@ -116,7 +113,7 @@ pub async fn watch(
         initial,
         end,
         watch,
-        expired,
+        failed,
         waiting: VecDeque::new(),
         last,
         encoder,
@@ -172,10 +169,10 @@ pub struct Stream {
     initial: Option<Initial>,
     /// End of the key range.
     end: String,
-    /// `None`: the revision asked for is gone.
+    /// `None`: there is nothing to be seen from the revision asked for.
     watch: Option<Watch>,
-    /// What to say then.
-    expired: Option<StatusError>,
+    /// Why.
+    failed: Option<StatusError>,
     /// Events that came and are not sent yet.
     waiting: VecDeque<Arc<CacheEvent>>,
     /// The revision up to which everything was sent.
@@ -208,7 +205,7 @@ impl Stream {
         loop {
             let Some(watch) = &mut self.watch else {
                 self.ended = true;
-                return Some(error(self.encoder.agreed.media, &self.expired.take()?));
+                return Some(error(self.encoder.agreed.media, &self.failed.take()?));
             };
             let bookmark = *self.next_bookmark.get_or_insert_with(|| bookmark_time(self.options.deadline));
             let until = if self.options.bookmarks {

@@ -109,7 +109,7 @@ pub async fn create(
     request: Request<Body>,
 ) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let bytes = body::read(request.into_body()).await?;
     let object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
@@ -123,7 +123,7 @@ pub async fn update(
     request: Request<Body>,
 ) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let bytes = body::read(request.into_body()).await?;
     let mut object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     if object.name().is_empty() {
@@ -223,7 +223,7 @@ pub fn applied(
 /// Serves `patch`.
 pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> StatusResult<Response<Body>> {
     context.negotiate()?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let headers = request.headers().clone();
     let bytes = body::read(request.into_body()).await?;
     if is_apply(&headers) {
@@ -364,7 +364,17 @@ pub fn deletion(context: &Context, value: &Value) -> StatusResult<(DeleteOptions
         Some(grace) => Some(grace),
         None => query.integer("gracePeriodSeconds")?,
     };
-    let dry = value.get("dryRun").and_then(Value::as_array).is_some_and(|d| d.iter().any(|v| v == "All"));
+    let asked = value.get("dryRun").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if let Some(other) = asked.iter().find(|v| *v != "All") {
+        let path = machinery::FieldPath::new("dryRun");
+        let e = machinery::FieldError::not_supported(&path, other.clone(), &["All"]);
+        return Err(StatusError::invalid(
+            &GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"),
+            "",
+            &[e],
+        ));
+    }
+    let dry = !asked.is_empty();
     let options = DeleteOptions {
         grace,
         uid: text("/preconditions/uid"),
@@ -393,7 +403,7 @@ pub async fn delete(
         let asked = RequestInfo { verb, ..context.info.clone() };
         context.server.authorize(&context.user, &asked).await?;
     }
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let write = Write { dry_run, ..write(context, &warnings)? };
     let kind = &context.kind;
     let mut response = match store.delete(&write, &options).await? {
@@ -425,10 +435,10 @@ pub async fn delete_collection(
     let agreed = context.negotiate()?;
     let bytes = body::read(request.into_body()).await?;
     let (options, dry_run) = delete_options(context, &bytes)?;
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let listed = read::list_options(context)?;
     let page = store.list(&context.info.namespace, &listed).await?;
-    for some in page.items.chunks(DELETE_WORKERS) {
+    for some in page.items.into_vec().chunks(DELETE_WORKERS) {
         let deletions =
             some.iter().map(|item| delete_one(context, store, item, &options, dry_run, &warnings));
         for result in futures::future::join_all(deletions).await {

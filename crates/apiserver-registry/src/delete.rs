@@ -24,23 +24,22 @@ pub enum Plan {
     Nothing,
 }
 
-/// Checks the preconditions of a deletion.
-pub fn preconditions(object: &Object, options: &DeleteOptions, gr: &GroupResource) -> StatusResult<()> {
-    if let Some(uid) = &options.uid
-        && uid != object.uid()
-    {
-        let why =
-            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid());
-        return Err(StatusError::conflict(gr, object.name(), &why));
-    }
-    if let Some(version) = &options.resource_version
-        && version != object.resource_version()
-    {
+/// Checks the preconditions of a deletion. `kind` is what upstream calls the resource here: group and kind.
+pub fn preconditions(object: &Object, options: &DeleteOptions, kind: &GroupResource) -> StatusResult<()> {
+    let name = object.name();
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != object.uid()) {
         let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            object.uid()
+        );
+        return Err(StatusError::conflict(kind, name, &why));
+    }
+    if let Some(version) = options.resource_version.as_deref().filter(|v| *v != object.resource_version()) {
+        let why = format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
             object.resource_version()
         );
-        return Err(StatusError::conflict(gr, object.name(), &why));
+        return Err(StatusError::conflict(kind, name, &why));
     }
     Ok(())
 }
@@ -54,34 +53,30 @@ pub fn plan(object: &Object, options: &DeleteOptions, strategy: &dyn Strategy, n
         || object.finalizers().zip(&finalizers).any(|(a, b)| a != b);
 
     if object.is_deleting() {
-        let shorter = match (grace, object.deletion_grace_period_seconds()) {
-            (Grace::Seconds(new), Some(old)) if new < old && new > 0 => Some(new),
-            _ => None,
-        };
-        if let Some(seconds) = shorter {
-            let old = object.deletion_grace_period_seconds().unwrap_or(0);
-            let until = object.deletion_timestamp().parse::<Timestamp>().unwrap_or(now);
+        let old = object.deletion_grace_period_seconds().unwrap_or(0);
+        let until = object.deletion_timestamp().parse::<Timestamp>().unwrap_or(now);
+        if old > 0 {
+            // Only less time than before may be asked for.
+            let asked = options.grace.map(|seconds| if seconds < 0 { 1 } else { seconds });
+            let Some(asked) = asked.filter(|seconds| *seconds < old) else { return Plan::Nothing };
+            if asked == 0 && !held {
+                return Plan::Remove;
+            }
+            let until = until - SignedDuration::from_secs(old - asked);
+            // What is over already leaves others a moment to see it.
+            let (until, asked) = if until < now { (now, asked.min(1)) } else { (until, asked) };
             let mut marked = object.clone();
-            mark(&mut marked, until - SignedDuration::from_secs(old - seconds), seconds, &finalizers);
+            mark(&mut marked, until, asked, &finalizers);
             return Plan::Mark(Box::new(marked));
         }
-        let finishes = match grace {
-            Grace::Immediate => true,
-            Grace::Seconds(s) => s == 0,
-        };
-        if !finishes && !finalizers_changed {
-            return Plan::Nothing;
-        }
-        if finishes && !held {
+        if !held {
             return Plan::Remove;
         }
-        let grace_now = if finishes { 0 } else { object.deletion_grace_period_seconds().unwrap_or(0) };
-        if !finalizers_changed && object.deletion_grace_period_seconds() == Some(grace_now) {
+        if !finalizers_changed && object.deletion_grace_period_seconds() == Some(0) {
             return Plan::Nothing;
         }
-        let until = object.deletion_timestamp().parse::<Timestamp>().unwrap_or(now);
         let mut marked = object.clone();
-        mark(&mut marked, until, grace_now, &finalizers);
+        mark(&mut marked, until, 0, &finalizers);
         return Plan::Mark(Box::new(marked));
     }
 
@@ -190,6 +185,31 @@ mod tests {
             panic!()
         };
         assert_eq!(marked.finalizers().collect::<Vec<_>>(), [FOREGROUND]);
+    }
+
+    #[test]
+    fn time_only_gets_less() {
+        let terminating = |seconds: i64| {
+            let left = timestamp(now() + SignedDuration::from_secs(seconds));
+            object(json!({"name": "a", "deletionTimestamp": left, "deletionGracePeriodSeconds": 30}))
+        };
+        let asked = |seconds: Option<i64>, left: i64| {
+            let options = DeleteOptions { grace: seconds, ..DeleteOptions::default() };
+            match plan(&terminating(left), &options, &PLAIN, now()) {
+                Plan::Mark(marked) => {
+                    let until: Timestamp = marked.deletion_timestamp().parse().unwrap();
+                    let left = until.duration_since(now()).as_secs();
+                    format!("{left} of {}", marked.deletion_grace_period_seconds().unwrap())
+                }
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(asked(None, 20), "Nothing");
+        assert_eq!(asked(Some(30), 20), "Nothing");
+        assert_eq!(asked(Some(25), 20), "15 of 25");
+        assert_eq!(asked(Some(5), 20), "0 of 1", "ten seconds are over");
+        assert_eq!(asked(Some(-1), 30), "1 of 1");
+        assert_eq!(asked(Some(0), 20), "Remove");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use storage::{Revision, prefix_end};
 
 use crate::facts::Decoder;
+pub use crate::items::Items;
 use crate::store::{Store, storage_error, too_large_revision};
 
 /// How long a reader waits for a revision that is still to come.
@@ -71,10 +72,10 @@ pub struct ListOptions {
 }
 
 /// A page of objects at one revision.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Page {
     /// The objects in key order.
-    pub items: Vec<Arc<CachedObject>>,
+    pub items: Items,
     /// The revision of the list.
     pub revision: Revision,
     /// Token of the next page; empty on the last.
@@ -288,7 +289,11 @@ fn page(snapshot: &Snapshot, prefix: &str, start: &str, limit: usize, selection:
         snapshot.objects.range(start, &end).filter(|o| everything || selection.matches(o)).cloned();
     let whole = |items| Page { items, revision, continue_token: String::new(), remaining: None };
     if limit == 0 {
-        return whole(wanted.collect());
+        return whole(if everything {
+            Items::range(snapshot.objects.clone(), start, &end)
+        } else {
+            wanted.collect::<Vec<_>>().into()
+        });
     }
     let items: Vec<Arc<CachedObject>> = wanted.by_ref().take(limit).collect();
     let last = items.last().map_or("", |o| &*o.key);
@@ -300,13 +305,13 @@ fn page(snapshot: &Snapshot, prefix: &str, start: &str, limit: usize, selection:
         u64::from(wanted.next().is_some())
     };
     if rest == 0 {
-        return whole(items);
+        return whole(items.into());
     }
     Page {
         revision,
         continue_token: Token::encode(revision, next.strip_prefix(prefix).unwrap_or(&next)),
         remaining: everything.then_some(rest),
-        items,
+        items: items.into(),
     }
 }
 

@@ -42,18 +42,29 @@ impl Versions for Views<'_> {
 /// What a resource leaves as it is.
 pub fn reset(kind: &Kind, subresource: &str) -> Reset<'static> {
     match (subresource, &*kind.group, &*kind.plural) {
+        ("", "certificates.k8s.io", "certificatesigningrequests") => Reset::Below(&[&["spec"], &["status"]]),
+        // Alone among all with a status.
+        ("", "certificates.k8s.io", "podcertificaterequests") => Reset::Nothing,
         ("", ..) if kind.subresource("status").is_some() => Reset::Below(&[&["status"]]),
+        ("finalize", "", "namespaces") => Reset::Below(&[&["status"]]),
         ("status", "apps", "deployments") => Reset::Below(&[&["spec"], &["metadata", "labels"]]),
         ("status", "", "pods") => {
             Reset::Below(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
         }
-        (
+        ("status", "certificates.k8s.io", "certificatesigningrequests") => {
+            Reset::Below(&[&["spec"], &["status", "conditions"]])
+        }
+        ("status", "networking.k8s.io", "servicecidrs")
+        | (
             "status",
-            "apiextensions.k8s.io"
-            | "storage.k8s.io"
+            "storage.k8s.io"
             | "flowcontrol.apiserver.k8s.io"
             | "admissionregistration.k8s.io"
-            | "resource.k8s.io",
+            | "resource.k8s.io"
+            | "scheduling.k8s.io"
+            | "storagemigration.k8s.io"
+            | "internal.apiserver.k8s.io"
+            | "apiregistration.k8s.io",
             _,
         ) => Reset::Below(&[&["spec"], &["metadata"]]),
         ("status", ..) if kind.schema.is_none() => Reset::Below(&[&["spec"], &["metadata"]]),
@@ -65,7 +76,6 @@ pub fn reset(kind: &Kind, subresource: &str) -> Reset<'static> {
             &["spec", "containers", "*", "resizePolicy"],
             &["spec", "initContainers", "*", "resources"],
             &["spec", "initContainers", "*", "resizePolicy"],
-            &["spec", "resources"],
         ]),
         ("approval", ..) => Reset::Below(&[&["spec"], &["status", "certificate"]]),
         _ => Reset::Nothing,
@@ -89,6 +99,14 @@ impl Ownership {
         }
         let (api_version, now) = (api_version(kind, write), timestamp(Timestamp::now()));
         fields::update(&Views(kind), &scope(kind, write, &api_version, &now), old, new);
+    }
+
+    /// Takes the owners out of an object that is too large for the store with them, if it may be kept without: whoever
+    /// applies wants to be known (upstream: handlers/create.go, update.go and patch.go, `isTooLargeError`).
+    pub fn gives_way(self, e: &storage::Error, object: &mut Object) -> bool {
+        self == Self::Tracked
+            && matches!(e, storage::Error::ValueTooLarge { .. })
+            && object.remove(&["metadata", "managedFields"]).is_some()
     }
 }
 
@@ -131,5 +149,61 @@ pub fn keep_times(new: &mut Object, old: &Object) {
     };
     if new.0.len() == old.0.len() && new.0.iter().all(equal) {
         new.set(&AT, theirs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(group: &str, plural: &str, subresource: &str) -> String {
+        let kind = api::kinds::KINDS.iter().find(|k| k.group == group && k.plural == plural).unwrap();
+        match reset(kind, subresource) {
+            Reset::Nothing => String::new(),
+            Reset::Below(paths) => paths.iter().map(|p| p.join(".")).collect::<Vec<_>>().join(" "),
+            Reset::AllBut(paths) => {
+                format!("but {}", paths.iter().map(|p| p.join(".")).collect::<Vec<_>>().join(" "))
+            }
+        }
+    }
+
+    #[test]
+    fn each_resource_leaves_what_upstreams_leaves() {
+        for (group, plural, subresource, expected) in [
+            ("", "configmaps", "", ""),
+            ("", "pods", "", "status"),
+            ("", "pods", "status", "spec metadata.deletionTimestamp metadata.ownerReferences"),
+            ("", "pods", "ephemeralcontainers", "but spec.ephemeralContainers"),
+            ("", "namespaces", "finalize", "status"),
+            ("", "namespaces", "status", "spec"),
+            ("", "nodes", "status", "spec"),
+            ("", "services", "status", "spec"),
+            ("apps", "deployments", "status", "spec metadata.labels"),
+            ("apps", "replicasets", "status", "spec"),
+            ("apps", "replicasets", "scale", "but spec.replicas"),
+            ("batch", "jobs", "status", "spec"),
+            ("autoscaling", "horizontalpodautoscalers", "status", "spec"),
+            ("policy", "poddisruptionbudgets", "status", "spec"),
+            ("networking.k8s.io", "ingresses", "status", "spec"),
+            ("networking.k8s.io", "servicecidrs", "", "status"),
+            ("networking.k8s.io", "servicecidrs", "status", "spec metadata"),
+            ("certificates.k8s.io", "certificatesigningrequests", "", "spec status"),
+            ("certificates.k8s.io", "certificatesigningrequests", "status", "spec status.conditions"),
+            ("certificates.k8s.io", "certificatesigningrequests", "approval", "spec status.certificate"),
+            ("certificates.k8s.io", "podcertificaterequests", "", ""),
+            ("certificates.k8s.io", "podcertificaterequests", "status", "spec"),
+            ("apiextensions.k8s.io", "customresourcedefinitions", "status", "spec"),
+            ("apiregistration.k8s.io", "apiservices", "status", "spec metadata"),
+            ("flowcontrol.apiserver.k8s.io", "flowschemas", "status", "spec metadata"),
+            ("admissionregistration.k8s.io", "validatingadmissionpolicies", "status", "spec metadata"),
+            ("resource.k8s.io", "resourceclaims", "status", "spec metadata"),
+            ("resource.k8s.io", "deviceclasses", "", ""),
+            ("scheduling.k8s.io", "podgroups", "status", "spec metadata"),
+            ("storage.k8s.io", "volumeattachments", "status", "spec metadata"),
+            ("storagemigration.k8s.io", "storageversionmigrations", "status", "spec metadata"),
+            ("internal.apiserver.k8s.io", "storageversions", "status", "spec metadata"),
+        ] {
+            assert_eq!(of(group, plural, subresource), expected, "{group} {plural} {subresource}");
+        }
     }
 }

@@ -26,13 +26,42 @@ pub struct Write<'a> {
 
 /// Warnings for the client, collected on the way.
 #[derive(Debug, Default)]
-pub struct Warnings(Mutex<Vec<String>>);
+pub struct Warnings {
+    texts: Mutex<Vec<String>>,
+    notes: Notes,
+}
+
+/// Facts for the audit trail that are found on the way; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<Vec<(&'static str, String)>>>);
+
+impl Notes {
+    /// Adds some.
+    pub fn add(&self, facts: impl IntoIterator<Item = (&'static str, String)>) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).extend(facts);
+    }
+
+    /// All so far.
+    pub fn take(&self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
 
 impl Warnings {
+    /// None yet; what is found for the audit trail goes to `notes`.
+    pub fn beside(notes: &Notes) -> Self {
+        Self { texts: Mutex::default(), notes: notes.clone() }
+    }
+
+    /// Where facts for the audit trail go.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
     /// Adds one, unless it is there.
     pub fn add(&self, text: impl Into<String>) {
         let text = text.into();
-        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut all = self.texts.lock().unwrap_or_else(|e| e.into_inner());
         if !all.contains(&text) {
             all.push(text);
         }
@@ -40,7 +69,7 @@ impl Warnings {
 
     /// All so far.
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+        std::mem::take(&mut self.texts.lock().unwrap_or_else(|e| e.into_inner()))
     }
 }
 

@@ -191,6 +191,7 @@ impl Store {
             user: write.user,
             dry_run: write.dry_run,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         }
     }
 
@@ -203,11 +204,12 @@ impl Store {
     ) -> StatusResult<()> {
         let name = object.name().to_owned();
         let mut attributes = self.attributes(write, operation, &name, Some(object), old);
-        self.admission.mutate(&mut attributes).await?;
+        let admitted = self.admission.mutate(&mut attributes).await;
         for warning in std::mem::take(&mut attributes.warnings) {
             write.warnings.add(warning);
         }
-        Ok(())
+        write.warnings.notes().add(attributes.annotations);
+        admitted
     }
 
     async fn validate(
@@ -258,7 +260,7 @@ impl Store {
         if let Some(hook) = &self.hook {
             hook.allocate(&mut object, None, write.dry_run).await?;
         }
-        let result = self.store_new(write, &mut object, generated).await;
+        let result = self.store_new(write, &mut object, generated, ownership).await;
         if let (Err(e), Some(hook), false) = (&result, &self.hook, write.dry_run)
             && !may_have_happened(e)
         {
@@ -272,6 +274,7 @@ impl Store {
         write: &Write<'_>,
         object: &mut Object,
         generated: bool,
+        ownership: Ownership,
     ) -> StatusResult<Stored> {
         self.validate(write, Operation::Create, Some(object), None).await?;
         for warning in self.strategy("").warnings(object, None) {
@@ -292,9 +295,14 @@ impl Store {
                     Some(ttl) => Some(self.leases.lease(ttl).await.map_err(storage_error)?),
                     None => None,
                 };
-                match self.storage.put(&key, value, Expect::Absent, lease).await.map_err(storage_error)? {
-                    WriteOutcome::Done(kv) => return self.written(std::mem::take(object), &kv),
-                    WriteOutcome::Mismatch { .. } => {}
+                match self.storage.put(&key, value, Expect::Absent, lease).await {
+                    Ok(WriteOutcome::Done(kv)) => return self.written(std::mem::take(object), &kv),
+                    Ok(WriteOutcome::Mismatch { .. }) => {}
+                    Err(e) if ownership.gives_way(&e, object) => {
+                        attempts += 1;
+                        continue;
+                    }
+                    Err(e) => return Err(storage_error(e)),
                 }
             }
             if attempts == 0 {
@@ -408,7 +416,7 @@ impl Store {
             if let Some(hook) = &self.hook {
                 hook.allocate(&mut new, Some(&old.object), write.dry_run).await?;
             }
-            let stored = self.store_change(write, &key, &old, &mut new).await;
+            let stored = self.store_change(write, &key, &old, &mut new, ownership).await;
             if let Some(hook) = &self.hook
                 && !write.dry_run
             {
@@ -474,6 +482,7 @@ impl Store {
         key: &str,
         old: &Stored,
         new: &mut Object,
+        ownership: Ownership,
     ) -> StatusResult<Option<Stored>> {
         self.validate(write, Operation::Update, Some(new), Some(&old.object)).await?;
         for warning in self.strategy(write.subresource).warnings(new, Some(&old.object)) {
@@ -505,7 +514,14 @@ impl Store {
             Some(ttl) => Some(self.leases.lease(ttl).await.map_err(storage_error)?),
             None => None,
         };
-        match self.storage.put(key, value, Expect::At(old.revision), lease).await.map_err(storage_error)? {
+        let at = Expect::At(old.revision);
+        let mut outcome = self.storage.put(key, value, at, lease).await;
+        if let Err(e) = &outcome
+            && ownership.gives_way(e, new)
+        {
+            outcome = self.storage.put(key, self.header.encode(new)?, at, lease).await;
+        }
+        match outcome.map_err(storage_error)? {
             WriteOutcome::Done(kv) => Ok(Some(self.written(new.clone(), &kv)?)),
             WriteOutcome::Mismatch { .. } => Ok(None),
         }
@@ -545,7 +561,7 @@ impl Store {
                 Err(_) if options.ignore_read_error => return self.delete_unread(write, &key).await,
                 old => old?,
             };
-            delete::preconditions(&old.object, options, &self.gr)?;
+            delete::preconditions(&old.object, options, &GroupResource::new(&*self.kind.group, &*self.kind.kind))?;
             if !admitted {
                 let mut attributes =
                     self.attributes(write, Operation::Delete, write.name, None, Some(&old.object));
@@ -623,7 +639,12 @@ pub fn storage_error(e: storage::Error) -> StatusError {
         storage::Error::Compacted { .. } => {
             StatusError::expired("The resourceVersion for the provided watch is too old.")
         }
-        storage::Error::ValueTooLarge { .. } => StatusError::too_large(e.to_string()),
+        // In the words of the store that clients know.
+        storage::Error::ValueTooLarge { .. } => {
+            let mut e = StatusError::new(500, "", "etcdserver: request is too large");
+            e.0.reason = None;
+            e
+        }
         storage::Error::Indeterminate(_) => {
             StatusError::internal(&e).with_cause(OUTCOME_UNKNOWN, "", e.to_string())
         }

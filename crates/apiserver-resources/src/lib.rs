@@ -26,6 +26,7 @@ mod rbac;
 mod resource;
 mod rules;
 mod scheduling;
+mod spelling;
 mod storage;
 mod strategy;
 pub mod table;

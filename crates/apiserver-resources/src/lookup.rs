@@ -69,6 +69,8 @@ fn main(group: &str, plural: &str) -> Option<&'static dyn Strategy> {
         ("certificates.k8s.io", "certificatesigningrequests") => {
             &Main(certificates::signing_request::SigningRequest)
         }
+        ("certificates.k8s.io", "clustertrustbundles") => &certificates::beta::CLUSTER_TRUST_BUNDLE,
+        ("certificates.k8s.io", "podcertificaterequests") => &certificates::beta::POD_CERTIFICATE_REQUEST,
         ("coordination.k8s.io", "leases") => &Main(coordination::lease::Lease),
         ("discovery.k8s.io", "endpointslices") => &Main(discovery::endpoint_slice::EndpointSlice),
         ("events.k8s.io", "events") => &Main(core::event::NewEvent),
@@ -155,20 +157,36 @@ fn other(group: &str, plural: &str, subresource: &str) -> Option<&'static dyn St
     })
 }
 
-/// Whether a field selector may name this field of a resource. The error, where it may not, is
-/// `field label not supported: <field>`.
+/// Whether a field selector may name this field of a resource.
 pub fn supported_field(group: &str, plural: &str, field: &str) -> bool {
-    matches!(field, "metadata.name" | "metadata.namespace")
-        || strategy_for(group, plural, "")
-            .selectable_fields(&Object::default())
-            .iter()
-            .any(|(name, _)| *name == field)
+    match (group, plural, field) {
+        (_, _, "metadata.name") => true,
+        // Kinds with a list of their own that leave it out.
+        (
+            "" | "certificates.k8s.io" | "resource.k8s.io",
+            "nodes"
+            | "namespaces"
+            | "certificatesigningrequests"
+            | "clustertrustbundles"
+            | "podcertificaterequests"
+            | "resourceslices",
+            "metadata.namespace",
+        ) => false,
+        (_, _, "metadata.namespace") => true,
+        // The first is an old name; no pod has a value for the second.
+        ("", "pods", "spec.host" | "status.podIPs") => true,
+        _ => {
+            let known = strategy_for(group, plural, "").selectable_fields(&Object::default());
+            known.iter().any(|(name, _)| *name == field)
+        }
+    }
 }
 
 /// What stored objects call a selectable field, where the served version has another name for it.
 pub fn stored_field(group: &str, plural: &str, field: &str) -> Option<&'static str> {
     match (group, plural) {
         ("events.k8s.io", "events") => core::event::core_field(field),
+        ("", "pods") if field == "spec.host" => Some("spec.nodeName"),
         _ => None,
     }
 }
@@ -320,7 +338,12 @@ mod tests {
             ("", "namespaces", "status.phase"),
             ("", "secrets", "type"),
             ("", "services", "spec.type"),
-            ("apps", "replicasets", "status.replicas"),
+            ("", "replicationcontrollers", "status.replicas"),
+            ("", "pods", "spec.host"),
+            ("", "pods", "status.podIPs"),
+            ("certificates.k8s.io", "clustertrustbundles", "spec.signerName"),
+            ("certificates.k8s.io", "podcertificaterequests", "spec.podName"),
+            ("resource.k8s.io", "resourceslices", "spec.driver"),
             ("batch", "jobs", "status.successful"),
             ("certificates.k8s.io", "certificatesigningrequests", "spec.signerName"),
             ("", "configmaps", "metadata.name"),
@@ -329,6 +352,30 @@ mod tests {
         }
         assert!(!supported_field("", "configmaps", "data"));
         assert!(!supported_field("", "pods", "spec.hostname"));
+        assert!(!supported_field("", "nodes", "metadata.namespace"));
+        assert!(!supported_field("apps", "replicasets", "status.replicas"));
+        assert!(supported_field("", "persistentvolumes", "metadata.namespace"));
+        assert_eq!(stored_field("", "pods", "spec.host"), Some("spec.nodeName"));
+    }
+
+    #[test]
+    fn who_may_create_by_update_and_who_has_to_name_a_revision() {
+        let creates = [
+            "clusterrolebindings", "clusterroles", "endpoints", "events", "leases", "limitranges", "rolebindings",
+            "roles", "runtimeclasses", "services",
+        ];
+        let conditional = [
+            "csidrivers", "csinodes", "csistoragecapacities", "customresourcedefinitions", "leases",
+            "mutatingadmissionpolicies", "mutatingadmissionpolicybindings", "mutatingwebhookconfigurations",
+            "poddisruptionbudgets", "runtimeclasses", "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings", "validatingwebhookconfigurations", "volumeattachments",
+        ];
+        for kind in KINDS.iter().filter(|k| k.version == "v1" && k.group != "apiregistration.k8s.io") {
+            let strategy = strategy_for(&kind.group, &kind.plural, "");
+            let plural = &*kind.plural;
+            assert_eq!(strategy.allows_create_on_update(), creates.contains(&plural), "{plural}");
+            assert_eq!(!strategy.allows_unconditional_update(), conditional.contains(&plural), "{plural}");
+        }
     }
 
     #[test]

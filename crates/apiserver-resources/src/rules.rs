@@ -70,6 +70,11 @@ pub(crate) trait Rules: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The same for a write of `status`.
+    fn status_warnings(&self, _new: &Object) -> Vec<String> {
+        Vec::new()
+    }
+
     /// See [`Strategy::allows_create_on_update`].
     fn allows_create_on_update(&self) -> bool {
         false
@@ -212,6 +217,10 @@ impl<R: Rules> Strategy for OfStatus<R> {
         let mut errors = FieldErrors::new();
         self.0.validate_status(&At::object(new), &At::object(old), &mut errors);
         errors
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        self.0.status_warnings(new)
     }
 
     fn holds_deletion(&self, object: &Object) -> bool {

@@ -154,12 +154,14 @@ impl<T: Keyed> OrderedMap<T> {
         loop {
             match node {
                 Node::Leaf(items) => {
-                    path.push((node, find(items, start).unwrap_or_else(|at| at)));
-                    return Range { path, end };
+                    let from = find(items, start).unwrap_or_else(|at| at);
+                    let mut range = Range { path, leaf: [].iter(), end };
+                    range.enter(&items[from..]);
+                    return range;
                 }
                 Node::Inner(children) => {
                     let at = child_for(children, start);
-                    path.push((node, at + 1));
+                    path.push(children[at + 1..].iter());
                     node = &children[at].node;
                 }
             }
@@ -174,9 +176,25 @@ impl<T: Keyed> OrderedMap<T> {
 
 /// The items of a range in order.
 pub struct Range<'a, T> {
-    /// The nodes from the root down, each with what to visit next in it.
-    path: Vec<(&'a Node<T>, usize)>,
+    /// What follows in each inner node, from the root down.
+    path: Vec<std::slice::Iter<'a, Child<T>>>,
+    /// What follows in the leaf, all of it before the end.
+    leaf: std::slice::Iter<'a, T>,
     end: &'a str,
+}
+
+impl<'a, T: Keyed> Range<'a, T> {
+    /// Goes on with the items of a leaf. Only the last of them is compared with the end, as long as that is further
+    /// on: a key is somewhere else in memory than its item.
+    fn enter(&mut self, items: &'a [T]) {
+        let beyond = |item: &T| !self.end.is_empty() && **item.key() >= *self.end;
+        let mut items = items;
+        if items.last().is_some_and(beyond) {
+            items = &items[..items.partition_point(|item| !beyond(item))];
+            self.path.clear();
+        }
+        self.leaf = items.iter();
+    }
 }
 
 impl<'a, T: Keyed> Iterator for Range<'a, T> {
@@ -184,19 +202,13 @@ impl<'a, T: Keyed> Iterator for Range<'a, T> {
 
     fn next(&mut self) -> Option<&'a T> {
         loop {
-            let (node, at) = self.path.last_mut()?;
-            let here = *at;
-            *at += 1;
-            match node {
-                Node::Leaf(items) => match items.get(here) {
-                    Some(item) if self.end.is_empty() || **item.key() < *self.end => return Some(item),
-                    Some(_) => self.path.clear(),
-                    None => drop(self.path.pop()),
-                },
-                Node::Inner(children) => match children.get(here) {
-                    Some(child) => self.path.push((&child.node, 0)),
-                    None => drop(self.path.pop()),
-                },
+            if let Some(item) = self.leaf.next() {
+                return Some(item);
+            }
+            match self.path.last_mut()?.next().map(|child| &*child.node) {
+                Some(Node::Leaf(items)) => self.enter(items),
+                Some(Node::Inner(children)) => self.path.push(children.iter()),
+                None => drop(self.path.pop()),
             }
         }
     }

@@ -125,8 +125,13 @@ impl CachedObject {
 
     /// Writes the object as JSON, the resource version in it.
     pub fn write_json(&self, out: &mut impl BufMut) {
+        self.write_json_from(0, out);
+    }
+
+    /// Writes the object as JSON from an offset of its value on, which is not behind the place of the resource version.
+    pub fn write_json_from(&self, start: usize, out: &mut impl BufMut) {
         let (head, tail) = self.value.split_at(self.splice as usize);
-        out.put_slice(head);
+        out.put_slice(&head[start..]);
         out.put_slice(br#""resourceVersion":""#);
         let mut digits = [0; 20];
         out.put_slice(decimal(self.revision.0, &mut digits));

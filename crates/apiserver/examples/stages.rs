@@ -236,6 +236,7 @@ async fn admission() -> Result<(), Failed> {
                 user: &user,
                 dry_run: false,
                 warnings: Vec::new(),
+                annotations: Vec::new(),
             };
             chain.mutate(&mut attributes).await.and(chain.validate(&attributes).await)
         });

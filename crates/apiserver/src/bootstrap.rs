@@ -289,7 +289,7 @@ impl<'a> Bootstrap<'a> {
     /// Whether a stored object decodes: the last check before the server calls itself ready.
     pub async fn storage_answers(&self) -> StatusResult<()> {
         let page = self.store("", "namespaces")?.list("", &Default::default()).await?;
-        for item in &page.items {
+        for item in &page.items.into_vec() {
             encode::decode(&item.value, item.revision)?;
         }
         Ok(())

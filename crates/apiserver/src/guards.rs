@@ -209,6 +209,7 @@ mod tests {
             user: &user,
             dry_run: false,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         };
         RequesterOfCertificate.mutate(&mut attributes).await.unwrap();
         assert_eq!(object.str_at(&["spec", "username"]), "me");

@@ -37,7 +37,7 @@ use crate::metered::{Metered, StoreTimes};
 use crate::sealed::{self, Sealed};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
-use crate::{authorization, endpoints, feed, service_repair};
+use crate::{authorization, endpoints, feed, flow_control, service_repair};
 
 /// Why an API server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -292,6 +292,7 @@ impl ApiServer {
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;
         guards::aggregate_roles(registry.clone(), closing.clone());
+        flow_control::keep(&registry, closing.clone());
         unfinished.disarm();
         server.serving.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);

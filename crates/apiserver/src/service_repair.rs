@@ -83,7 +83,7 @@ fn plan(
 
 async fn all(store: &Store) -> StatusResult<Vec<Object>> {
     let page = store.list("", &ListOptions::default()).await?;
-    page.items.iter().map(|item| encode::decode(&item.value, item.revision)).collect()
+    page.items.into_vec().iter().map(|item| encode::decode(&item.value, item.revision)).collect()
 }
 
 /// Looks once.
@@ -101,7 +101,8 @@ async fn look(
         allocator.give_back(ip, parent).await?;
         tracing::info!(ip, "a cluster IP that no Service holds was released");
     }
-    for (ip, service) in plan.unmarked.iter().filter(|(ip, _)| allocator.contains(ip)) {
+    let unmarked = if plan.unmarked.is_empty() { Vec::new() } else { allocator.within(plan.unmarked).await? };
+    for (ip, service) in &unmarked {
         if allocator.take_ip(ip, service).await? {
             tracing::info!(ip, service = service.name(), "a cluster IP was marked as taken");
         }

@@ -36,10 +36,11 @@ pub async fn measure(plan: &Plan, host: &Host, report: &mut Report) -> Result<()
         fill(target, server.pid(), from..count, "maps").await?;
         from = count;
         for (form, accept) in FORMS {
-            one(plan, target, server.pid(), count, form, accept, report).await?;
+            let lists = Lists { plan, target, server: server.pid(), count, form, accept };
+            lists.one(report).await?;
             // Ten times as many would only take ten times as long.
             if count == plan.objects {
-                many(plan, target, server.pid(), count, form, accept, report).await?;
+                lists.many(report).await?;
             }
         }
         held(target, server.pid(), count, report).await?;
@@ -53,71 +54,69 @@ fn list(target: &Target, accept: &'static str) -> http::Request<crate::connect::
     request
 }
 
-async fn one(
-    plan: &Plan,
-    target: &Target,
+/// One form of list, of so many objects.
+struct Lists<'a> {
+    plan: &'a Plan,
+    target: &'a Target,
     server: u32,
     count: usize,
-    form: &str,
+    form: &'static str,
     accept: &'static str,
-    report: &mut Report,
-) -> Result<()> {
-    let mut sender = target.http1().await?;
-    let (mut times, mut size, mut before) = (Vec::new(), 0, Duration::ZERO);
-    for round in 0..=plan.rounds {
-        if round == 1 {
-            before = process::cpu(server)?;
-        }
-        let began = Instant::now();
-        let response = sender.send_request(list(target, accept)).await?;
-        ensure!(response.status() == StatusCode::OK, "{form}: {}", response.status());
-        size = drain(response).await?;
-        if round > 0 {
-            times.push(began.elapsed().as_secs_f64() * 1000.0);
-        }
-        sender.ready().await?;
-    }
-    let cpu = process::cpu(server)?.saturating_sub(before).as_secs_f64() * 1000.0 / plan.rounds as f64;
-    let detail = format!("1 client, {:.1} MB, server CPU {cpu:.1} ms", size as f64 / 1e6);
-    report.add(format!("LIST {count} config maps, {form}"), median(times), "ms", detail);
-    Ok(())
 }
 
-async fn many(
-    plan: &Plan,
-    target: &Target,
-    server: u32,
-    count: usize,
-    form: &str,
-    accept: &'static str,
-    report: &mut Report,
-) -> Result<()> {
-    let mut senders = Vec::new();
-    for _ in 0..CLIENTS {
-        senders.push(target.http1().await?);
-    }
-    let before = process::cpu(server)?;
-    let began = Instant::now();
-    let deadline = began + plan.round();
-    let clients = senders.into_iter().map(|mut sender| async move {
-        let mut times = Vec::new();
-        while Instant::now() < deadline {
+impl Lists<'_> {
+    async fn one(&self, report: &mut Report) -> Result<()> {
+        let Self { plan, target, server, count, form, accept } = *self;
+        let mut sender = target.http1().await?;
+        let (mut times, mut size, mut before) = (Vec::new(), 0, Duration::ZERO);
+        for round in 0..=plan.rounds {
+            if round == 1 {
+                before = process::cpu(server)?;
+            }
             let began = Instant::now();
             let response = sender.send_request(list(target, accept)).await?;
             ensure!(response.status() == StatusCode::OK, "{form}: {}", response.status());
-            drain(response).await?;
-            times.push(began.elapsed().as_secs_f64() * 1000.0);
+            size = drain(response).await?;
+            if round > 0 {
+                times.push(began.elapsed().as_secs_f64() * 1000.0);
+            }
             sender.ready().await?;
         }
-        Ok(times)
-    });
-    let times: Vec<f64> = try_join_all(clients).await?.into_iter().flatten().collect();
-    let took = began.elapsed().as_secs_f64();
-    let cpu = process::cpu(server)?.saturating_sub(before).as_secs_f64() * 1000.0 / times.len() as f64;
-    let rate = times.len() as f64 / took;
-    let detail = format!("{CLIENTS} clients, p50 {:.0} ms, server CPU {cpu:.1} ms each", median(times));
-    report.add(format!("LIST {count} config maps, {form}, {CLIENTS} clients"), rate, "/s", detail);
-    Ok(())
+        let cpu = process::cpu(server)?.saturating_sub(before).as_secs_f64() * 1000.0 / plan.rounds as f64;
+        let detail = format!("1 client, {:.1} MB, server CPU {cpu:.1} ms", size as f64 / 1e6);
+        report.add(format!("LIST {count} config maps, {form}"), median(times), "ms", detail);
+        Ok(())
+    }
+
+    async fn many(&self, report: &mut Report) -> Result<()> {
+        let Self { plan, target, server, count, form, accept } = *self;
+        let mut senders = Vec::new();
+        for _ in 0..CLIENTS {
+            senders.push(target.http1().await?);
+        }
+        let before = process::cpu(server)?;
+        let began = Instant::now();
+        let deadline = began + plan.round();
+        let clients = senders.into_iter().map(|mut sender| async move {
+            let mut times = Vec::new();
+            while Instant::now() < deadline {
+                let began = Instant::now();
+                let response = sender.send_request(list(target, accept)).await?;
+                ensure!(response.status() == StatusCode::OK, "{form}: {}", response.status());
+                drain(response).await?;
+                times.push(began.elapsed().as_secs_f64() * 1000.0);
+                sender.ready().await?;
+            }
+            Ok(times)
+        });
+        let times: Vec<f64> = try_join_all(clients).await?.into_iter().flatten().collect();
+        let took = began.elapsed().as_secs_f64();
+        let cpu = process::cpu(server)?.saturating_sub(before).as_secs_f64() * 1000.0 / times.len() as f64;
+        let rate = times.len() as f64 / took;
+        let detail = format!("{CLIENTS} clients, p50 {:.0} ms, server CPU {cpu:.1} ms each", median(times));
+        report.add(format!("LIST {count} config maps, {form}, {CLIENTS} clients"), rate, "/s", detail);
+        Ok(())
+    }
 }
 
 /// Many lists at once whose clients do not read on: what the server holds for them.

@@ -28,6 +28,7 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
+            Command::Init(_) | Command::Validate(_) | Command::Render(_) => false,
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
             }
@@ -54,8 +55,14 @@ pub enum Output {
 /// The verbs.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Writes a commented cluster.yaml, which describes a cluster of several hosts.
+    Init(commands::init::Init),
+    /// Checks a cluster.yaml, offline; says everything that is wrong with it, with line and path.
+    Validate(commands::validate::Validate),
+    /// Writes everything that `up` would install, by host.
+    Render(commands::render::Render),
     /// Brings a cluster up on this machine, or repairs it; waits until it is healthy.
-    Up(Up),
+    Up(Box<Up>),
     /// Stops a cluster; its data is kept unless --purge.
     Down(Down),
     /// Tells how a cluster is; the exit code says healthy (0) or not (1).
@@ -130,6 +137,13 @@ pub enum Command {
         after_help = "Examples:\n  cox dns --kubeconfig coredns.kubeconfig --listen 10.0.0.5:53"
     )]
     Dns(Box<parts::dns::Flags>),
+    /// A TCP balancer with health checks in front of several API servers.
+    #[command(
+        name = "balancer",
+        after_help = "Examples:\n  cox balancer --listen 127.0.0.1:6443 --backend 192.0.2.11:6443 --backend 192.0.2.12:6443 \\\n    \
+        --certificate-authority ca.crt"
+    )]
+    Balancer(Box<parts::balancer::Flags>),
     /// A small HTTP server that tells its pod, node and request: the image localhost/cox/hello.
     #[command(hide = true)]
     Hello {
@@ -190,6 +204,9 @@ pub struct Up {
     /// Port of the cluster DNS on this machine's address.
     #[arg(long, default_value_t = 10053)]
     pub dns_port: u16,
+    /// The etcd that keeps the objects, in place of an embedded store; holds until another is named.
+    #[command(flatten)]
+    pub etcd: commands::store::EtcdFlags,
     /// How long to wait until the cluster is healthy, in seconds.
     #[arg(long, default_value_t = 120)]
     pub wait: u64,
@@ -284,7 +301,7 @@ mod tests {
         use clap_complete::Shell;
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = completion(shell);
-            for word in ["kube-controller-manager", "purge", "service-cidr"] {
+            for word in ["kube-controller-manager", "purge", "service-cidr", "validate"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
         }

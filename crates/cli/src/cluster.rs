@@ -31,6 +31,28 @@ pub struct Settings {
     pub kubelet_port: u16,
     /// Port of the cluster DNS on the node's address; Services lead port 53 there.
     pub dns_port: u16,
+    /// The etcd that keeps the objects, in place of the embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdSettings>,
+}
+
+/// Where a cluster's etcd is, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EtcdSettings {
+    /// The members' URLs.
+    pub servers: Vec<String>,
+    /// Where the keys are.
+    pub prefix: String,
+    /// Authority of the members' certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// The file that keeps the settings, in the cluster's directory.
@@ -52,6 +74,55 @@ pub fn layout(which: &Which) -> Result<Layout, Failure> {
 
 fn settings_file(layout: &Layout) -> PathBuf {
     layout.root().join(SETTINGS)
+}
+
+/// What was written down about a cluster, if anything was.
+fn kept_settings(layout: &Layout) -> Result<Option<Settings>, Failure> {
+    let path = settings_file(layout);
+    let unusable = |why: String| {
+        Failure::new(format!("cannot read {}: {why}", path.display()), "run `cox up` to write it again")
+    };
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| unusable(e.to_string())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(unusable(e.to_string())),
+    }
+}
+
+/// The etcd that keeps a cluster's objects; `None`: its embedded store does.
+pub fn etcd_of(layout: &Layout) -> Result<Option<EtcdSettings>, Failure> {
+    Ok(kept_settings(layout)?.and_then(|settings| settings.etcd))
+}
+
+/// Writes down which etcd keeps a stopped cluster's objects from now on, or that its embedded store does.
+pub fn keep_etcd(layout: &Layout, etcd: Option<EtcdSettings>) -> Result<(), Failure> {
+    match kept_settings(layout)? {
+        Some(settings) => Cluster { layout: layout.clone(), settings: Settings { etcd, ..settings } }.keep(),
+        // It was never brought up: `up` will be told.
+        None => Ok(()),
+    }
+}
+
+/// Which etcd `up` uses. Unlike other flags, these hold until others are given: they say where the objects are.
+fn etcd_wanted(layout: &Layout, options: &Up) -> Result<Option<EtcdSettings>, Failure> {
+    let asked = options.etcd.settings();
+    let has_objects = || std::fs::read_dir(layout.db()).is_ok_and(|mut entries| entries.next().is_some());
+    match (kept_settings(layout), asked) {
+        (Ok(Some(kept)), None) => Ok(kept.etcd),
+        (Ok(None), asked) => Ok(asked),
+        (Ok(Some(kept)), asked @ Some(_)) if kept.etcd.is_some() || !has_objects() => Ok(asked),
+        (Ok(Some(_)), Some(_)) => Err(Failure::new(
+            format!("the objects of cluster {:?} are in its embedded store", layout.name()),
+            "move them first, with `cox migrate --from embedded --to etcd`; `cox up` then uses that etcd by itself",
+        )),
+        // Nobody knows any more; what is there, or was said, does.
+        (Err(_), asked @ Some(_)) => Ok(asked),
+        (Err(_), None) if has_objects() => Ok(None),
+        (Err(failure), None) => Err(Failure {
+            next: "if the cluster is on etcd, name it with --etcd-servers; else remove that file".into(),
+            ..failure
+        }),
+    }
 }
 
 /// The clusters that are kept in a directory.
@@ -88,6 +159,7 @@ impl Cluster {
     /// The cluster that `up` is about; a flag that is left out means its default again.
     pub async fn wanted(options: &Up) -> Result<Self, Failure> {
         let layout = layout(&options.which)?;
+        let etcd = etcd_wanted(&layout, options)?;
         let detected = HostConfig::detect(layout.clone()).await?;
         let settings = Settings {
             secure_port: options.secure_port,
@@ -98,6 +170,7 @@ impl Cluster {
             service_cidr: options.service_cidr,
             kubelet_port: options.kubelet_port,
             dns_port: options.dns_port,
+            etcd,
         };
         Ok(Self { layout, settings })
     }
@@ -154,20 +227,12 @@ impl Cluster {
     /// The cluster as it was brought up last.
     pub fn kept(which: &Which) -> Result<Self, Failure> {
         let layout = layout(which)?;
-        let path = settings_file(&layout);
-        let unusable = |why: String| {
-            Failure::new(format!("cannot read {}: {why}", path.display()), "run `cox up` to write it again")
-        };
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let settings = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
-                Ok(Self { layout, settings })
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
+        match kept_settings(&layout)? {
+            Some(settings) => Ok(Self { layout, settings }),
+            None => Err(Failure::new(
                 format!("there is no cluster named {:?} in {}", which.name, which.data_dir.display()),
                 "run `cox up` to make one, or name another with --name and --data-dir",
             )),
-            Err(e) => Err(unusable(e.to_string())),
         }
     }
 
@@ -229,8 +294,49 @@ mod tests {
             service_cidr: "10.32.0.0/24".parse().unwrap(),
             kubelet_port: 10250,
             dns_port: 10053,
+            etcd: None,
         };
         let layout = Layout::new(Path::new("/tmp/x"), "a").unwrap();
         assert_eq!(Cluster { layout, settings }.dns_ip().to_string(), "10.32.0.10");
+    }
+
+    fn up(dir: &Path, words: &[&str]) -> Up {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            up: Up,
+        }
+        let dir = dir.to_str().unwrap();
+        <Line as clap::Parser>::try_parse_from([&["up", "--data-dir", dir], words].concat()).unwrap().up
+    }
+
+    #[test]
+    fn an_etcd_holds_until_another_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), "default").unwrap();
+        let wanted = |words: &[&str]| etcd_wanted(&layout, &up(dir.path(), words));
+        assert_eq!(wanted(&[]).unwrap(), None);
+        let asked = wanted(&["--etcd-servers=https://a:2379", "--etcd-cafile=ca.crt"]).unwrap().unwrap();
+        assert!(asked.ca_file.as_ref().unwrap().is_absolute(), "{asked:?}");
+        std::fs::create_dir_all(layout.db()).unwrap();
+        let text = r#"{"securePort":1,"node":false,"nodeName":"a","address":"127.0.0.1","clusterCidr":"10.244.0.0/16",
+            "serviceCidr":"10.96.0.0/12","kubeletPort":2,"dnsPort":3}"#;
+        let file = settings_file(&layout);
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(etcd_of(&layout).unwrap(), None);
+        keep_etcd(&layout, Some(asked.clone())).unwrap();
+        assert_eq!(wanted(&[]).unwrap(), Some(asked.clone()), "no flag is no wish for another store");
+        let other = wanted(&["--etcd-servers=https://b:2379"]).unwrap().unwrap();
+        assert_eq!((other.servers, other.ca_file), (vec!["https://b:2379".to_owned()], None));
+        keep_etcd(&layout, None).unwrap();
+        assert!(!std::fs::read_to_string(&file).unwrap().contains("etcd"));
+
+        std::fs::write(layout.db().join("x"), "").unwrap();
+        let refused = wanted(&["--etcd-servers=https://a:2379"]).unwrap_err();
+        assert!(refused.to_string().contains("cox migrate"), "{refused}");
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(wanted(&[]).unwrap(), None, "there are objects");
+        std::fs::remove_file(layout.db().join("x")).unwrap();
+        assert!(wanted(&[]).unwrap_err().to_string().contains("--etcd-servers"));
     }
 }

@@ -6,6 +6,7 @@
 mod addons;
 mod args;
 mod cluster;
+mod cluster_file;
 mod commands;
 mod output;
 mod parts;
@@ -90,7 +91,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         .map_err(|e| Failure::new(format!("cannot start: {e}"), "are threads or memory used up?"))?;
     runtime.block_on(async {
         match cli.command {
-            Command::Up(options) => commands::up::up(options, json).await,
+            Command::Init(options) => commands::init::init(&options, json),
+            Command::Validate(options) => commands::validate::validate(&options, json),
+            Command::Render(options) => commands::render::render(&options, json),
+            Command::Up(options) => commands::up::up(*options, json).await,
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
@@ -118,6 +122,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Kubelet(flags) => parts::kubelet::run(flags).await,
             Command::KubeProxy(flags) => parts::proxy::run(flags).await,
             Command::Dns(flags) => parts::dns::run(flags).await,
+            Command::Balancer(flags) => parts::balancer::run(flags).await,
         }
     })
 }

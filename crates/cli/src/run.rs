@@ -5,22 +5,26 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use apiserver::{Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient, Selection, ServiceAccounts, TlsFiles};
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
+use client::ElectionConfig;
 use http::Request;
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Node;
 use machinery::request::UserInfo;
-use storage::{Embedded, Options};
 use tokio::net::UnixDatagram;
 use tokio_util::sync::CancellationToken;
 
 use crate::addons;
 use crate::cluster::Cluster;
+use crate::commands::store::EtcdFlags;
+use crate::output::Failure;
 use crate::parts::VERSION;
+use crate::parts::opened::Opened;
 
 /// A part in this process, as `componentstatuses` asks it.
 struct Part<F>(&'static str, F);
@@ -87,7 +91,8 @@ fn local_client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &st
     client::in_process(service, agent)
 }
 
-fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn Component>>) -> ApiConfig {
+fn api_config(cluster: &Cluster, opened: Opened, mut components: Vec<Arc<dyn Component>>) -> ApiConfig {
+    components.extend(opened.components);
     let pki = cluster.pki();
     let serving = pki.api_server();
     let kubelet = pki.api_server_kubelet_client();
@@ -109,27 +114,31 @@ fn api_config(cluster: &Cluster, storage: Arc<Embedded>, components: Vec<Arc<dyn
         }),
         service_cidr: cluster.settings.service_cidr,
         components,
-        ..ApiConfig::new(storage, tls, pki.authority().certificate, accounts)
+        shared: opened.shared,
+        ..ApiConfig::new(opened.storage, tls, pki.authority().certificate, accounts)
     }
+}
+
+/// The store that keeps the cluster's objects.
+async fn open(cluster: &Cluster) -> Result<Opened, Failure> {
+    let Some(kept) = cluster.settings.etcd.clone() else {
+        return Opened::embedded(cluster.layout.db()).await;
+    };
+    let compaction = Some(Duration::from_secs(300));
+    Opened::etcd(storage::etcd::Options { compaction, ..EtcdFlags::from(kept).options() }).await
 }
 
 /// Runs the parts until `stop`; says at `notify` how far it has come, and when the cluster is healthy.
 pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathBuf>) -> anyhow::Result<()> {
     let notify = Notify(notify);
-    let options = Options::default();
-    let db = cluster.layout.db();
-    let storage = tokio::task::spawn_blocking(move || Embedded::open(&db, options))
-        .await?
-        .context("cannot open the store")?;
-    let storage = Arc::new(storage);
+    let opened = open(&cluster).await.map_err(|e| anyhow::anyhow!("cannot open the store: {e}"))?;
     let (scheduler_state, controller_state) = (Later::default(), Later::default());
-    let mut components =
+    let components =
         vec![controller_state.component("controller-manager"), scheduler_state.component("scheduler")];
-    components.push(Arc::new(Part("etcd-0", || State::Running)));
 
     // The server drains last: the parts write their last words through it.
     let server_stop = CancellationToken::new();
-    let config = api_config(&cluster, storage, components);
+    let config = api_config(&cluster, opened, components);
     let server = Arc::new(ApiServer::start(config, server_stop.clone()).await?);
     tracing::info!(address = %server.address(), "the API server serves");
 
@@ -137,7 +146,7 @@ pub async fn run(cluster: Cluster, stop: CancellationToken, notify: Option<PathB
     let controllers = controllers_part(&cluster, &server, &stop)?;
     controller_state.set(&controllers);
     parts.push(controllers);
-    let scheduler = scheduler_part(&server, &stop);
+    let scheduler = scheduler_part(&cluster, &server, &stop);
     scheduler_state.set(&scheduler);
     parts.push(scheduler);
 
@@ -172,8 +181,8 @@ fn controllers_part(
     let signing = controllers::SignerFiles { certificate: authority.certificate, key: authority.key };
     let config = controllers::Config {
         identity: format!("{}_{}", cluster.settings.node_name, std::process::id()),
-        // One process holds the store, so nobody else can lead.
-        leader_elect: false,
+        // Where one process holds the store, nobody else can lead.
+        leader_elect: cluster.settings.etcd.is_some(),
         cluster_cidrs: vec![cluster.settings.cluster_cidr.into()],
         root_ca,
         controllers: ["*", "bootstrap-signer-controller"].map(str::to_owned).to_vec(),
@@ -205,10 +214,13 @@ fn controllers_part(
     }))
 }
 
-fn scheduler_part(server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
+fn scheduler_part(cluster: &Cluster, server: &Arc<ApiServer>, stop: &CancellationToken) -> Supervised {
     let client = local_client(server, "system:kube-scheduler", &[], &format!("kube-scheduler/{VERSION}"));
+    let elect = || ElectionConfig::new("kube-system", "kube-scheduler", &crate::parts::identity());
+    let election = cluster.settings.etcd.is_some().then(elect);
+    let config = scheduler::Config { election, ..scheduler::Config::default() };
     supervise("kube-scheduler", stop.clone(), move |token| {
-        scheduler::run(scheduler::Config::default(), client.clone(), token)
+        scheduler::run(config.clone(), client.clone(), token)
     })
 }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
-use storage::etcd::{self, Etcd};
-use storage::real_etcd::{self, RealEtcd};
+use storage::real_etcd::{self, RealEtcd, ServerTls};
 use storage::{Embedded, Expect, Image, Options, Storage, WriteOutcome};
 
 const SECRET: &str = "/registry/secrets/default/open";
@@ -177,8 +176,7 @@ async fn a_cluster_moves_to_etcd_and_back() {
     fill(&store).await;
     let before = order(&store).await;
     let revision = store.now().await.expect("now").0;
-    let options = etcd::Options { endpoints: vec![url.clone()], ..etcd::Options::default() };
-    let etcd = Etcd::open(options).await.expect("etcd answers");
+    let etcd = server.open(Default::default()).await;
     let to = ["migrate", "--from", "embedded", "--to", "etcd", "--db", db, "--etcd-servers", &url];
     refused(&to, "is in use by process");
     drop(store);
@@ -241,11 +239,96 @@ impl Drop for ControlPlane {
     }
 }
 
+impl ControlPlane {
+    fn new() -> Self {
+        // In the way of nobody, and short enough for the sockets below it.
+        let dir = tempfile::Builder::new().prefix("cox-stores-").tempdir_in("/tmp").expect("a directory");
+        Self { dir, port: real_etcd::free_port() }
+    }
+
+    fn done(&self, words: &[&str]) -> Value {
+        done(&[words, &self.which()].concat())
+    }
+
+    fn refused(&self, words: &[&str], why: &str) {
+        refused(&[words, &self.which()].concat(), why);
+    }
+
+    fn pki(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join("stores").join("pki").join(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_moved_to_etcd_needs_no_flags() {
+    let Some(program) = real_etcd::program() else { return };
+    let cluster = ControlPlane::new();
+    cluster.up();
+    cluster.done(&["down"]);
+    let keys = cluster.done(&["db", "stats"])["keys"].as_u64().expect("keys");
+
+    // Certificates on both sides, of the cluster's own authority.
+    let logs = tempfile::tempdir().expect("a directory");
+    let (authority, certificate, key) =
+        (cluster.pki("ca.crt"), cluster.pki("kube-apiserver.crt"), cluster.pki("kube-apiserver.key"));
+    let tls = ServerTls { authority: authority.clone(), certificate, key };
+    let server = RealEtcd::start(&program, logs.path(), 1, Some(tls));
+    let url = server.endpoint(0);
+    let client = ["crt", "key"].map(|end| cluster.pki(&format!("admin.{end}")));
+    let tls = storage::etcd::TlsFiles {
+        authority: authority.clone(),
+        client: Some((client[0].clone(), client[1].clone())),
+    };
+    drop(server.open(storage::etcd::Options { tls: Some(tls), ..Default::default() }).await);
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let flags = [
+        format!("--etcd-servers={url}"),
+        format!("--etcd-cafile={}", text(&authority)),
+        format!("--etcd-certfile={}", text(&client[0])),
+        format!("--etcd-keyfile={}", text(&client[1])),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    cluster.refused(
+        &[&["up", "--no-node", "--secure-port=0"], &flags[..]].concat(),
+        "are in its embedded store",
+    );
+    let moved = cluster.done(&[&["migrate", "--from", "embedded", "--to", "etcd"], &flags[..]].concat());
+    assert_eq!(moved["keys"].as_u64(), Some(keys));
+    cluster.refused(&[&["migrate", "--from", "embedded", "--to", "etcd"], &flags[..]].concat(), "already");
+
+    cluster.up();
+    assert_eq!(cluster.done(&["status"])["healthy"], true);
+    let name = format!("etcd {url}");
+    let stats = cluster.done(&["db", "stats"]);
+    assert_eq!(stats["store"], name.as_str());
+    // Who is there, and which controllers lead, is written down now.
+    assert!(stats["keys"].as_u64() > Some(keys), "{stats}");
+    let file = text(&cluster.dir.path().join("b.cox"));
+    assert_eq!(cluster.done(&["backup", &file])["source"], name.as_str());
+    assert_eq!(cluster.done(&["db", "check"])["store"], name.as_str());
+    assert!(cluster.done(&["db", "get", "/registry/namespaces/default"])["modRevision"].is_number());
+    cluster.refused(&["restore", &file, "--replace"], "the cluster runs, as process");
+    cluster.done(&["db", "compact"]);
+    cluster.done(&["down"]);
+    cluster.refused(&["restore", &file], "keys already");
+    assert_eq!(cluster.done(&["restore", &file, "--replace"])["store"], name.as_str());
+    cluster.up();
+    assert_eq!(cluster.done(&["status"])["healthy"], true);
+    cluster.done(&["down"]);
+
+    let back = cluster.done(&["migrate", "--from", "etcd", "--to", "embedded"]);
+    assert!(back["keys"].as_u64() >= Some(keys), "{back}");
+    drop(server);
+    cluster.up();
+    assert_eq!(cluster.done(&["status"])["healthy"], true);
+    let stats = cluster.done(&["db", "stats"]);
+    assert!(stats["revision"].as_u64() >= back["revision"].as_u64(), "{stats}");
+    assert!(stats["store"].as_str().is_some_and(|store| store.ends_with("/stores/db")), "{stats}");
+}
+
 #[test]
 fn a_whole_control_plane_is_backed_up_and_restored() {
-    // In the way of nobody, and short enough for the sockets below it.
-    let dir = tempfile::Builder::new().prefix("cox-stores-").tempdir_in("/tmp").expect("a directory");
-    let cluster = ControlPlane { dir, port: real_etcd::free_port() };
+    let cluster = ControlPlane::new();
     cluster.up();
     let file = cluster.dir.path().join("b.cox");
     let file = file.to_str().expect("UTF-8");

@@ -36,6 +36,7 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod service_account_token;
+mod service_cidr;
 mod stateful_set;
 mod taint_eviction;
 mod token_cleaner;
@@ -120,6 +121,7 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
     running.start(job::TtlAfterFinished::new);
     running.start(daemon_set::DaemonSetController::new);
     running.start(stateful_set::StatefulSetController::new);
+    running.start(service_cidr::ServiceCidrController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");

@@ -94,6 +94,8 @@ pub struct Config {
     pub cni_conf_dir: Option<PathBuf>,
     /// Where the CNI plugins' binaries are.
     pub cni_bin_dir: PathBuf,
+    /// Largest packet of pods, where a tunnel between nodes leaves them less than the node's own links.
+    pub pod_mtu: Option<u32>,
     /// The state directory of the `host-local` plugin, if not its default.
     pub cni_data_dir: Option<PathBuf>,
     /// Name of the CNI network; also distinguishes clusters on one machine.
@@ -139,6 +141,7 @@ impl Config {
             serving_cert_dir: None,
             cni_conf_dir: None,
             cni_bin_dir: "/usr/lib/cni".into(),
+            pod_mtu: None,
             cni_data_dir: None,
             cni_network: "cox".into(),
             lease_renew: Duration::from_secs(10),

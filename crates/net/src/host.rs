@@ -164,7 +164,7 @@ pub async fn delete_link(name: &str) -> io::Result<bool> {
     answer
 }
 
-fn is_no_device(error: &rtnetlink::Error) -> bool {
+pub(crate) fn is_no_device(error: &rtnetlink::Error) -> bool {
     const ENODEV: i32 = 19;
     matches!(error, rtnetlink::Error::NetlinkError(e) if e.raw_code() == -ENODEV)
 }

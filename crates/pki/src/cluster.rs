@@ -94,8 +94,8 @@ impl ClusterPki {
         files::private_directory(&self.dir)?;
         let mut report = Report::default();
         let mut authorities = BTreeMap::new();
-        for signer in Signer::ALL {
-            authorities.insert(signer, self.ensure_authority(signer, spec, now, &mut report)?);
+        for signer in Signer::of(spec) {
+            authorities.insert(*signer, self.ensure_authority(*signer, spec, now, &mut report)?);
         }
         // Side by side, because an RSA key takes a tenth of a second.
         let outcomes: Vec<Result<(ReportItem, bool), EnsureError>> = thread::scope(|scope| {
@@ -130,9 +130,9 @@ impl ClusterPki {
     pub fn is_complete(&self, spec: &PkiSpec, now: Timestamp) -> bool {
         let Ok(wanted) = plan::wanted(spec) else { return false };
         let mut authorities = BTreeMap::new();
-        for signer in Signer::ALL {
-            match self.load_authority(signer) {
-                Ok(Some(authority)) if authority.not_after() > now => authorities.insert(signer, authority),
+        for signer in Signer::of(spec) {
+            match self.load_authority(*signer) {
+                Ok(Some(authority)) if authority.not_after() > now => authorities.insert(*signer, authority),
                 _ => return false,
             };
         }
@@ -148,7 +148,7 @@ impl ClusterPki {
         };
         certificates
             && tokens() == Some(true)
-            && Signer::ALL.iter().all(|s| private(&self.pair(s.file_stem()).key))
+            && Signer::of(spec).iter().all(|s| private(&self.pair(s.file_stem()).key))
     }
 
     /// Writes the kubeconfigs of admin, controller manager, scheduler, proxy and the nodes to `dir`.
@@ -201,10 +201,12 @@ impl ClusterPki {
         spec: &PkiSpec,
     ) -> Result<Vec<(PathBuf, String)>, EnsureError> {
         let authority_pem = self.read(&self.authority().certificate)?;
-        let parts = [plan::ADMIN, plan::CONTROLLER_MANAGER, plan::SCHEDULER, plan::PROXY];
+        let dns = spec.dns.then_some(plan::DNS);
+        let parts =
+            [plan::ADMIN, plan::CONTROLLER_MANAGER, plan::SCHEDULER, plan::PROXY].into_iter().chain(dns);
         let nodes = spec.nodes.iter().map(|n| plan::kubelet_client(&n.name));
         let mut all = Vec::new();
-        for stem in parts.iter().map(|s| (*s).to_owned()).chain(nodes) {
+        for stem in parts.map(str::to_owned).chain(nodes) {
             let pair = self.pair(&stem);
             let certificate_pem = self.read(&pair.certificate)?;
             let facts = CertificateFacts::from_pem(&certificate_pem).map_err(|source| {
@@ -245,6 +247,52 @@ impl ClusterPki {
     /// What the API server serves.
     pub fn api_server(&self) -> CertificatePaths {
         self.pair(plan::API_SERVER)
+    }
+
+    /// What the API server of a host serves, where each has a pair of its own.
+    pub fn api_server_of(&self, host: &str) -> CertificatePaths {
+        self.pair(&plan::api_server(host))
+    }
+
+    /// The authority of etcd.
+    pub fn etcd_authority(&self) -> CertificatePaths {
+        self.pair(Signer::Etcd.file_stem())
+    }
+
+    /// What API servers prove themselves with to etcd.
+    pub fn etcd_client(&self) -> CertificatePaths {
+        self.pair(plan::ETCD_CLIENT)
+    }
+
+    /// What an etcd member serves.
+    pub fn etcd_member(&self, host: &str) -> CertificatePaths {
+        self.pair(&plan::etcd_member(host))
+    }
+
+    /// What an etcd member shows to the others.
+    pub fn etcd_peer(&self, host: &str) -> CertificatePaths {
+        self.pair(&plan::etcd_peer(host))
+    }
+
+    /// What a part proves itself with to the API server: `kube-controller-manager`, `kube-scheduler`, `kube-proxy`,
+    /// `coredns`.
+    pub fn part(&self, name: &str) -> CertificatePaths {
+        self.pair(name)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Every file that [`Self::ensure`] sees to.
+    pub fn files(&self, spec: &PkiSpec) -> Result<Vec<PathBuf>, Error> {
+        let signers = Signer::of(spec).iter().map(|s| self.pair(s.file_stem()));
+        let certificates = plan::wanted(spec)?;
+        let pairs = signers.chain(certificates.iter().map(|w| self.pair(&w.file_stem)));
+        let mut files: Vec<PathBuf> = pairs.flat_map(|pair| [pair.certificate, pair.key]).collect();
+        files.extend([self.service_account_key(), self.service_account_public_key()]);
+        Ok(files)
     }
 
     /// What the API server proves itself with to kubelets.

@@ -33,6 +33,12 @@ pub struct PkiSpec {
     pub cluster_domain: String,
     /// Nodes whose certificates are made here, rather than asked for by the node itself.
     pub nodes: Vec<NodeIdentity>,
+    /// Hosts of API servers, each with a serving key of its own; none: one pair serves.
+    pub api_servers: Vec<String>,
+    /// Members of an etcd that trusts an authority of its own; none: no etcd, or one that somebody else keeps.
+    pub etcd_members: Vec<NodeIdentity>,
+    /// Whether the cluster DNS gets a certificate, as it is a process of its own.
+    pub dns: bool,
     /// Kind of the certificates' keys.
     pub algorithm: KeyAlgorithm,
     /// Kind of the key that signs service-account tokens.
@@ -54,6 +60,9 @@ impl Default for PkiSpec {
             service_cidrs: vec![IpNet::from(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12))],
             cluster_domain: "cluster.local".into(),
             nodes: Vec::new(),
+            api_servers: Vec::new(),
+            etcd_members: Vec::new(),
+            dns: false,
             algorithm: KeyAlgorithm::default(),
             service_account_algorithm: KeyAlgorithm::default(),
             authority_validity: 3650 * DAY,
@@ -158,15 +167,21 @@ impl Report {
 pub(crate) enum Signer {
     Cluster,
     FrontProxy,
+    Etcd,
 }
 
 impl Signer {
-    pub(crate) const ALL: [Self; 2] = [Self::Cluster, Self::FrontProxy];
+    /// The authorities that a cluster has.
+    pub(crate) fn of(spec: &PkiSpec) -> &'static [Self] {
+        let all = &[Self::Cluster, Self::FrontProxy, Self::Etcd];
+        if spec.etcd_members.is_empty() { &all[..2] } else { all }
+    }
 
     pub(crate) fn file_stem(self) -> &'static str {
         match self {
             Self::Cluster => "ca",
             Self::FrontProxy => "front-proxy-ca",
+            Self::Etcd => "etcd-ca",
         }
     }
 
@@ -174,6 +189,7 @@ impl Signer {
         Subject::new(match self {
             Self::Cluster => "kubernetes-ca",
             Self::FrontProxy => "front-proxy-ca",
+            Self::Etcd => "etcd-ca",
         })
     }
 }
@@ -193,6 +209,20 @@ pub(crate) const ADMIN: &str = "admin";
 pub(crate) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 pub(crate) const SCHEDULER: &str = "kube-scheduler";
 pub(crate) const PROXY: &str = "kube-proxy";
+pub(crate) const DNS: &str = "coredns";
+pub(crate) const ETCD_CLIENT: &str = "kube-apiserver-etcd-client";
+
+pub(crate) fn api_server(host: &str) -> String {
+    format!("{API_SERVER}-{host}")
+}
+
+pub(crate) fn etcd_member(host: &str) -> String {
+    format!("etcd-{host}")
+}
+
+pub(crate) fn etcd_peer(host: &str) -> String {
+    format!("etcd-{host}-peer")
+}
 
 pub(crate) fn kubelet_client(node: &str) -> String {
     format!("kubelet-{node}")
@@ -213,14 +243,20 @@ pub(crate) fn wanted(spec: &PkiSpec) -> Result<Vec<Wanted>, Error> {
     let client = |stem: &str, subject| make(stem, Signer::Cluster, subject, Usage::Client, Vec::new());
     let masters = |name: &str| Subject::new(name).in_group("system:masters");
 
-    let mut out = vec![
-        make(
-            API_SERVER,
-            Signer::Cluster,
-            Subject::new("kube-apiserver"),
-            Usage::Server,
-            api_server_names(spec)?,
-        ),
+    let serving = api_server_names(spec)?;
+    let serve = |stem: &str| {
+        make(stem, Signer::Cluster, Subject::new("kube-apiserver"), Usage::Server, serving.clone())
+    };
+    let mut out = Vec::new();
+    if spec.api_servers.is_empty() {
+        out.push(serve(API_SERVER));
+    }
+    for host in &spec.api_servers {
+        // The name becomes part of a file name; what a DNS name may hold is safe there.
+        AlternativeName::parse(host)?;
+        out.push(serve(&api_server(host)));
+    }
+    out.extend([
         client(API_SERVER_KUBELET_CLIENT, masters("kube-apiserver-kubelet-client")),
         make(
             FRONT_PROXY_CLIENT,
@@ -233,17 +269,43 @@ pub(crate) fn wanted(spec: &PkiSpec) -> Result<Vec<Wanted>, Error> {
         client(CONTROLLER_MANAGER, Subject::new("system:kube-controller-manager")),
         client(SCHEDULER, Subject::new("system:kube-scheduler")),
         client(PROXY, Subject::new("system:kube-proxy").in_group("system:node-proxier")),
-    ];
+    ]);
+    if spec.dns {
+        out.push(client(DNS, Subject::new("system:coredns")));
+    }
+    if !spec.etcd_members.is_empty() {
+        let subject = Subject::new("kube-apiserver-etcd-client");
+        out.push(make(ETCD_CLIENT, Signer::Etcd, subject, Usage::Client, Vec::new()));
+    }
+    for member in &spec.etcd_members {
+        let peer = identity_names(member)?;
+        let mut server = peer.clone();
+        server.push(AlternativeName::parse("localhost")?);
+        server.push(AlternativeName::Ip([127, 0, 0, 1].into()));
+        server.push(AlternativeName::Ip(std::net::Ipv6Addr::LOCALHOST.into()));
+        dedup(&mut server);
+        for (stem, names) in [(etcd_member(&member.name), server), (etcd_peer(&member.name), peer)] {
+            let mut one = make(&stem, Signer::Etcd, Subject::new(&member.name), Usage::Server, names);
+            // Members are clients of each other, and of themselves.
+            one.spec.usages.push(Usage::Client);
+            out.push(one);
+        }
+    }
     for node in &spec.nodes {
-        // The name becomes part of a file name; what a DNS name may hold is safe there.
-        let mut names = vec![AlternativeName::parse(&node.name)?];
-        names.extend(node.addresses.iter().copied().map(AlternativeName::Ip));
-        dedup(&mut names);
+        let names = identity_names(node)?;
         let subject = || Subject::new(format!("system:node:{}", node.name)).in_group("system:nodes");
         out.push(client(&kubelet_client(&node.name), subject()));
         out.push(make(&kubelet_serving(&node.name), Signer::Cluster, subject(), Usage::Server, names));
     }
     Ok(out)
+}
+
+/// The names of a host. The first becomes part of a file name; what a DNS name may hold is safe there.
+fn identity_names(host: &NodeIdentity) -> Result<Vec<AlternativeName>, Error> {
+    let mut names = vec![AlternativeName::parse(&host.name)?];
+    names.extend(host.addresses.iter().copied().map(AlternativeName::Ip));
+    dedup(&mut names);
+    Ok(names)
 }
 
 fn api_server_names(spec: &PkiSpec) -> Result<Vec<AlternativeName>, Error> {
@@ -360,6 +422,49 @@ mod tests {
                 r#"kubelet-n1-serving system:node:n1 ["system:nodes"]"#,
             ]
         );
+    }
+
+    #[test]
+    fn several_hosts_have_keys_of_their_own() {
+        let member = |name: &str, last: u8| NodeIdentity {
+            name: name.into(),
+            addresses: vec![[192, 0, 2, last].into()],
+        };
+        let spec = PkiSpec {
+            api_servers: vec!["m1".into(), "m2".into()],
+            etcd_members: vec![member("m1", 1), member("m2", 2)],
+            dns: true,
+            ..PkiSpec::default()
+        };
+        let all = wanted(&spec).expect("a plan");
+        let stems: Vec<&str> = all.iter().map(|w| w.file_stem.as_str()).collect();
+        assert_eq!(
+            stems,
+            [
+                "kube-apiserver-m1",
+                "kube-apiserver-m2",
+                "kube-apiserver-kubelet-client",
+                "front-proxy-client",
+                "admin",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kube-proxy",
+                "coredns",
+                "kube-apiserver-etcd-client",
+                "etcd-m1",
+                "etcd-m1-peer",
+                "etcd-m2",
+                "etcd-m2-peer",
+            ]
+        );
+        let of = |stem: &str| all.iter().find(|w| w.file_stem == stem).expect("planned");
+        assert_eq!(of("etcd-m2").signer, Signer::Etcd);
+        assert_eq!(of("etcd-m2").spec.usages, [Usage::Server, Usage::Client]);
+        assert!(of("etcd-m2").spec.names.contains(&AlternativeName::Ip([127, 0, 0, 1].into())));
+        let peer: Vec<String> = of("etcd-m2-peer").spec.names.iter().map(ToString::to_string).collect();
+        assert_eq!(peer, ["m2", "192.0.2.2"]);
+        let bad = PkiSpec { api_servers: vec!["../x".into()], ..PkiSpec::default() };
+        assert!(matches!(wanted(&bad), Err(Error::BadName { .. })));
     }
 
     #[test]

@@ -84,10 +84,40 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> ContainerdError {
     move |source| ContainerdError::Io { step, source }
 }
 
+/// Where a containerd keeps things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContainerdPlaces {
+    /// Images and containers.
+    pub data: PathBuf,
+    /// What is gone with the next start of the machine.
+    pub state: PathBuf,
+    /// What it would install.
+    pub opt: PathBuf,
+    /// How registries are reached.
+    pub registries: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Configuration of the pod network.
+    pub cni_conf: PathBuf,
+}
+
 /// The configuration file of a cluster's containerd.
 pub fn containerd_config(layout: &Layout, config: &ContainerdConfig, runc: &Path) -> String {
     let root = layout.containerd_root();
-    let socket = layout.containerd_socket();
+    let places = ContainerdPlaces {
+        data: root.join("data"),
+        state: layout.containerd_state(),
+        opt: root.join("opt"),
+        registries: root.join("certs.d"),
+        socket: layout.containerd_socket(),
+        cni_conf: layout.cni_conf(),
+    };
+    config_text(&places, config, runc)
+}
+
+/// The configuration file of a containerd, wherever it keeps things.
+pub(crate) fn config_text(places: &ContainerdPlaces, config: &ContainerdConfig, runc: &Path) -> String {
+    let socket = &places.socket;
     let mut ttrpc = socket.clone().into_os_string();
     ttrpc.push(".ttrpc");
     let cri = json!({
@@ -100,7 +130,7 @@ pub fn containerd_config(layout: &Layout, config: &ContainerdConfig, runc: &Path
         // Below our own directory, so that nothing of ours is left in /run.
         "netns_mounts_under_state_dir": true,
         "tolerate_missing_hugetlb_controller": true,
-        "cni": { "bin_dir": config.cni_bin_dir, "conf_dir": layout.cni_conf(), "max_conf_num": 1 },
+        "cni": { "bin_dir": config.cni_bin_dir, "conf_dir": places.cni_conf, "max_conf_num": 1 },
         "containerd": {
             "snapshotter": config.snapshotter,
             "default_runtime_name": "runc",
@@ -109,12 +139,12 @@ pub fn containerd_config(layout: &Layout, config: &ContainerdConfig, runc: &Path
                 "options": { "BinaryName": runc, "SystemdCgroup": false },
             } },
         },
-        "registry": { "config_path": root.join("certs.d") },
+        "registry": { "config_path": places.registries },
     });
     let all: Value = json!({
         "version": 2,
-        "root": root.join("data"),
-        "state": layout.containerd_state(),
+        "root": places.data,
+        "state": places.state,
         // Zero: left as it is. Lowering it needs a right that containers and some hosts do not give.
         "oom_score": 0,
         "disabled_plugins": [
@@ -130,7 +160,7 @@ pub fn containerd_config(layout: &Layout, config: &ContainerdConfig, runc: &Path
         "debug": { "level": "warn" },
         "plugins": {
             "io.containerd.grpc.v1.cri": cri,
-            "io.containerd.internal.v1.opt": { "path": root.join("opt") },
+            "io.containerd.internal.v1.opt": { "path": places.opt },
         },
     });
     toml::to_string(&all).expect("text, numbers, lists and tables always have a TOML form")

@@ -5,6 +5,8 @@
 //! and [`node`] are the steps, [`run`] does those that are not done; [`down`] is the way back. [`Layout`] says where
 //! everything lies.
 //!
+//! Several hosts: [`spec`] reads `cluster.yaml`, [`plan`](mod@plan) says what each host shall have, [`render`] writes it down.
+//!
 //! What it is not: it starts no part of Kubernetes itself (that is the binary's business) and it speaks to no API
 //! server. State is on disk and in the kernel, never here: each call finds out anew what there is.
 
@@ -16,8 +18,11 @@ mod facts;
 mod files;
 mod host;
 mod layout;
+pub mod plan;
 mod preflight;
 mod process;
+mod render;
+pub mod spec;
 mod step;
 mod system_images;
 
@@ -29,5 +34,6 @@ pub use host::{HostConfig, control_plane, node, preflight};
 pub use layout::{Layout, LayoutError, LayoutLock};
 pub use preflight::{Finding, Neighbour, Severity, WantedNetwork, WantedPort, Wish, check};
 pub use process::{Process, ProcessRecord};
+pub use render::{RenderError, Rendered, RenderedFile, render};
 pub use step::{Progress, Step, StepError, run};
 pub use system_images::ensure_system_images;

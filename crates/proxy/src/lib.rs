@@ -4,13 +4,15 @@
 //! and writes what differs as one transaction, at once for the first change and then at most every
 //! [`Config::min_sync_period`].
 //! Read [`desired::ports`] (objects to model), then [`rules::service`] (model to rules); [`run`] is the loop.
-//! It owns one table of the kernel and touches no other. What it is not: no pod network, no load balancer.
+//! It owns one table of the kernel and touches no other. Beside it, [`keep_pod_network`] keeps the way to other nodes'
+//! pods, which upstream's proxy leaves to others: a node needs one program less. What it is not: no load balancer.
 
 mod apply;
 pub mod desired;
 mod flows;
 pub mod objects;
 mod observe;
+mod pod_network;
 pub mod rules;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use apply::cleanup;
+pub use pod_network::{PodNetworkConfig, keep_pod_network};
 
 use crate::apply::Table;
 use crate::observe::Observed;

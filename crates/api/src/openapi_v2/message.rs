@@ -1,45 +1,15 @@
 //! `openapi.v2.Document`, the protobuf form of an OpenAPI v2 document. Field numbers: gnostic, OpenAPIv2.proto.
 //! What the document never holds (headers, security, XML) is not listed.
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::proto::wire::{put_bytes, put_double, put_number};
+use crate::openapi_message::As::{Bool, By, Double, Inside, Int, Named, Text, Texts, Types, Yaml, Yamls};
+use crate::openapi_message::{self, Message, put_inside};
+use crate::proto::wire::{put_bytes, put_number};
 
 /// The media type that clients ask for.
 pub const MEDIA: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 /// The media type of an answer: media types have no `@`.
 pub const CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-/// How the fields of a JSON object become a message.
-struct Message {
-    fields: &'static [(&'static str, u32, As)],
-    /// The field of what begins with `x-`; 0: none.
-    extensions: u32,
-}
-
-/// How one value becomes a field.
-enum As {
-    Text,
-    Texts,
-    Bool,
-    Int,
-    Double,
-    /// `Any`, as YAML. JSON is YAML.
-    Yaml,
-    /// A list of `Any`.
-    Yamls,
-    /// `TypeItem`: one name or a list of them.
-    Types,
-    /// `AdditionalPropertiesItem`: a schema or a boolean.
-    Additional,
-    /// `ParametersItem`, a list.
-    Parameters,
-    /// A message below messages that have it in the fields of these numbers.
-    Inside(&'static [u32], &'static Message),
-    /// The same for each value of an object, in a list of names and values, in the field of the first number.
-    Named(u32, &'static [u32], &'static Message),
-}
-
-use As::{Additional, Bool, Double, Inside, Int, Named, Parameters, Text, Texts, Types, Yaml, Yamls};
 
 static DOCUMENT: Message = Message {
     fields: &[
@@ -52,14 +22,14 @@ static DOCUMENT: Message = Message {
 };
 static INFO: Message = Message { fields: &[("title", 1, Text), ("version", 2, Text)], extensions: 7 };
 static PATH: Message = Message {
-    fields: &[("patch", 8, Inside(&[], &OPERATION)), ("parameters", 9, Parameters)],
+    fields: &[("patch", 8, Inside(&[], &OPERATION)), ("parameters", 9, By(parameters))],
     extensions: 10,
 };
 static OPERATION: Message = Message {
     fields: &[
         ("produces", 6, Texts),
         ("consumes", 7, Texts),
-        ("parameters", 8, Parameters),
+        ("parameters", 8, By(parameters)),
         ("responses", 9, Named(1, &[1], &RESPONSE)),
     ],
     extensions: 13,
@@ -106,7 +76,7 @@ static SCHEMA: Message = Message {
         ("minProperties", 18, Int),
         ("required", 19, Texts),
         ("enum", 20, Yamls),
-        ("additionalProperties", 21, Additional),
+        ("additionalProperties", 21, By(additional)),
         ("type", 22, Types),
         ("items", 23, Inside(&[1], &SCHEMA)),
         ("properties", 25, Named(1, &[], &SCHEMA)),
@@ -117,104 +87,30 @@ static SCHEMA: Message = Message {
 
 /// The message of a document (see [`super::v2_document`]).
 pub fn encode(document: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    if let Some(map) = document.as_object() {
-        put_fields(&mut out, map, &DOCUMENT);
-    }
-    out
+    openapi_message::encode(document, &DOCUMENT)
 }
 
-fn put_fields(out: &mut Vec<u8>, map: &Map<String, Value>, message: &Message) {
-    for (name, number, form) in message.fields {
-        if let Some(value) = map.get(*name) {
-            put(out, *number, value, form);
-        }
-    }
-    if message.extensions == 0 {
-        return;
-    }
-    for (name, value) in map.iter().filter(|(name, _)| name.starts_with("x-")) {
-        let mut named = Vec::new();
-        put_bytes(&mut named, 1, name.as_bytes());
-        put_bytes(&mut named, 2, &any(value));
-        put_bytes(out, message.extensions, &named);
+/// `AdditionalPropertiesItem`: a schema or a boolean.
+fn additional(out: &mut Vec<u8>, number: u32, value: &Value) {
+    if let Value::Bool(flag) = value {
+        let mut item = Vec::new();
+        put_number(&mut item, 2, u64::from(*flag));
+        put_bytes(out, number, &item);
+    } else {
+        put_inside(out, number, value, &[1], &SCHEMA);
     }
 }
 
-fn put(out: &mut Vec<u8>, number: u32, value: &Value, form: &As) {
-    match (form, value) {
-        (Text, Value::String(text)) => put_bytes(out, number, text.as_bytes()),
-        (Texts, _) => put_texts(out, number, value),
-        (Bool, Value::Bool(flag)) => put_number(out, number, u64::from(*flag)),
-        (Int, _) => {
-            if let Some(int) = value.as_i64() {
-                // As protobuf writes negative numbers: all 64 bits.
-                put_number(out, number, int as u64);
-            }
-        }
-        (Double, _) => {
-            if let Some(double) = value.as_f64() {
-                put_double(out, number, double);
-            }
-        }
-        (Yaml, _) => put_bytes(out, number, &any(value)),
-        (Yamls, Value::Array(items)) => items.iter().for_each(|i| put_bytes(out, number, &any(i))),
-        (Types, _) => {
-            let mut names = Vec::new();
-            put_texts(&mut names, 1, value);
-            put_bytes(out, number, &names);
-        }
-        (Additional, Value::Bool(flag)) => {
-            let mut item = Vec::new();
-            put_number(&mut item, 2, u64::from(*flag));
-            put_bytes(out, number, &item);
-        }
-        (Additional, _) => put_inside(out, number, value, &[1], &SCHEMA),
-        (Parameters, Value::Array(items)) => {
-            for item in items {
-                let (inside, message): (&[u32], _) = match item["in"].as_str() {
-                    Some("body") => (&[1, 1], &BODY_PARAMETER),
-                    Some("query") => (&[1, 2, 3], &QUERY_PARAMETER),
-                    _ => (&[1, 2, 4], &PATH_PARAMETER),
-                };
-                put_inside(out, number, item, inside, message);
-            }
-        }
-        (Inside(inside, message), _) => put_inside(out, number, value, inside, message),
-        (Named(list, inside, message), Value::Object(map)) => {
-            let mut all = Vec::new();
-            for (name, value) in map {
-                let mut named = Vec::new();
-                put_bytes(&mut named, 1, name.as_bytes());
-                put_inside(&mut named, 2, value, inside, message);
-                put_bytes(&mut all, *list, &named);
-            }
-            put_bytes(out, number, &all);
-        }
-        _ => {}
+/// `ParametersItem`, a list.
+fn parameters(out: &mut Vec<u8>, number: u32, value: &Value) {
+    for item in value.as_array().into_iter().flatten() {
+        let (inside, message): (&[u32], _) = match item["in"].as_str() {
+            Some("body") => (&[1, 1], &BODY_PARAMETER),
+            Some("query") => (&[1, 2, 3], &QUERY_PARAMETER),
+            _ => (&[1, 2, 4], &PATH_PARAMETER),
+        };
+        put_inside(out, number, item, inside, message);
     }
-}
-
-fn put_inside(out: &mut Vec<u8>, number: u32, value: &Value, inside: &[u32], message: &Message) {
-    let mut bytes = Vec::new();
-    match (inside.split_first(), value) {
-        (Some((next, rest)), _) => put_inside(&mut bytes, *next, value, rest, message),
-        (None, Value::Object(map)) => put_fields(&mut bytes, map, message),
-        (None, _) => {}
-    }
-    put_bytes(out, number, &bytes);
-}
-
-/// One text or a list of them.
-fn put_texts(out: &mut Vec<u8>, number: u32, value: &Value) {
-    let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-    items.iter().filter_map(Value::as_str).for_each(|text| put_bytes(out, number, text.as_bytes()));
-}
-
-fn any(value: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_bytes(&mut out, 2, value.to_string().as_bytes());
-    out
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ async fn workloads_are_warned_not_refused() {
         user: &user,
         dry_run: false,
         warnings: Vec::new(),
+        annotations: Vec::new(),
     };
     let plugin = plugin(json!({"enforce": "restricted", "warn": "baseline"}));
     plugin.mutate(&mut a).await.unwrap();
@@ -268,6 +269,7 @@ async fn labels_of_namespaces_are_checked_and_old_pods_told_of() {
             user: &user,
             dry_run: false,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         };
         plugin.mutate(&mut a).await.map_err(|e| e.to_string())?;
         plugin.validate(&a).await.map_err(|e| e.to_string())?;
@@ -288,4 +290,60 @@ async fn labels_of_namespaces_are_checked_and_old_pods_told_of() {
         "Namespace \"a\" is invalid: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \
          \"nonsense\": must be one of privileged, baseline, restricted"
     );
+}
+
+#[tokio::test]
+async fn the_audit_trail_is_told() {
+    let check = async |labels: Value, user: &str, want: &[(&str, &str)]| {
+        let config = json!({"apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration",
+            "exemptions": {"usernames": ["root"]}});
+        let labels: serde_json::Map<String, Value> = labels
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), v.clone()))
+            .collect();
+        let namespace = json!({"metadata": {"name": "a", "labels": labels}});
+        let cluster = FakeCluster::default().with(Resource::NAMESPACES, namespace);
+        let plugin = PodSecurity::from_config(Arc::new(cluster), Some(&config)).unwrap();
+        let pod = json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"hostPID": true}});
+        let mut pod = crate::testing::object(pod);
+        let gvk = machinery::gvk::GroupVersionKind::new("", "v1", "Pod");
+        let gvr = machinery::gvk::GroupVersionResource::new("", "v1", "pods");
+        let user = machinery::request::UserInfo::new(user, &[]);
+        let mut a = Attributes {
+            operation: Operation::Create,
+            gvk: &gvk,
+            gvr: &gvr,
+            subresource: "",
+            namespace: "a",
+            name: "p",
+            object: Some(&mut pod),
+            old: None,
+            options: None,
+            user: &user,
+            dry_run: false,
+            warnings: Vec::new(),
+            annotations: Vec::new(),
+        };
+        plugin.mutate(&mut a).await.unwrap();
+        let told: Vec<(&str, &str)> = a
+            .annotations
+            .iter()
+            .map(|(k, v)| (k.strip_prefix("pod-security.kubernetes.io/").unwrap(), v.as_str()))
+            .collect();
+        assert_eq!(told, want);
+    };
+    let violates = "would violate PodSecurity \"baseline:v1.30\": host namespaces (hostPID=true)";
+    check(json!({}), "jane", &[("enforce-policy", "privileged:latest")]).await;
+    check(
+        json!({"audit": "baseline", "audit-version": "v1.30"}),
+        "jane",
+        &[("enforce-policy", "privileged:latest"), ("audit-violations", violates)],
+    )
+    .await;
+    check(json!({"enforce": "baseline"}), "root", &[("exempt", "user")]).await;
+    let wrong = "Failed to parse policy: metadata.labels[pod-security.kubernetes.io/warn]: Invalid value: \"x\": must be \
+                 one of privileged, baseline, restricted";
+    check(json!({"warn": "x"}), "jane", &[("error", wrong), ("enforce-policy", "privileged:latest")]).await;
 }

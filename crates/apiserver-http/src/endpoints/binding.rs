@@ -87,7 +87,7 @@ impl Endpoint for Binding {
         }
         let kind = api::kinds::by_kind("", "v1", "Binding").ok_or_else(StatusError::no_such_path)?;
         let bytes = body::read(request.into_body()).await?;
-        let warnings = Warnings::default();
+        let warnings = Warnings::beside(&context.notes);
         let binding = context.decode(&bytes, &Target::of(kind), &warnings)?;
         let name = if context.info.name.is_empty() { binding.name() } else { &context.info.name };
         if !binding.name().is_empty() && binding.name() != name {

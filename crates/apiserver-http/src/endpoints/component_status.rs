@@ -39,8 +39,7 @@ async fn status(component: &dyn Component) -> Object {
 impl Endpoint for ComponentStatuses {
     async fn serve(&self, context: &Context, _request: Request<Body>) -> StatusResult<Response<Body>> {
         let agreed = context.negotiate()?;
-        let warning = ["v1 ComponentStatus is deprecated in v1.19+".to_owned()];
-        let mut response = match context.info.verb.as_str() {
+        Ok(match context.info.verb.as_str() {
             "get" => {
                 let name = &context.info.name;
                 let component = self
@@ -66,8 +65,6 @@ impl Endpoint for ComponentStatuses {
             verb => {
                 return Err(StatusError::method_not_supported(&context.kind.group_resource(), verb));
             }
-        };
-        respond::warn(&mut response, &warning);
-        Ok(response)
+        })
     }
 }

@@ -69,8 +69,8 @@ async fn ask_budgets(context: &Context, pod: &Object, dry_run: bool) -> StatusRe
         return Ok(());
     };
     let page = budgets.list(&context.info.namespace, &Default::default()).await?;
-    let mut found = page
-        .items
+    let listed = page.items.into_vec();
+    let mut found = listed
         .iter()
         .filter_map(|o| apiserver_registry::encode::decode(&o.value, o.revision).ok())
         .filter(|b| matches(b, pod));
@@ -80,7 +80,7 @@ async fn ask_budgets(context: &Context, pod: &Object, dry_run: bool) -> StatusRe
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
         ));
     }
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let write = Write {
         kind: &budgets.kind,
         namespace: &context.info.namespace,
@@ -106,7 +106,7 @@ async fn evict(context: &Context, pods: &Store, options: &DeleteOptions, dry_run
     if !is_unprotected(&pod) {
         ask_budgets(context, &pod, dry_run).await?;
     }
-    let warnings = Warnings::default();
+    let warnings = Warnings::beside(&context.notes);
     let write = Write {
         kind: &pods.kind,
         namespace: &context.info.namespace,

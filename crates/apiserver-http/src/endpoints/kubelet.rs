@@ -321,6 +321,7 @@ async fn connect(context: &Context, kind: &str) -> StatusResult<()> {
         user: &context.user,
         dry_run: false,
         warnings: Vec::new(),
+        annotations: Vec::new(),
     };
     context.server.admission.mutate(&mut attributes).await?;
     context.server.admission.validate(&attributes).await
@@ -404,7 +405,9 @@ async fn service_target(context: &Context, scheme: &str, name: &str, port: &str)
     let slices =
         registry.store("discovery.k8s.io", "endpointslices").ok_or_else(StatusError::no_such_path)?;
     let page = slices.list(namespace, &Default::default()).await?;
-    for item in page.items.iter().filter(|s| s.facts.label("kubernetes.io/service-name") == Some(name)) {
+    for item in
+        page.items.into_vec().iter().filter(|s| s.facts.label("kubernetes.io/service-name") == Some(name))
+    {
         let slice = encode::decode(&item.value, item.revision)?;
         let port = slice
             .list_at(&["ports"])

@@ -62,7 +62,7 @@ impl Endpoint for Review {
             ));
         }
         let bytes = body::read(request.into_body()).await?;
-        let warnings = Warnings::default();
+        let warnings = Warnings::beside(&context.notes);
         let mut review = context.decode(&bytes, &Target::of(&context.kind), &warnings)?;
         if review.kind() == "SelfSubjectReview" {
             review.set(&["metadata", "creationTimestamp"], timestamp(Timestamp::now()));

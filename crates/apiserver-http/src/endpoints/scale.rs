@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 
 use crate::body::{self, Body};
 use crate::context::{Context, Endpoint};
-use crate::respond;
+use crate::{read, respond};
 use crate::write::{self, Patch};
 
 /// Serves `scale` of deployments, replica sets, stateful sets and replication controllers.
@@ -84,7 +84,7 @@ fn to_parent(context: &Context, target: &Target<'_>, config: Object) -> StatusRe
 #[async_trait]
 impl Endpoint for Scale {
     async fn serve(&self, context: &Context, request: Request<Body>) -> StatusResult<Response<Body>> {
-        let media = context.media()?;
+        let agreed = context.negotiate()?;
         let kind = &context.kind;
         let store =
             context.server.registry.store(&kind.group, &kind.plural).ok_or_else(StatusError::no_such_path)?;
@@ -93,11 +93,11 @@ impl Endpoint for Scale {
         if context.info.verb == "get" {
             let found = store.get(&context.info.namespace, name, None).await?;
             let object = encode::decode(&found.value, found.revision)?;
-            return Ok(respond::object(StatusCode::OK, media, &scale(&object)));
+            return Ok(read::one(context, agreed, StatusCode::OK, scale(&object)));
         }
         let headers = request.headers().clone();
         let bytes = body::read(request.into_body()).await?;
-        let warnings = Warnings::default();
+        let warnings = Warnings::beside(&context.notes);
         let write = write::write(context, &warnings)?;
         let set = |old: &Object, wanted: &Object| -> StatusResult<Object> {
             let count = replicas(wanted, name)?;
@@ -144,7 +144,7 @@ impl Endpoint for Scale {
             }
             verb => return Err(StatusError::method_not_supported(&kind.group_resource(), verb)),
         };
-        let mut response = respond::object(StatusCode::OK, media, &scale(&stored.object));
+        let mut response = read::one(context, agreed, StatusCode::OK, scale(&stored.object));
         respond::warn(&mut response, &warnings.take());
         Ok(response)
     }

@@ -42,6 +42,7 @@ async fn admit(context: &Context, token: &mut Object) -> StatusResult<()> {
         user: &context.user,
         dry_run: context.dry_run()?,
         warnings: Vec::new(),
+        annotations: Vec::new(),
     };
     context.server.admission.mutate(&mut attributes).await?;
     context.server.admission.validate(&attributes).await
@@ -58,7 +59,7 @@ impl Endpoint for ServiceAccountToken {
         let speaks = kind.subresource("token").ok_or_else(StatusError::no_such_path)?;
         let (namespace, name) = (&context.info.namespace, &context.info.name);
         let bytes = body::read(request.into_body()).await?;
-        let warnings = Warnings::default();
+        let warnings = Warnings::beside(&context.notes);
         let mut token = context.decode(&bytes, &Target::of_subresource(speaks), &warnings)?;
         if !token.name().is_empty() && token.name() != name {
             return Err(StatusError::bad_request(format!(

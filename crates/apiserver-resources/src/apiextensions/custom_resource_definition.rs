@@ -2,7 +2,7 @@
 use machinery::{FieldErrors, Object, names};
 use serde_json::{Value, json};
 
-use crate::apiextensions::{conversion, version};
+use crate::apiextensions::{conversion, schema, version};
 use crate::checks;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, child, default_text, default_value, ensure, text_of};
@@ -55,6 +55,19 @@ impl Rules for CustomResourceDefinition {
             }
         }
         new.set(&["status", "storedVersions"], stored);
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let formats = |object: &Object| {
+            let mut found = Vec::new();
+            for version in At::object(object).fields(&["spec", "versions"]).items() {
+                schema::unknown_formats(&version.fields(&["schema", "openAPIV3Schema"]), 0, &mut found);
+            }
+            found
+        };
+        let before = old.map(formats).unwrap_or_default();
+        let new = formats(new).into_iter().filter(|format| !before.contains(format));
+        new.map(|format| format!("unrecognized format {format:?}")).collect()
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

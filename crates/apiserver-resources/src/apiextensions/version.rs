@@ -7,8 +7,8 @@ use crate::tree::At;
 
 const MAX_WARNING: usize = 256;
 const MAX_SELECTABLE: usize = 8;
-const FORMATS: [&str; 9] =
-    ["byte", "date", "date-time", "double", "float", "int32", "int64", "binary", "password"];
+const FORMATS: &[&str] = &["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+const TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
 
 /// Checks a version.
 pub(super) fn validate(version: &At, errors: &mut FieldErrors) {
@@ -16,7 +16,8 @@ pub(super) fn validate(version: &At, errors: &mut FieldErrors) {
     validate_warning(version, errors);
     let root = version.fields(&["schema", "openAPIV3Schema"]);
     if root.exists() {
-        schema::validate(&root, errors);
+        let status = version.fields(&["subresources", "status"]).exists();
+        schema::validate(&root, status, errors);
     } else {
         errors.push(root.required("schemas are required"));
     }
@@ -25,21 +26,35 @@ pub(super) fn validate(version: &At, errors: &mut FieldErrors) {
         validate_scale(&scale, errors);
     }
     for column in version.field("additionalPrinterColumns").items() {
-        checks::required(&column.field("name"), errors);
-        checks::required_one_of(
-            &column.field("type"),
-            &["boolean", "date", "integer", "number", "string"],
-            errors,
-        );
-        checks::one_of_or_empty(&column.field("format"), &FORMATS, errors);
-        let path = column.field("jsonPath");
-        if path.text().is_empty() {
-            errors.push(path.required(""));
-        } else if !path.text().starts_with('.') && !path.text().starts_with('{') {
-            errors.push(path.invalid("must be a simple json path starting with ."));
-        }
+        validate_column(&column, errors);
     }
-    validate_selectable(&version.field("selectableFields"), errors);
+    validate_selectable(&version.field("selectableFields"), &root, errors);
+}
+
+/// Checks a printed column; errors name the path as upstream's internal type does.
+fn validate_column(column: &At, errors: &mut FieldErrors) {
+    checks::required(&column.field("name"), errors);
+    let ty = column.field("type");
+    let types = format!("must be one of {}", TYPES.join(","));
+    match ty.text() {
+        "" => errors.push(ty.required(types)),
+        text if !TYPES.contains(&text) => errors.push(ty.invalid(types)),
+        _ => {}
+    }
+    let format = column.field("format");
+    if !format.text().is_empty() && !FORMATS.contains(&format.text()) {
+        errors.push(format.invalid(format!("must be one of {}", FORMATS.join(","))));
+    }
+    let path = column.field("jsonPath");
+    let problem = match path.text() {
+        "" => Some(path.required("")),
+        text if !text.starts_with('.') => Some(path.invalid("must be a simple json path starting with .")),
+        _ => None,
+    };
+    errors.extend(problem.map(|mut problem| {
+        problem.path = column.path().child("JSONPath");
+        problem
+    }));
 }
 
 fn validate_warning(version: &At, errors: &mut FieldErrors) {
@@ -61,12 +76,6 @@ fn validate_warning(version: &At, errors: &mut FieldErrors) {
     }
 }
 
-/// A path of plain fields.
-fn is_simple(path: &str) -> bool {
-    path.starts_with('.')
-        && path[1..].split('.').all(|step| !step.is_empty() && !step.contains(['[', ']', '*', '?', '@']))
-}
-
 fn validate_scale(scale: &At, errors: &mut FieldErrors) {
     for (field, roots, word) in [
         ("specReplicasPath", &[".spec."][..], ".spec"),
@@ -78,29 +87,58 @@ fn validate_scale(scale: &At, errors: &mut FieldErrors) {
             if field != "labelSelectorPath" {
                 errors.push(path.required(""));
             }
-        } else if !is_simple(path.text()) {
-            errors.push(path.invalid("must be a simple json path without array notation"));
+        } else if !path.text().starts_with('.') {
+            errors.push(path.invalid("must be a simple json path starting with ."));
         } else if !roots.iter().any(|root| path.text().starts_with(root)) {
             errors.push(path.invalid(format!("should be a json path under {word}")));
         }
     }
 }
 
-fn validate_selectable(fields: &At, errors: &mut FieldErrors) {
-    if fields.len() > MAX_SELECTABLE {
-        errors.push(fields.too_many(MAX_SELECTABLE));
+/// The schema of the field at a path like `.spec.a`.
+fn field_at<'v>(root: &At<'v>, path: &str) -> Result<At<'v>, String> {
+    let steps = path.strip_prefix('.').ok_or_else(|| format!("expected [ or . but got: {path}"))?;
+    let mut at = root.clone();
+    for step in steps.split('.') {
+        if step.contains(['[', ']']) {
+            return Err("array notation is not allowed".to_owned());
+        }
+        at = at.field("properties").key(step);
+        if !at.exists() {
+            return Err("does not refer to a valid field".to_owned());
+        }
     }
-    for (i, field) in fields.items().enumerate() {
+    Ok(at)
+}
+
+fn validate_selectable(fields: &At, schema: &At, errors: &mut FieldErrors) {
+    let mut seen: Vec<&str> = Vec::new();
+    for field in fields.items() {
         let path = field.field("jsonPath");
         if path.text().is_empty() {
             errors.push(path.required(""));
-        } else if !is_simple(path.text()) {
-            errors.push(path.invalid("is an invalid path: must be a simple json path starting with ."));
-        } else if path.text().starts_with(".metadata.") {
+            continue;
+        }
+        let found = match field_at(schema, path.text()) {
+            Ok(found) => found,
+            Err(why) => {
+                errors.push(path.invalid(format!("is an invalid path: {why}")));
+                continue;
+            }
+        };
+        if path.text().starts_with(".metadata") {
             errors.push(path.invalid("must not point to fields in metadata"));
         }
-        if fields.items().take(i).any(|f| f.field("jsonPath").text() == path.text()) {
-            errors.push(path.duplicate());
+        if !matches!(found.field("type").text(), "string" | "boolean" | "integer") {
+            errors.push(path.invalid("must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."));
         }
+        if seen.contains(&path.text()) {
+            errors.push(path.duplicate());
+        } else {
+            seen.push(path.text());
+        }
+    }
+    if seen.len() > MAX_SELECTABLE {
+        errors.push(fields.too_many(MAX_SELECTABLE));
     }
 }

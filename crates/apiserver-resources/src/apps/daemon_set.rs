@@ -6,7 +6,7 @@ use crate::apps::deployment::is_zero;
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, ensure, text_of};
 
@@ -36,7 +36,7 @@ impl Rules for DaemonSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "template", "spec"])
+        warnings::of_template(new, old, &["spec", "template"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, ensure, same, text_of};
 
@@ -37,7 +37,9 @@ impl Rules for Deployment {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "template", "spec"])
+        let mut found = warnings::of_name(new, old);
+        found.extend(warnings::of_template(new, old, &["spec", "template"]));
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_value, ensure};
 
@@ -26,7 +26,9 @@ impl Rules for ReplicaSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "template", "spec"])
+        let mut found = warnings::of_name(new, old);
+        found.extend(warnings::of_template(new, old, &["spec", "template"]));
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
@@ -44,9 +46,5 @@ impl Rules for ReplicaSet {
 
     fn validate_status(&self, new: &At, _old: &At, errors: &mut FieldErrors) {
         workload::validate_replicas_status(&new.field("status"), errors);
-    }
-
-    fn selectable_fields(&self, object: &Object) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", object.i64_at(&["status", "replicas"]).unwrap_or(0).to_string())]
     }
 }

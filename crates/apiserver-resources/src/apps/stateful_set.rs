@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::apps::workload;
 use crate::checks;
 use crate::core::pod_spec::defaults::{fill_claim_spec, fill_template};
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, each, ensure, same, text_of};
 
@@ -53,7 +53,19 @@ impl Rules for StatefulSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "template", "spec"])
+        let mut found = warnings::of_template(new, old, &["spec", "template"]);
+        let spec = At::object(new).field("spec");
+        for claim in spec.field("volumeClaimTemplates").items() {
+            // Upstream's path leaves out the field here.
+            let mut told = Vec::new();
+            warnings::of_claim(&claim.field("spec"), &mut told);
+            found.extend(told.into_iter().map(|t| t.replacen("].spec.", "].", 1)));
+        }
+        if spec.field("revisionHistoryLimit").number() < 0 {
+            let why = "a negative value retains all historical revisions; a value >= 0 is recommended";
+            found.push(format!("spec.revisionHistoryLimit: {why}"));
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -1,10 +1,10 @@
 //! batch/v1 CronJob: rules on the way in.
 use machinery::{FieldError, FieldErrors, Object};
 
-use crate::batch::job::{fill_job_template, validate_job_spec};
+use crate::batch::job::{self, fill_job_template, validate_job_spec};
 use crate::batch::schedule;
 use crate::checks;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, ensure, same};
 
@@ -27,7 +27,15 @@ impl Rules for CronJob {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "jobTemplate", "spec", "template", "spec"])
+        let mut found = warnings::of_name(new, old);
+        let path = ["spec", "jobTemplate", "spec"];
+        if !old.is_some_and(|old| old.generation() == new.generation()) {
+            found.extend(job::spec_warnings(new, old, &path));
+        }
+        if old.is_some() && new.str_at(&["spec", "schedule"]).contains("TZ") {
+            found.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".to_owned());
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

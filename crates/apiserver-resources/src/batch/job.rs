@@ -6,7 +6,7 @@ use crate::batch::{job_policy, job_status};
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::validate_template;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Propagation;
 use crate::tree::{At, Tree, child, default_text, default_value, each, ensure, has, same};
@@ -23,6 +23,21 @@ const MANY_COMPLETIONS: i64 = 100_000;
 const MAX_PARALLEL_OF_MANY: i64 = 10_000;
 const MAX_FAILED_OF_MANY: i64 = 10_000;
 const MAX_MANAGER: usize = 63;
+
+/// Warnings about the specification of a job, at a path of an object.
+pub(super) fn spec_warnings(new: &Object, old: Option<&Object>, path: &[&'static str]) -> Vec<String> {
+    let spec = At::object(new).fields(path);
+    let mut found = Vec::new();
+    let many = spec.field("completions").number() > 100_000 && spec.field("parallelism").number() > 10_000;
+    if spec.field("completionMode").text() == "Indexed" && many {
+        found.push(format!(
+            "{}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail",
+            spec.path()
+        ));
+    }
+    found.extend(warnings::of_template(new, old, &[path, &["template"]].concat()));
+    found
+}
 
 impl Rules for Job {
     const FACTS: Facts = Facts::BOTH;
@@ -61,7 +76,12 @@ impl Rules for Job {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "template", "spec"])
+        let mut found = warnings::of_name(new, old);
+        // An update does not change what pods there are.
+        if old.is_none() {
+            found.extend(spec_warnings(new, None, &["spec"]));
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -3,6 +3,7 @@ use machinery::{FieldErrors, Object, names};
 
 use crate::checks;
 use crate::rules::{Facts, Rules};
+use crate::spelling;
 use crate::tree::{At, default_text, each};
 
 /// Rules of endpoints.
@@ -19,8 +20,18 @@ impl Rules for Endpoints {
         }
     }
 
-    fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        // The controller writes addresses as they should be.
+        if new.labels().any(|label| label == ("endpoints.kubernetes.io/managed-by", "endpoint-controller")) {
+            return found;
+        }
+        for subset in At::object(new).field("subsets").items() {
+            for list in ["addresses", "notReadyAddresses"] {
+                subset.field(list).items().for_each(|a| spelling::ip(&a.field("ip"), &mut found));
+            }
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::checks;
 use crate::core::{resource_list, taint};
 use crate::rules::{Facts, Rules};
+use crate::spelling;
 use crate::tree::{At, child, drop_false, sync_first};
 
 /// Rules of nodes.
@@ -35,10 +36,13 @@ impl Rules for Node {
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         let mut found = Vec::new();
         if new.at(&["spec", "configSource"]).is_some() {
-            found.push("spec.configSource: the feature is no longer supported".to_owned());
+            found.push("spec.configSource: the feature is removed".to_owned());
         }
         if !new.str_at(&["spec", "externalID"]).is_empty() {
             found.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        for cidr in At::object(new).fields(&["spec", "podCIDRs"]).items() {
+            spelling::cidr(&cidr, &mut found);
         }
         found
     }

@@ -7,7 +7,7 @@ use crate::checks;
 use crate::core::persistent_volume_claim::{ACCESS_MODES, validate_access_modes};
 use crate::core::pod_spec::defaults::fill_remote_volume;
 use crate::core::pod_spec::volume::validate_host_path;
-use crate::core::pod_spec::warnings::OLD_SOURCES;
+use crate::core::pod_spec::warnings::{OLD_SOURCES, old_expressions};
 use crate::core::pod_spec::{remote_volume, validate_node_selector};
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
@@ -65,9 +65,14 @@ impl Rules for PersistentVolume {
         if spec.field("persistentVolumeReclaimPolicy").text() == "Recycle" {
             found.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".to_owned());
         }
-        for (source, problem) in OLD_SOURCES {
-            if SOURCES.contains(&source) && spec.field(source).exists() {
-                found.push(format!("{}: {problem}", spec.field(source).path()));
+        for term in spec.fields(&["nodeAffinity", "required", "nodeSelectorTerms"]).items() {
+            old_expressions(&term.field("matchExpressions"), &mut found);
+        }
+        for (source, shown, problem) in OLD_SOURCES {
+            // The others were not told of volumes.
+            let told = !matches!(source, "gitRepo" | "flocker" | "quobyte");
+            if told && SOURCES.contains(&source) && spec.field(source).exists() {
+                found.push(format!("{}: {problem}", spec.path().child(shown)));
             }
         }
         found
@@ -133,14 +138,14 @@ impl Rules for PersistentVolume {
 
 /// The class was an annotation once.
 pub(crate) fn class_warnings(object: &Object) -> Vec<String> {
-    let old = |key: &&str| object.annotation(key).is_some();
-    let keys = ["volume.beta.kubernetes.io/storage-class"];
-    let text = |key: &str| {
-        format!(
-            "metadata.annotations[{key}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
-        )
-    };
-    keys.iter().filter(|key| old(key)).map(|key| text(key)).collect()
+    const OLD: [(&str, &str); 2] = [
+        ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+        ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+    ];
+    // Claims are mounted with the options of their volume.
+    let known = if object.kind() == "PersistentVolumeClaim" { &OLD[..1] } else { &OLD[..] };
+    let there = known.iter().filter(|(key, _)| object.annotation(key).is_some());
+    there.map(|(key, text)| format!("metadata.annotations[{key}]: {text}")).collect()
 }
 
 fn now() -> String {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::checks;
 use crate::core::persistent_volume::class_warnings;
+use crate::core::pod_spec::warnings;
 use crate::core::pod_spec::defaults::fill_claim_spec;
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
@@ -30,7 +31,9 @@ impl Rules for PersistentVolumeClaim {
     }
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        class_warnings(new)
+        let mut found = class_warnings(new);
+        warnings::of_claim(&At::object(new).field("spec"), &mut found);
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -3,11 +3,12 @@ use machinery::{FieldErrors, Object};
 use serde_json::{Value, json};
 
 use crate::core::pod_qos::qos_class;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::core::pod_spec::{defaults, validation};
 use crate::core::pod_update;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Grace;
+use crate::spelling;
 use crate::tree::{At, child, ensure, sync_first};
 
 /// Rules of pods.
@@ -30,7 +31,16 @@ impl Rules for Pod {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec"])
+        warnings::of_pod(new, old)
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        let mut found = Vec::new();
+        for list in ["podIPs", "hostIPs"] {
+            let ips = At::object(new).field("status").field(list);
+            ips.items().for_each(|ip| spelling::ip(&ip.field("ip"), &mut found));
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -3,7 +3,7 @@ use machinery::{FieldErrors, Object};
 
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::validate_template;
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::tree::At;
 
@@ -18,7 +18,7 @@ impl Rules for PodTemplate {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["template", "spec"])
+        warnings::of_template(new, old, &["template"])
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

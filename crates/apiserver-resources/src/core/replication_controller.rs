@@ -6,7 +6,7 @@ use crate::apps::workload::validate_replicas_status;
 use crate::checks;
 use crate::core::pod_spec::defaults::fill_template;
 use crate::core::pod_spec::validation::{validate_restarts_always, validate_template};
-use crate::core::pod_spec::warnings::warnings;
+use crate::core::pod_spec::warnings;
 use crate::rules::{Facts, Rules};
 use crate::strategy::Propagation;
 use crate::tree::{At, below, default_value, ensure};
@@ -37,7 +37,9 @@ impl Rules for ReplicationController {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        warnings(new, old, &["spec", "template", "spec"])
+        let mut found = warnings::of_name(new, old);
+        found.extend(warnings::of_template(new, old, &["spec", "template"]));
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

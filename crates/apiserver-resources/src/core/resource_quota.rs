@@ -70,6 +70,24 @@ impl Rules for ResourceQuota {
         Some(json!({}))
     }
 
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let hard = At::object(new).fields(&["spec", "hard"]);
+        let amount = |name: &str| resource_list::quantity(&hard.key(name));
+        let mut found = Vec::new();
+        for name in ["cpu", "memory", "storage", "ephemeral-storage"].iter().filter(|_| old.is_none()) {
+            let (request, limit) = (format!("requests.{name}"), format!("limits.{name}"));
+            let bare = amount(name).filter(|_| matches!(*name, "cpu" | "memory"));
+            let wanted =
+                amount(&request).map(|q| (request, q)).or_else(|| bare.map(|q| ((*name).to_owned(), q)));
+            if let (Some((request, wanted)), Some(most)) = (wanted, amount(&limit))
+                && wanted > most
+            {
+                found.push(format!("ResourceQuota {request} ({wanted}) should be less than {limit} ({most})"));
+            }
+        }
+        found
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         let spec = object.field("spec");
         let hard = spec.field("hard");

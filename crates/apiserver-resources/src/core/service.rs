@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::core::service_validation;
 use crate::rules::{Facts, Rules};
+use crate::spelling;
 use crate::tree::{
     At, below, child, default_text, default_value, drop_false, each, ensure, has, same, text_of,
 };
@@ -88,25 +89,58 @@ impl Rules for Service {
         service_validation::validate_status(new, errors);
     }
 
-    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         let mut found = Vec::new();
-        if old.is_some_and(|old| same(new.at(&["spec"]), old.at(&["spec"]))) {
-            return found;
+        let spec = At::object(new).field("spec");
+        let text = |field| spec.field(field).text();
+        if new.annotation("service.kubernetes.io/topology-aware-hints").is_some() {
+            found.push("annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead".to_owned());
         }
-        let affinity = new.str_at(&["spec", "sessionAffinity"]);
-        if new.str_at(&["spec", "clusterIP"]) == "None" {
-            if !new.str_at(&["spec", "loadBalancerIP"]).is_empty() {
-                found.push("spec.loadBalancerIP is ignored for headless services".to_owned());
+        if !matches!(text("clusterIP"), "" | "None") {
+            spec.field("clusterIPs").items().for_each(|ip| spelling::ip(&ip, &mut found));
+        }
+        let external = !spec.field("externalIPs").is_empty();
+        let headless = text("type") == "ClusterIP" && text("clusterIP") == "None";
+        let alias = text("type") == "ExternalName";
+        if headless {
+            let ignored = |field| format!("spec.{field} is ignored for headless services");
+            if !text("loadBalancerIP").is_empty() {
+                found.push(ignored("loadBalancerIP"));
             }
-            if !new.list_at(&["spec", "externalIPs"]).is_empty() {
-                found.push("spec.externalIPs is ignored for headless services".to_owned());
+            if external {
+                found.push(ignored("externalIPs"));
             }
-            if !matches!(affinity, "" | "None") {
-                found.push("spec.SessionAffinity is ignored for headless services".to_owned());
+            if !matches!(text("sessionAffinity"), "" | "None") {
+                found.push(ignored("SessionAffinity"));
             }
         }
-        if type_is(new, &["ExternalName"]) && !new.list_at(&["spec", "externalIPs"]).is_empty() {
+        spec.field("externalIPs").items().for_each(|ip| spelling::ip(&ip, &mut found));
+        if external && !headless && !alias {
+            found.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+        }
+        if !text("loadBalancerIP").is_empty() {
+            spelling::ip(&spec.field("loadBalancerIP"), &mut found);
+        }
+        spec.field("loadBalancerSourceRanges").items().for_each(|net| spelling::cidr(&net, &mut found));
+        if alias && external {
             found.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        if !alias && !text("externalName").is_empty() {
+            found.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+        }
+        if text("trafficDistribution") == "PreferClose" {
+            found.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+        }
+        found
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        let mut found = Vec::new();
+        for ingress in At::object(new).fields(&["status", "loadBalancer", "ingress"]).items() {
+            let mut told = Vec::new();
+            spelling::ip(&ingress.field("ip"), &mut told);
+            // Upstream names the entry, not its field.
+            found.extend(told.into_iter().map(|t| t.replacen("].ip:", "]:", 1)));
         }
         found
     }
@@ -198,7 +232,10 @@ fn drop_unused(new: &mut Object, old: &Object) {
         unused.push("externalTrafficPolicy");
     }
     if lost(balances, new) {
-        unused.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]);
+        unused.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    if lost(|s| type_is(s, &["LoadBalancer"]) && s.str_at(&["spec", "externalTrafficPolicy"]) == "Local", new) {
+        unused.push("healthCheckNodePort");
     }
     for field in unused {
         let path = ["spec", field];

@@ -5,6 +5,7 @@ use machinery::{FieldError, FieldErrors, Object, names};
 
 use crate::checks;
 use crate::rules::{Facts, Rules, differs_outside};
+use crate::spelling;
 use crate::tree::{At, default_text, default_value, each, same};
 
 /// Rules of endpoint slices.
@@ -29,6 +30,22 @@ impl Rules for EndpointSlice {
     fn changes_generation(&self, new: &Object, old: &Object) -> bool {
         let labels = ["metadata", "labels"];
         differs_outside(new, old, &["metadata"]) || !same(new.at(&labels), old.at(&labels))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        if old.is_none() && new.str_at(&["addressType"]) == "FQDN" {
+            found.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+        }
+        // The controllers write addresses as they should be.
+        let ours = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+        if new.labels().any(|(k, v)| k == "endpointslice.kubernetes.io/managed-by" && ours.contains(&v)) {
+            return found;
+        }
+        for endpoint in At::object(new).field("endpoints").items() {
+            endpoint.field("addresses").items().for_each(|address| spelling::ip(&address, &mut found));
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

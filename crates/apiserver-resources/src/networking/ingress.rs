@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::checks;
 use crate::core::service_validation::validate_load_balancer_points;
 use crate::rules::{Facts, Rules};
+use crate::spelling;
 use crate::tree::{At, drop_empty_text, each};
 
 /// Rules of ingresses.
@@ -53,7 +54,8 @@ impl Rules for Ingress {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let uses = new.annotation(CLASS_ANNOTATION).is_some();
+        let named = new.at(&["spec", "ingressClassName"]).is_some();
+        let uses = new.annotation(CLASS_ANNOTATION).is_some() && !named;
         if old.is_none() && uses {
             vec![format!(
                 "annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"
@@ -61,6 +63,17 @@ impl Rules for Ingress {
         } else {
             Vec::new()
         }
+    }
+
+    fn status_warnings(&self, new: &Object) -> Vec<String> {
+        let mut found = Vec::new();
+        for ingress in At::object(new).fields(&["status", "loadBalancer", "ingress"]).items() {
+            let mut told = Vec::new();
+            spelling::ip(&ingress.field("ip"), &mut told);
+            // Upstream names the entry, not its field.
+            found.extend(told.into_iter().map(|t| t.replacen("].ip:", "]:", 1)));
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::checks;
 use crate::core::pod_spec::validate_port_or_name;
 use crate::rules::{Facts, Rules};
+use crate::spelling;
 use crate::tree::{At, default_text, each, ensure, has};
 
 /// Rules of network policies.
@@ -32,6 +33,19 @@ impl Rules for NetworkPolicy {
         if !has(spec, "podSelector") {
             ensure(spec, "podSelector");
         }
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        let spec = At::object(new).field("spec");
+        for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+            for peer in spec.field(rules).items().flat_map(|rule| rule.field(peers).items().collect::<Vec<_>>()) {
+                let block = peer.field("ipBlock");
+                spelling::cidr(&block.field("cidr"), &mut found);
+                block.field("except").items().for_each(|net| spelling::cidr(&net, &mut found));
+            }
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

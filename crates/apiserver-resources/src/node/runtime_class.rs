@@ -2,6 +2,7 @@
 use machinery::{FieldErrors, Object, names};
 
 use crate::checks;
+use crate::core::pod_spec::warnings::old_label;
 use crate::core::{resource_list, taint};
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, child};
@@ -18,6 +19,12 @@ impl Rules for RuntimeClass {
         }
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let selector = At::object(new).fields(&["scheduling", "nodeSelector"]);
+        let old = selector.entries().filter_map(|(label, _)| old_label(label));
+        old.map(|text| format!("scheduling.nodeSelector: {text}")).collect()
+    }
+
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
         checks::text_rule(&object.field("handler"), names::dns1123_label, errors);
         for (_, quantity) in object.fields(&["overhead", "podFixed"]).entries() {
@@ -30,6 +37,10 @@ impl Rules for RuntimeClass {
 
     fn validate_update(&self, new: &At, old: &At, errors: &mut FieldErrors) {
         checks::immutable(&new.field("handler"), &old.field("handler"), errors);
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        true
     }
 
     fn allows_unconditional_update(&self) -> bool {

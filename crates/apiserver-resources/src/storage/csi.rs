@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::checks;
 use crate::core::pod_spec::validate_token_seconds;
+use crate::core::pod_spec::warnings::{old_expressions, old_label};
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_value, ensure, same};
@@ -43,6 +44,16 @@ impl Rules for CsiDriver {
         if COUNTING.iter().any(|field| !same(new.at(&["spec", field]), old.at(&["spec", field]))) {
             new.set(&["metadata", "generation"], old.generation().unwrap_or(0) + 1);
         }
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let requests = |object: &Object| object.list_at(&["spec", "tokenRequests"]).to_vec();
+        let unsaid = new.at(&["spec", "serviceAccountTokenInSecrets"]).is_none();
+        let changed = !requests(new).is_empty() && !old.is_some_and(|old| requests(old) == requests(new));
+        if !unsaid || !changed {
+            return Vec::new();
+        }
+        vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()]
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {
@@ -161,6 +172,18 @@ impl Rules for CsiStorageCapacity {
     fn fill_defaults(&self, object: &mut Object) {
         resource_list::fill_one(&mut object.0, "capacity");
         resource_list::fill_one(&mut object.0, "maximumVolumeSize");
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let topology = At::object(new).field("nodeTopology");
+        let mut found = Vec::new();
+        old_expressions(&topology.field("matchExpressions"), &mut found);
+        for (label, _) in topology.field("matchLabels").entries() {
+            if let Some(text) = old_label(label) {
+                found.push(format!("nodeTopology.matchLabels.{label}: {text}"));
+            }
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

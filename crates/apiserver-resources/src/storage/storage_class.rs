@@ -3,6 +3,7 @@ use machinery::{FieldErrors, Object, names};
 use serde_json::Value;
 
 use crate::checks;
+use crate::core::pod_spec::warnings::old_label;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, default_text, default_value, same};
 
@@ -18,6 +19,18 @@ impl Rules for StorageClass {
     fn fill_defaults(&self, object: &mut Object) {
         default_value(&mut object.0, "reclaimPolicy", "Delete");
         default_text(&mut object.0, "volumeBindingMode", "Immediate");
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut found = Vec::new();
+        for term in At::object(new).field("allowedTopologies").items() {
+            for key in term.field("matchLabelExpressions").items().map(|e| e.field("key")) {
+                if let Some(text) = old_label(key.text()) {
+                    found.push(format!("{}: {text}", key.path()));
+                }
+            }
+        }
+        found
     }
 
     fn validate(&self, object: &At, errors: &mut FieldErrors) {

@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use machinery::Object;
 use serde_json::Value;
 
-use super::{age, human_duration, or, text};
+use super::{age, human_duration, labels, or, text};
 
 pub(super) fn role_binding(object: &Object, now: Timestamp) -> Vec<Value> {
     let all = |kind: &str| {
@@ -55,6 +55,21 @@ pub(super) fn trust_bundle(object: &Object, _now: Timestamp) -> Vec<Value> {
     vec![object.name().into(), or(object.str_at(&["spec", "signerName"]), "<none>")]
 }
 
+pub(super) fn pod_certificate(object: &Object, _now: Timestamp) -> Vec<Value> {
+    let spec = |field: &str| Value::from(object.str_at(&["spec", field]));
+    let conditions = object.list_at(&["status", "conditions"]).iter().map(|c| text(c, &["type"]));
+    let state = conditions.filter(|ty| matches!(*ty, "Issued" | "Denied" | "Failed")).last();
+    vec![
+        object.name().into(),
+        spec("podName"),
+        spec("serviceAccountName"),
+        spec("nodeName"),
+        spec("signerName"),
+        state.unwrap_or("Pending").into(),
+        labels(object.at(&["spec", "unverifiedUserAnnotations"])).into(),
+    ]
+}
+
 pub(super) fn webhooks(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![object.name().into(), object.list_at(&["webhooks"]).len().into(), age(object, now)]
 }
@@ -75,11 +90,34 @@ pub(super) fn mutating_policy(object: &Object, now: Timestamp) -> Vec<Value> {
     policy(object, now, "mutations")
 }
 
+/// A selector as Go prints the struct.
+fn go_selector(selector: &Value) -> String {
+    let labels = selector.get("matchLabels").and_then(Value::as_object);
+    let labels: String =
+        labels.into_iter().flatten().map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or(""))).collect();
+    let expressions = selector.get("matchExpressions").and_then(Value::as_array);
+    let show = |e: &Value| {
+        let values = e.get("values").and_then(Value::as_array).into_iter().flatten();
+        let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+        let (key, operator) = (text(e, &["key"]), text(e, &["operator"]));
+        format!(
+            "LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},",
+            values.join(" ")
+        )
+    };
+    let expressions: String = expressions.into_iter().flatten().map(show).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
 pub(super) fn policy_binding(object: &Object, now: Timestamp) -> Vec<Value> {
     let param = object.at(&["spec", "paramRef"]).map_or_else(
         || "<unset>".to_owned(),
         |p| match (text(p, &["namespace"]), text(p, &["name"])) {
-            ("", name) => name.to_owned(),
+            (_, "") => p.get("selector").map_or_else(|| "<unset>".to_owned(), go_selector),
+            // Whether parameters lie in namespaces is not known here.
+            ("", name) => format!("*/{name}"),
             (namespace, name) => format!("{namespace}/{name}"),
         },
     );

@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use machinery::Object;
 use serde_json::Value;
 
-use super::{age, count, number, text};
+use super::{age, count, text};
 
 pub(super) fn name_and_creation(object: &Object, _now: Timestamp) -> Vec<Value> {
     vec![object.name().into(), object.str_at(&["metadata", "creationTimestamp"]).into()]
@@ -14,7 +14,7 @@ pub(super) fn name_and_age(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 /// Name, the texts at these paths, age.
-fn texts(object: &Object, now: Timestamp, paths: &[&[&str]]) -> Vec<Value> {
+pub(super) fn texts(object: &Object, now: Timestamp, paths: &[&[&str]]) -> Vec<Value> {
     let mut cells = vec![object.name().into()];
     cells.extend(paths.iter().map(|path| Value::from(object.str_at(path))));
     cells.push(age(object, now));
@@ -48,10 +48,6 @@ pub(super) fn secret(object: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-pub(super) fn service_account(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![object.name().into(), object.list_at(&["secrets"]).len().into(), age(object, now)]
-}
-
 pub(super) fn namespace(object: &Object, now: Timestamp) -> Vec<Value> {
     texts(object, now, &[&["status", "phase"]])
 }
@@ -66,37 +62,4 @@ pub(super) fn lease_candidate(object: &Object, now: Timestamp) -> Vec<Value> {
 
 pub(super) fn runtime_class(object: &Object, now: Timestamp) -> Vec<Value> {
     texts(object, now, &[&["handler"]])
-}
-
-pub(super) fn priority_class(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        object.name().into(),
-        number(object, &["value"]).into(),
-        object.bool_at(&["globalDefault"]).unwrap_or(false).into(),
-        age(object, now),
-        object.str_at(&["preemptionPolicy"]).into(),
-    ]
-}
-
-pub(super) fn resource_claim(object: &Object, now: Timestamp) -> Vec<Value> {
-    let mut states = Vec::new();
-    if object.is_deleting() {
-        states.push("deleted");
-    }
-    if object.at(&["status", "allocation"]).is_some() {
-        states.push("allocated");
-    }
-    states.push(
-        match (object.list_at(&["status", "reservedFor"]).is_empty(), states.contains(&"allocated")) {
-            (false, _) => "reserved",
-            (true, false) => "pending",
-            (true, true) => "",
-        },
-    );
-    states.retain(|s| !s.is_empty());
-    vec![object.name().into(), states.join(",").into(), age(object, now)]
-}
-
-pub(super) fn resource_slice(object: &Object, now: Timestamp) -> Vec<Value> {
-    texts(object, now, &[&["spec", "nodeName"], &["spec", "driver"], &["spec", "pool", "name"]])
 }

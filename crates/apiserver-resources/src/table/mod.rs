@@ -6,20 +6,52 @@ mod age;
 mod batch;
 mod columns;
 mod config;
+mod devices;
 mod event;
 mod network;
 mod node;
 mod pod;
 mod printers;
 mod quota;
+mod scheduling;
 mod storage;
 mod workload;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
 
 use jiff::Timestamp;
 use machinery::Object;
 use serde_json::{Value, json};
 
 pub use age::{human_duration, since};
+
+/// Where the description of a column comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doc {
+    /// Words of its own.
+    Says(&'static str),
+    /// What the schema says of a field of a type.
+    Field(&'static str, &'static str),
+}
+
+impl Doc {
+    /// The words.
+    pub fn text(self) -> Arc<str> {
+        /// What was looked up so far: a few dozen fields at most.
+        static FOUND: RwLock<BTreeMap<(&str, &str), Arc<str>>> = RwLock::new(BTreeMap::new());
+        let (ty, field) = match self {
+            Self::Says(text) => return text.into(),
+            Self::Field(ty, field) => (ty, field),
+        };
+        if let Some(text) = FOUND.read().unwrap_or_else(|e| e.into_inner()).get(&(ty, field)) {
+            return text.clone();
+        }
+        let text: Arc<str> = api::describe::field(ty, field).unwrap_or_default().into();
+        FOUND.write().unwrap_or_else(|e| e.into_inner()).insert((ty, field), text.clone());
+        text
+    }
+}
 
 /// One column of a Table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +63,7 @@ pub struct Column {
     /// OpenAPI format; empty for most.
     pub format: &'static str,
     /// What the column says.
-    pub description: &'static str,
+    pub description: Doc,
     /// 0 is always shown; above it, only with `-o wide`.
     pub priority: i32,
 }
@@ -43,7 +75,7 @@ impl Column {
             "name": self.name,
             "type": self.ty,
             "format": self.format,
-            "description": self.description,
+            "description": &*self.description.text(),
             "priority": self.priority,
         })
     }
@@ -70,6 +102,27 @@ pub fn row(group: &str, plural: &str, object: &Object, now: Timestamp) -> Vec<Va
         return (printer.row)(&stored, now);
     }
     (printer.row)(object, now)
+}
+
+/// What the rows of a kind are sorted by before their names, if by anything.
+pub fn order(group: &str, plural: &str) -> Option<fn(&Object) -> i64> {
+    // Schemas in the order in which they are tried.
+    let precedence: fn(&Object) -> i64 = |schema| number(schema, &["spec", "matchingPrecedence"]);
+    ((group, plural) == ("flowcontrol.apiserver.k8s.io", "flowschemas")).then_some(precedence)
+}
+
+/// What a row says of the state of its object; upstream does for pods that have ended.
+pub fn row_conditions(group: &str, plural: &str, object: &Object) -> Option<Value> {
+    if (group, plural) != ("", "pods") {
+        return None;
+    }
+    let phase = object.str_at(&["status", "phase"]);
+    let message = match phase {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": phase, "message": message}]))
 }
 
 /// The text, or what stands for none.
@@ -103,12 +156,14 @@ fn with_more(items: &[String], total: usize, max: usize) -> String {
     if total > max { format!("{shown} + {} more...", total - max) } else { shown }
 }
 
+/// The condition of a type.
+fn condition<'o>(object: &'o Object, ty: &str) -> Option<&'o Value> {
+    object.list_at(&["status", "conditions"]).iter().find(|c| text(c, &["type"]) == ty)
+}
+
 /// Whether a condition of this type holds.
 fn holds(object: &Object, ty: &str) -> bool {
-    object
-        .list_at(&["status", "conditions"])
-        .iter()
-        .any(|c| text(c, &["type"]) == ty && text(c, &["status"]) == "True")
+    condition(object, ty).is_some_and(|c| text(c, &["status"]) == "True")
 }
 
 /// A map of labels as `a=b,c=d`.

@@ -125,7 +125,18 @@ pub(super) fn ingress(object: &Object, now: Timestamp) -> Vec<Value> {
     let rules = object.list_at(&["spec", "rules"]);
     let hosts: Vec<String> =
         rules.iter().map(|r| text(r, &["host"]).to_owned()).filter(|h| !h.is_empty()).collect();
-    let shown = if hosts.is_empty() { "*".to_owned() } else { with_more(&hosts, hosts.len(), SHOWN) };
+    // A rule after the last host that is shown counts, whether or not it has a host.
+    let full = rules.iter().scan(0, |n, r| {
+        let before = *n;
+        *n += usize::from(!text(r, &["host"]).is_empty());
+        Some(before)
+    });
+    let more = full.into_iter().any(|hosts_before| hosts_before == SHOWN);
+    let shown = match (hosts.is_empty(), more) {
+        (true, _) => "*".to_owned(),
+        (false, true) => with_more(&hosts, rules.len(), SHOWN),
+        (false, false) => hosts.join(","),
+    };
     let tls = !object.list_at(&["spec", "tls"]).is_empty();
     vec![
         object.name().into(),
@@ -144,8 +155,10 @@ pub(super) fn ingress_class(object: &Object, now: Timestamp) -> Vec<Value> {
         let dot = if group.is_empty() { "" } else { "." };
         format!("{kind}{dot}{group}/{}", text(p, &["name"]))
     });
+    let default = object.annotation("ingressclass.kubernetes.io/is-default-class") == Some("true");
+    let name = if default { format!("{} (default)", object.name()) } else { object.name().to_owned() };
     vec![
-        object.name().into(),
+        name.into(),
         object.str_at(&["spec", "controller"]).into(),
         parameters.unwrap_or_else(|| "<none>".into()).into(),
         age(object, now),

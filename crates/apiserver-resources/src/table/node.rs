@@ -41,6 +41,13 @@ fn address(node: &Object, ty: &str) -> Value {
 
 pub(super) fn node(node: &Object, now: Timestamp) -> Vec<Value> {
     let info = |field: &str| node.str_at(&["status", "nodeInfo", field]);
+    let mut kernel = match info("kernelVersion") {
+        "" => "<unknown>".to_owned(),
+        version => version.to_owned(),
+    };
+    if !info("architecture").is_empty() {
+        kernel.push_str(&format!(" ({})", info("architecture")));
+    }
     vec![
         node.name().into(),
         status(node).into(),
@@ -50,7 +57,7 @@ pub(super) fn node(node: &Object, now: Timestamp) -> Vec<Value> {
         address(node, "InternalIP"),
         address(node, "ExternalIP"),
         or(info("osImage"), "<unknown>"),
-        or(info("kernelVersion"), "<unknown>"),
+        kernel.into(),
         or(info("containerRuntimeVersion"), "<unknown>"),
     ]
 }

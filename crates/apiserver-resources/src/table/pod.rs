@@ -113,7 +113,7 @@ pub(super) fn pod(pod: &Object, now: Timestamp) -> Vec<Value> {
     }
     if !still_initializing || holds(pod, "Initialized") {
         restarts = of_sidecars;
-        let mut running = false;
+        let (mut running, mut error) = (false, None);
         for status in pod.list_at(&["status", "containerStatuses"]).iter().rev() {
             restarts.add(status);
             let waiting = state(status, "waiting").map_or("", |w| text(w, &["reason"]));
@@ -121,14 +121,22 @@ pub(super) fn pod(pod: &Object, now: Timestamp) -> Vec<Value> {
                 reason = waiting.to_owned();
             } else if let Some(terminated) = state(status, "terminated") {
                 reason = ended(terminated);
+                if terminated.get("exitCode").and_then(Value::as_i64).unwrap_or(0) != 0 {
+                    error = Some(reason.clone());
+                }
             } else if is_ready(status) && state(status, "running").is_some() {
                 running = true;
                 ready += 1;
             }
         }
-        // Some containers have done their work, but others go on.
-        if reason == "Completed" && running {
-            reason = if holds(pod, "Ready") { "Running" } else { "NotReady" }.into();
+        // Some containers have done their work, but others go on, or have failed.
+        if reason == "Completed" {
+            match error {
+                _ if running && holds(pod, "Ready") => reason = "Running".into(),
+                Some(error) => reason = error,
+                None if running => reason = "NotReady".into(),
+                None => {}
+            }
         }
     }
     if pod.is_deleting() && status_reason == "NodeLost" {

@@ -1,6 +1,7 @@
 //! Which columns and cells belong to which kind.
 use super::{
-    Printer, access, batch, columns as c, config, event, network, node, pod, quota, storage, workload,
+    Printer, access, batch, columns as c, config, devices, event, network, node, pod, quota, scheduling, storage,
+    workload,
 };
 
 const fn printer(
@@ -25,10 +26,10 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
         ("", "persistentvolumes") => &const { printer(c::PERSISTENT_VOLUME, storage::persistent_volume) },
         ("", "pods") => &const { printer(c::POD, pod::pod) },
         ("", "podtemplates") => &const { printer(c::POD_TEMPLATE, workload::pod_template) },
-        ("", "replicationcontrollers") => &const { printer(c::REPLICAS, workload::replication_controller) },
+        ("", "replicationcontrollers") => &const { printer(c::REPLICATION_CONTROLLER, workload::replication_controller) },
         ("", "resourcequotas") => &const { printer(c::RESOURCE_QUOTA, quota::resource_quota) },
         ("", "secrets") => &const { printer(c::SECRET, config::secret) },
-        ("", "serviceaccounts") => &const { printer(c::SERVICE_ACCOUNT, config::service_account) },
+        ("", "serviceaccounts") => &const { printer(c::NAME_AGE, config::name_and_age) },
         ("", "services") => &const { printer(c::SERVICE, network::service) },
         (
             "admissionregistration.k8s.io",
@@ -47,8 +48,9 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
         }
         ("apps", "daemonsets") => &const { printer(c::DAEMON_SET, workload::daemon_set) },
         ("apps", "deployments") => &const { printer(c::DEPLOYMENT, workload::deployment) },
-        ("apps", "replicasets") => &const { printer(c::REPLICAS, workload::replica_set) },
+        ("apps", "replicasets") => &const { printer(c::REPLICA_SET, workload::replica_set) },
         ("apps", "statefulsets") => &const { printer(c::STATEFUL_SET, workload::stateful_set) },
+        ("autoscaling", "scale") => &const { printer(c::SCALE, workload::scale) },
         ("autoscaling", "horizontalpodautoscalers") => &const { printer(c::AUTOSCALER, quota::autoscaler) },
         ("batch", "cronjobs") => &const { printer(c::CRON_JOB, batch::cron_job) },
         ("batch", "jobs") => &const { printer(c::JOB, batch::job) },
@@ -57,6 +59,9 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
         }
         ("certificates.k8s.io", "clustertrustbundles") => {
             &const { printer(c::TRUST_BUNDLE, access::trust_bundle) }
+        }
+        ("certificates.k8s.io", "podcertificaterequests") => {
+            &const { printer(c::POD_CERTIFICATE, access::pod_certificate) }
         }
         ("coordination.k8s.io", "leases") => &const { printer(c::LEASE, config::lease) },
         ("coordination.k8s.io", "leasecandidates") => {
@@ -69,6 +74,9 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
             &const { printer(c::FLOW_SCHEMA, quota::flow_schema) }
         }
         ("flowcontrol.apiserver.k8s.io", _) => &const { printer(c::PRIORITY_LEVEL, quota::priority_level) },
+        ("internal.apiserver.k8s.io", "storageversions") => {
+            &const { printer(c::STORAGE_VERSION, storage::storage_version) }
+        }
         ("networking.k8s.io", "ingressclasses") => {
             &const { printer(c::INGRESS_CLASS, network::ingress_class) }
         }
@@ -82,21 +90,28 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
         ("policy", "poddisruptionbudgets") => {
             &const { printer(c::DISRUPTION_BUDGET, quota::disruption_budget) }
         }
-        ("rbac.authorization.k8s.io", "clusterrolebindings" | "rolebindings") => {
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => {
+            &const { printer(c::CLUSTER_ROLE_BINDING, access::role_binding) }
+        }
+        ("rbac.authorization.k8s.io", "rolebindings") => {
             &const { printer(c::ROLE_BINDING, access::role_binding) }
         }
         ("resource.k8s.io", "deviceclasses" | "resourceclaimtemplates") => {
             &const { printer(c::NAME_AGE, config::name_and_age) }
         }
-        ("resource.k8s.io", "resourceclaims") => {
-            &const { printer(c::RESOURCE_CLAIM, config::resource_claim) }
+        ("resource.k8s.io", "devicetaintrules") => {
+            &const { printer(c::DEVICE_TAINT_RULE, devices::taint_rule) }
         }
-        ("resource.k8s.io", "resourceslices") => {
-            &const { printer(c::RESOURCE_SLICE, config::resource_slice) }
+        ("resource.k8s.io", "resourceclaims") => &const { printer(c::RESOURCE_CLAIM, devices::claim) },
+        ("resource.k8s.io", "resourcepoolstatusrequests") => {
+            &const { printer(c::POOL_STATUS, devices::pool_status) }
         }
+        ("resource.k8s.io", "resourceslices") => &const { printer(c::RESOURCE_SLICE, devices::slice) },
+        ("scheduling.k8s.io", "podgroups") => &const { printer(c::POD_GROUP, scheduling::pod_group) },
         ("scheduling.k8s.io", "priorityclasses") => {
-            &const { printer(c::PRIORITY_CLASS, config::priority_class) }
+            &const { printer(c::PRIORITY_CLASS, scheduling::priority_class) }
         }
+        ("scheduling.k8s.io", "workloads") => &const { printer(c::NAME_AGE, config::name_and_age) },
         ("storage.k8s.io", "csidrivers") => &const { printer(c::CSI_DRIVER, storage::csi_driver) },
         ("storage.k8s.io", "csinodes") => &const { printer(c::CSI_NODE, storage::csi_node) },
         ("storage.k8s.io", "csistoragecapacities") => {
@@ -108,6 +123,9 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
         }
         ("storage.k8s.io", "volumeattributesclasses") => {
             &const { printer(c::VOLUME_ATTRIBUTES_CLASS, storage::volume_attributes_class) }
+        }
+        ("storagemigration.k8s.io", "storageversionmigrations") => {
+            &const { printer(c::STORAGE_MIGRATION, storage::storage_migration) }
         }
         _ if api::kinds::KINDS.iter().any(|k| k.group == group) => {
             &const { printer(c::DEFAULT, config::name_and_creation) }

@@ -35,9 +35,8 @@ pub(super) fn disruption_budget(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 /// What is measured and what is wanted of one metric.
-fn metric(spec: &Value, current: &[Value]) -> String {
-    let ty = text(spec, &["type"]);
-    let field = match ty {
+fn metric(spec: &Value, status: Option<&Value>) -> String {
+    let field = match text(spec, &["type"]) {
         "Resource" => "resource",
         "ContainerResource" => "containerResource",
         "Pods" => "pods",
@@ -45,40 +44,34 @@ fn metric(spec: &Value, current: &[Value]) -> String {
         "External" => "external",
         _ => return "<unknown type>".into(),
     };
-    let name = |source: &Value| match field {
-        "resource" | "containerResource" => text(source, &["name"]).to_owned(),
-        _ => text(source, &["metric", "name"]).to_owned(),
-    };
     let Some(source) = spec.get(field) else { return "<unknown>".into() };
-    let measured = current
-        .iter()
-        .find(|c| text(c, &["type"]) == ty && c.get(field).is_some_and(|s| name(s) == name(source)))
-        .and_then(|c| c.get(field)?.get("current"));
+    let measured = status.and_then(|s| s.get(field)).map(|m| &m["current"]);
     let target = &source["target"];
     let resource = matches!(field, "resource" | "containerResource");
-    let prefix = if resource { format!("{}: ", name(source)) } else { String::new() };
-    if resource && target.get("averageUtilization").is_some() {
-        let percent = |v: Option<&Value>| {
-            v.and_then(|v| v.get("averageUtilization")?.as_i64())
-                .map_or_else(|| "<unknown>".to_owned(), |n| format!("{n}%"))
-        };
-        return format!("{prefix}{}/{}", percent(measured), percent(Some(target)));
+    let prefix = if resource { format!("{}: ", text(source, &["name"])) } else { String::new() };
+    let average = target.get("averageValue").is_some() || field == "pods";
+    if resource && !average {
+        let percent = |v: &Value| v.get("averageUtilization").and_then(Value::as_i64).map(|n| format!("{n}%"));
+        let now = measured.and_then(percent).unwrap_or_else(|| "<unknown>".into());
+        return format!("{prefix}{now}/{}", percent(target).unwrap_or_else(|| "<auto>".into()));
     }
-    let (key, suffix) =
-        if target.get("averageValue").is_some() { ("averageValue", " (avg)") } else { ("value", "") };
-    let suffix = if matches!(field, "object" | "external") { suffix } else { "" };
-    let amount = |v: Option<&Value>| match v.map_or("", |v| text(v, &[key])) {
-        "" => "<unknown>".to_owned(),
+    let of_many = matches!(field, "object" | "external");
+    let key = if average { "averageValue" } else { "value" };
+    let amount = |v: &Value| match text(v, &[key]) {
+        "" => "0".to_owned(),
         value => value.to_owned(),
     };
-    format!("{prefix}{}/{}{suffix}", amount(measured), amount(Some(target)))
+    // An average over something else may not be there; other values that are not are none at all.
+    let there = measured.filter(|m| !(of_many && average) || m.get(key).is_some());
+    let now = there.map_or_else(|| "<unknown>".to_owned(), amount);
+    format!("{prefix}{now}/{}{}", amount(target), if of_many && average { " (avg)" } else { "" })
 }
 
 pub(super) fn autoscaler(object: &Object, now: Timestamp) -> Vec<Value> {
     const SHOWN: usize = 2;
     let specs = object.list_at(&["spec", "metrics"]);
     let current = object.list_at(&["status", "currentMetrics"]);
-    let metrics: Vec<String> = specs.iter().map(|m| metric(m, current)).collect();
+    let metrics: Vec<String> = specs.iter().enumerate().map(|(i, m)| metric(m, current.get(i))).collect();
     let targets = match metrics.len() {
         0 => "<none>".to_owned(),
         n if n > SHOWN => format!("{} + {} more...", metrics[..SHOWN].join(", "), n - SHOWN),
@@ -118,17 +111,15 @@ pub(super) fn flow_schema(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) fn priority_level(object: &Object, now: Timestamp) -> Vec<Value> {
-    let cell = |path: &[&str]| int_or_text(object.at(path), "<none>");
-    let limited = |field| cell(&["spec", "limited", field]);
-    let queuing = |field| cell(&["spec", "limited", "limitResponse", "queuing", field]);
-    let shares = match limited("nominalConcurrencyShares") {
-        none if none == "<none>" => cell(&["spec", "exempt", "nominalConcurrencyShares"]),
-        shares => shares,
+    let limited = |field: &str, within: &[&str]| match object.at(within) {
+        Some(settings) => settings.get(field).cloned().unwrap_or_else(|| 0.into()),
+        None => "<none>".into(),
     };
+    let queuing = |field| limited(field, &["spec", "limited", "limitResponse", "queuing"]);
     vec![
         object.name().into(),
         object.str_at(&["spec", "type"]).into(),
-        shares,
+        limited("nominalConcurrencyShares", &["spec", "limited"]),
         queuing("queues"),
         queuing("handSize"),
         queuing("queueLengthLimit"),

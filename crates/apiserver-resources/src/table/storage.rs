@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use machinery::Object;
 use serde_json::Value;
 
-use super::{age, or, text};
+use super::{age, or, text, with_more};
 
 /// Access modes in short, in upstream's order.
 fn modes(values: &[Value]) -> String {
@@ -30,7 +30,7 @@ pub(super) fn persistent_volume(object: &Object, now: Timestamp) -> Vec<Value> {
         .unwrap_or_default();
     vec![
         object.name().into(),
-        object.str_at(&["spec", "capacity", "storage"]).into(),
+        or(object.str_at(&["spec", "capacity", "storage"]), "0"),
         modes(object.list_at(&["spec", "accessModes"])).into(),
         spec("persistentVolumeReclaimPolicy").into(),
         phase(object).into(),
@@ -55,7 +55,10 @@ pub(super) fn persistent_volume_claim(object: &Object, now: Timestamp) -> Vec<Va
     let (mut capacity, mut access) = ("", String::new());
     if !volume.is_empty() {
         access = modes(object.list_at(&["status", "accessModes"]));
-        capacity = object.str_at(&["status", "capacity", "storage"]);
+        capacity = match object.str_at(&["status", "capacity", "storage"]) {
+            "" => "0",
+            capacity => capacity,
+        };
     }
     vec![
         object.name().into(),
@@ -129,4 +132,28 @@ pub(super) fn csi_storage_capacity(object: &Object, _now: Timestamp) -> Vec<Valu
         object.str_at(&["storageClassName"]).into(),
         or(object.str_at(&["capacity"]), "<unset>"),
     ]
+}
+
+pub(super) fn storage_version(object: &Object, now: Timestamp) -> Vec<Value> {
+    const SHOWN: usize = 3;
+    let show = |v: &Value| format!("{}={}", text(v, &["apiServerID"]), text(v, &["encodingVersion"]));
+    let versions: Vec<String> = object.list_at(&["status", "storageVersions"]).iter().map(show).collect();
+    vec![
+        object.name().into(),
+        or(object.str_at(&["status", "commonEncodingVersion"]), "<unset>"),
+        or(&with_more(&versions, versions.len(), SHOWN), "<unset>"),
+        age(object, now),
+    ]
+}
+
+pub(super) fn storage_migration(object: &Object, _now: Timestamp) -> Vec<Value> {
+    let resource = |field: &str| object.str_at(&["spec", "resource", field]);
+    let of = match resource("group") {
+        "" => resource("resource").to_owned(),
+        group => format!("{}.{group}", resource("resource")),
+    };
+    let conditions = object.list_at(&["status", "conditions"]).iter();
+    let held = conditions.filter(|c| text(c, &["status"]) == "True").map(|c| text(c, &["type"]));
+    let status = held.filter(|ty| matches!(*ty, "Running" | "Failed" | "Succeeded")).last();
+    vec![object.name().into(), of.into(), status.unwrap_or("Unknown").into()]
 }

@@ -201,7 +201,7 @@ fn settings_and_access() {
     for (group, plural, object, expected) in [
         ("", "configmaps", json!({"data": {"a": ""}, "binaryData": {"b": ""}}), " | 2 | 5m"),
         ("", "secrets", json!({"type": "Opaque", "data": {"a": ""}}), " | Opaque | 1 | 5m"),
-        ("", "serviceaccounts", json!({}), " | 0 | 5m"),
+        ("", "serviceaccounts", json!({}), " | 5m"),
         (
             "",
             "componentstatuses",
@@ -256,6 +256,81 @@ fn settings_and_access() {
                 "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}}),
             " | Bound | v | 1Gi | RWO | c | <unset> | 5m | Filesystem",
         ),
+        (
+            "networking.k8s.io",
+            "ingressclasses",
+            json!({"metadata": {"annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}}),
+            " (default) |  | <none> | 5m",
+        ),
+        (
+            "networking.k8s.io",
+            "ingresses",
+            json!({"spec": {"rules": [{"host": "a"}, {"host": "b"}, {"host": "c"}, {}]}}),
+            " | <none> | a,b,c + 1 more... |  | 80 | 5m",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "validatingadmissionpolicybindings",
+            json!({"spec": {"policyName": "p", "paramRef": {"name": "x"}}}),
+            " | p | */x | 5m",
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "mutatingadmissionpolicybindings",
+            json!({"spec": {"policyName": "p", "paramRef": {"selector": {"matchLabels": {"a": "b"}}}}}),
+            " | p | &LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},} | 5m",
+        ),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "prioritylevelconfigurations",
+            json!({"spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 5, "limitResponse": {"type": "Reject"}}}}),
+            " | Limited | 5 | <none> | <none> | <none> | 5m",
+        ),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "prioritylevelconfigurations",
+            json!({"spec": {"type": "Exempt", "exempt": {"nominalConcurrencyShares": 5}}}),
+            " | Exempt | <none> | <none> | <none> | <none> | 5m",
+        ),
+        (
+            "resource.k8s.io",
+            "resourceclaims",
+            json!({"status": {"allocation": {}, "reservedFor": [{}]}}),
+            " | allocated,reserved | 5m",
+        ),
+        ("resource.k8s.io", "resourceclaims", json!({}), " | pending | 5m"),
+        (
+            "resource.k8s.io",
+            "resourcepoolstatusrequests",
+            json!({"spec": {"driver": "d"}, "status": {"poolCount": 3, "pools": [{"totalDevices": 2}, {"validationError": "e"}],
+                "conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:59:00Z"}]}}),
+            " | d | 2 | 0 | 0 | 0 | 1 | 3 | Complete (2/3 pools) | 60s",
+        ),
+        (
+            "scheduling.k8s.io",
+            "podgroups",
+            json!({"spec": {"schedulingPolicy": {"gang": {}}}, "status": {"conditions": [{"type": "PodGroupScheduled", "status": "False"}]}}),
+            " | Gang | <none> | Unschedulable | 5m",
+        ),
+        (
+            "storagemigration.k8s.io",
+            "storageversionmigrations",
+            json!({"spec": {"resource": {"group": "apps", "resource": "deployments"}},
+                "status": {"conditions": [{"type": "Running", "status": "True"}]}}),
+            " | deployments.apps | Running",
+        ),
+        ("autoscaling", "scale", json!({"spec": {"replicas": 3}, "status": {"replicas": 2}}), " | 3 | 2 | 5m"),
+        (
+            "autoscaling",
+            "horizontalpodautoscalers",
+            json!({"spec": {"scaleTargetRef": {"kind": "D", "name": "d"}, "maxReplicas": 9, "metrics": [
+                {"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"averageValue": "5"}}},
+                {"type": "External", "external": {"metric": {"name": "q"}, "target": {"averageValue": "30"}}},
+                {"type": "Object", "object": {"target": {"value": "1"}}}]},
+                "status": {"currentMetrics": [{"type": "Pods", "pods": {"current": {"averageValue": "4"}}},
+                {"type": "External", "external": {"current": {"value": "3"}}}]}}),
+            " | D/d | 4/5, <unknown>/30 (avg) + 1 more... | <unset> | 9 | 0 | 5m",
+        ),
         ("example.com", "foos", json!({}), " | 5m"),
     ] {
         assert_eq!(cells(group, plural, object), expected, "{plural}");
@@ -267,4 +342,45 @@ fn every_kind_has_one_cell_for_each_column() {
     for kind in api::kinds::KINDS {
         cells(&kind.group, &kind.plural, json!({}));
     }
+}
+
+/// Names, types, formats and priorities of upstream's columns, 1.36: group, resource, then one column after the other.
+const FACTS: &str = include_str!("columns.tsv");
+
+#[test]
+fn columns_are_those_of_upstream() {
+    for line in FACTS.lines() {
+        let mut parts = line.split('\t');
+        let (group, plural) = (parts.next().unwrap(), parts.next().unwrap());
+        let ours = columns(group, plural)
+            .iter()
+            .map(|c| format!("{},{},{},{}", c.name, c.ty, c.format, c.priority))
+            .collect::<Vec<_>>();
+        assert_eq!(ours, parts.collect::<Vec<_>>(), "{group} {plural}");
+    }
+    assert!(FACTS.lines().count() > 60);
+}
+
+#[test]
+fn columns_are_described_by_the_schema() {
+    for kind in api::kinds::KINDS {
+        for column in columns(&kind.group, &kind.plural) {
+            let text = column.description.text();
+            let none = matches!(column.description, Doc::Says(""));
+            assert!(none || !text.is_empty(), "{} {}: {:?}", kind.plural, column.name, column.description);
+        }
+    }
+    let pod = columns("", "pods").iter().find(|c| c.name == "IP").unwrap();
+    assert!(pod.description.text().starts_with("podIP address allocated to the pod."));
+}
+
+#[test]
+fn pods_that_have_ended_say_so() {
+    let ended = |phase: &str| {
+        let pod = Object::from_value(json!({"status": {"phase": phase}})).unwrap();
+        row_conditions("", "pods", &pod).map(|c| c[0]["reason"].clone())
+    };
+    assert_eq!(ended("Succeeded"), Some("Succeeded".into()));
+    assert_eq!(ended("Failed"), Some("Failed".into()));
+    assert_eq!(ended("Running"), None);
 }

@@ -92,3 +92,13 @@ pub(super) fn controller_revision(object: &Object, now: Timestamp) -> Vec<Value>
         age(object, now),
     ]
 }
+
+/// The `Scale` of a workload.
+pub(super) fn scale(object: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
+        object.name().into(),
+        number(object, &["spec", "replicas"]).into(),
+        number(object, &["status", "replicas"]).into(),
+        age(object, now),
+    ]
+}

@@ -143,3 +143,44 @@ async fn strangers_are_recorded_without_their_token() {
     assert_eq!(events[0]["sourceIPs"], serde_json::json!(["192.0.2.7", "127.0.0.1"]));
     assert!(!std::fs::read_to_string(dir.path().join("audit.log")).unwrap().contains("stolen-token"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_plugins_find_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let pods = "{level: Metadata, resources: [{group: '', resources: [pods]}]}, {level: None}";
+    let live = start(dir.path(), policy(dir.path(), pods)).await;
+    let namespace = r#"{"metadata":{"name":"n","labels":{"pod-security.kubernetes.io/audit":"baseline",
+        "pod-security.kubernetes.io/enforce":"privileged"}}}"#;
+    live.ask("POST /api/v1/namespaces", namespace).await;
+    live.ask("POST /api/v1/namespaces/n/serviceaccounts", r#"{"metadata":{"name":"default"}}"#).await;
+    let pod = r#"{"metadata":{"name":"p"},"spec":{"hostPID":true,"containers":[{"name":"c","image":"x"}]}}"#;
+    live.ask("POST /api/v1/namespaces/n/pods", pod).await;
+    live.stop().await;
+    let events = events(dir.path());
+    let annotations = &events[0]["annotations"];
+    assert_eq!(annotations["pod-security.kubernetes.io/enforce-policy"], "privileged:latest");
+    let violates = "would violate PodSecurity \"baseline:latest\": host namespaces (hostPID=true)";
+    assert_eq!(annotations["pod-security.kubernetes.io/audit-violations"], violates);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_has_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    // With and without a trail.
+    for audited in [None, policy(dir.path(), "{level: None}")] {
+        let live = start(dir.path(), audited).await;
+        for (path, given) in [("/api/v1/namespaces", None), ("/nothing", Some("mine")), ("/livez", Some("yours"))] {
+            let user = Arc::new(UserInfo::new("eve", &[]));
+            let mut request = Request::get(path);
+            if let Some(given) = given {
+                request = request.header("audit-id", given);
+            }
+            let body: Body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let answer = live.server.handle_local(user, request.body(body).unwrap()).await;
+            let name = answer.headers()["audit-id"].to_str().unwrap().to_owned();
+            assert_eq!(given.unwrap_or(&name), name, "{path}");
+            assert!(!name.is_empty());
+        }
+        live.stop().await;
+    }
+}

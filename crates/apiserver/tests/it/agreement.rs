@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Value, json};
-use storage::real_etcd::{self, Network, Proxy, RealEtcd};
+use storage::real_etcd::{self, Network, Proxy, RealEtcd, Setup};
 use tokio::time::timeout;
 
 use crate::servers::{PATIENCE, Server, trust, version};
@@ -127,7 +127,8 @@ async fn two_then_three_servers_agree() {
 async fn what_one_server_wrote_another_shows_at_once() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    let etcd = RealEtcd::start(&program, root.path(), 3, None);
+    let election = std::time::Duration::from_secs(3);
+    let etcd = RealEtcd::with(&program, root.path(), Setup { members: 3, election, ..Setup::default() });
     let pki = trust(root.path());
     let mut servers = Vec::new();
     for number in 1..=3 {
@@ -221,7 +222,7 @@ async fn a_server_that_is_cut_off_shows_no_past() {
     let pki = trust(root.path());
     let here = Server::on(&etcd, &pki, 1).await;
     let way = Proxy::start(etcd.port(0)).await;
-    let away = Arc::new(Server::by(vec![way.endpoint()], &pki, 2).await);
+    let away = Arc::new(Server::by(&etcd, vec![way.endpoint()], &pki, 2).await);
     here.must(Method::POST, MAPS, Some(map("m", "0"))).await;
     let path = format!("{MAPS}/m");
     let mut watch = away.watch(&format!("{MAPS}?watch=true&resourceVersion=0")).await;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
-use storage::real_etcd::{self, RealEtcd};
-use storage::{Etcd, Revision, Storage};
+use storage::real_etcd::{self, Hosts, RealEtcd, Setup};
+use storage::{Embedded, Options, Revision, Storage};
 use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
 
@@ -160,61 +160,134 @@ async fn check(store: Arc<dyn Storage>, before: Revision, records: &[Record]) {
     assert!(writes > 50, "too little happened to tell anything");
 }
 
-async fn under_kills(servers: u8, members: usize) {
+/// Clients of some servers, from the first write to the check of what they were told.
+struct Clients {
+    before: Revision,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<Record>>,
+}
+
+impl Clients {
+    async fn begin(store: &dyn Storage, places: &[Place]) -> Self {
+        let before = store.now().await.expect("now");
+        let first = places[0].read().await.clone().expect("it runs");
+        for number in 0..3 {
+            let map = json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": format!("r{number}")}, "data": {"v": "first"},
+            });
+            first.must(Method::POST, MAPS, Some(map)).await;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks =
+            (0..6).map(|number| tokio::spawn(client(places.to_vec(), number, stop.clone()))).collect();
+        Self { before, stop, tasks }
+    }
+
+    async fn end(self, store: Arc<dyn Storage>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut records = Vec::new();
+        for client in self.tasks {
+            records.push(timeout(PATIENCE, client).await.expect("it ends").expect("no panic"));
+        }
+        timeout(PATIENCE, check(store, self.before, &records)).await.expect("in time");
+    }
+}
+
+/// What happens to the member that leads.
+#[derive(Clone, Copy)]
+enum Fault {
+    Killed,
+    /// Nobody reaches it.
+    Unplugged,
+    /// The servers reach it, and it reaches no other member.
+    Parted,
+}
+
+async fn under_faults(servers: u8, members: usize, hosts: Option<Arc<Hosts>>, faults: [Fault; 3]) {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    let mut etcd = RealEtcd::start(&program, root.path(), members, None);
+    let setup = Setup { members, hosts: hosts.clone(), ..Setup::default() };
+    let mut etcd = RealEtcd::with(&program, root.path(), setup);
     let pki = trust(root.path());
     let mut places: Vec<Place> = Vec::new();
     for number in 1..=servers {
         let server = Server::on(&etcd, &pki, number).await;
         places.push(Arc::new(RwLock::new(Some(Arc::new(server)))));
     }
-    let options = storage::etcd::Options { endpoints: etcd.endpoints(), ..storage::etcd::Options::default() };
-    let store: Arc<dyn Storage> = Arc::new(Etcd::open(options).await.expect("etcd answers"));
-    let before = store.now().await.expect("now");
-    let first = places[0].read().await.clone().expect("it runs");
-    for number in 0..3 {
-        let map = json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": format!("r{number}")}, "data": {"v": "first"},
-        });
-        first.must(Method::POST, MAPS, Some(map)).await;
-    }
-    drop(first);
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> =
-        (0..6).map(|number| tokio::spawn(client(places.clone(), number, stop.clone()))).collect();
-    for round in 0..3 {
+    let store: Arc<dyn Storage> = Arc::new(etcd.open(Default::default()).await);
+    let clients = Clients::begin(&*store, &places).await;
+    for (round, fault) in faults.into_iter().enumerate() {
         sleep(Duration::from_millis(700)).await;
         // A server dies, or all there is.
         let number = round % places.len();
         let gone = places[number].write().await.take();
         drop(gone);
-        // And a member: the leader, when there are others.
+        // And the leader is lost, with others beside it or not.
         let leader = tokio::task::block_in_place(|| etcd.leader());
-        etcd.kill(leader);
+        let others: Vec<usize> = (0..members).filter(|member| *member != leader).collect();
+        let hosts = || hosts.as_ref().expect("members on hosts of their own");
+        match fault {
+            Fault::Killed => etcd.kill(leader),
+            Fault::Unplugged => hosts().unplug(leader),
+            Fault::Parted => others.iter().for_each(|other| hosts().part(leader, *other)),
+        }
+        if !others.is_empty() {
+            tokio::task::block_in_place(|| etcd.leader_among(&others));
+        }
         sleep(Duration::from_millis(400)).await;
-        etcd.restart(leader);
+        match fault {
+            Fault::Killed => etcd.restart(leader),
+            Fault::Unplugged => hosts().plug(leader),
+            Fault::Parted => others.iter().for_each(|other| hosts().unite(leader, *other)),
+        }
         let again = u8::try_from(number + 1).expect("few servers");
         let server = timeout(PATIENCE, Server::on(&etcd, &pki, again)).await.expect("it starts again");
         *places[number].write().await = Some(Arc::new(server));
     }
     sleep(Duration::from_millis(700)).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut records = Vec::new();
-    for client in clients {
-        records.push(timeout(PATIENCE, client).await.expect("it ends").expect("no panic"));
-    }
-    timeout(PATIENCE, check(store, before, &records)).await.expect("in time");
+    clients.end(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_server_over_one_member_is_linearizable() {
-    under_kills(1, 1).await;
+    under_faults(1, 1, None, [Fault::Killed; 3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_over_three_members_are_linearizable() {
-    under_kills(3, 3).await;
+    under_faults(3, 3, None, [Fault::Killed; 3]).await;
+}
+
+#[test]
+fn three_servers_over_members_that_the_kernel_cuts_off_are_linearizable() {
+    let Some(hosts) = Hosts::new(3) else { return };
+    let faults = [Fault::Parted, Fault::Unplugged, Fault::Parted];
+    hosts.clone().run(move || under_faults(3, 3, Some(hosts), faults));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_server_over_the_embedded_store_is_linearizable() {
+    let root = tempfile::tempdir().expect("a directory");
+    let pki = trust(root.path());
+    // No snapshot, so that the history before each end is there to be compared with.
+    let options = Options { sync: false, snapshot_bytes: u64::MAX, ..Options::default() };
+    let open =
+        || Arc::new(Embedded::open(root.path().join("db"), options.clone()).expect("it starts by itself"));
+    let mut store = open();
+    let server = Server::start(store.clone(), &pki, 1, false).await;
+    let place: Place = Arc::new(RwLock::new(Some(Arc::new(server))));
+    let clients = Clients::begin(&*store, std::slice::from_ref(&place)).await;
+    for _ in 0..4 {
+        sleep(Duration::from_millis(400)).await;
+        // The store ends below a server that has requests under way, then the server.
+        let ending = store.clone();
+        tokio::task::spawn_blocking(move || ending.close()).await.expect("no panic");
+        drop(place.write().await.take());
+        store = open();
+        let server = timeout(PATIENCE, Server::start(store.clone(), &pki, 1, false)).await;
+        *place.write().await = Some(Arc::new(server.expect("it starts again")));
+    }
+    sleep(Duration::from_millis(400)).await;
+    clients.end(store).await;
 }

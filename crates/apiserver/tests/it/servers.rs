@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use machinery::request::UserInfo;
 use pki::{ClusterPki, KeyAlgorithm, PkiSpec};
 use serde_json::Value;
+use storage::Storage;
 use storage::real_etcd::RealEtcd;
-use storage::{Etcd, Storage};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes.
@@ -35,7 +35,7 @@ pub fn trust(dir: &Path) -> ClusterPki {
 
 /// One server.
 pub struct Server {
-    server: ApiServer,
+    server: Arc<ApiServer>,
     stop: CancellationToken,
     user: Arc<UserInfo>,
 }
@@ -59,7 +59,7 @@ impl Server {
             shared,
             ..Config::new(storage, tls, pki.authority().certificate, accounts)
         };
-        let server = ApiServer::start(config, stop.clone()).await.expect("the server starts");
+        let server = Arc::new(ApiServer::start(config, stop.clone()).await.expect("the server starts"));
         let user = Arc::new(UserInfo::new("admin", &["system:masters", "system:authenticated"]));
         Self { server, stop, user }
     }
@@ -69,13 +69,14 @@ impl Server {
         let mut endpoints = etcd.endpoints();
         let first = usize::from(number) % endpoints.len();
         endpoints.rotate_left(first);
-        Self::by(endpoints, pki, number).await
+        Self::by(etcd, endpoints, pki, number).await
     }
 
-    /// Starts server `number` over the etcd behind these endpoints.
-    pub async fn by(endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
-        let options = storage::etcd::Options { endpoints, ..storage::etcd::Options::default() };
-        let store = Etcd::open(options).await.expect("etcd answers");
+    /// Starts server `number` over an etcd, which it reaches by these endpoints.
+    pub async fn by(etcd: &RealEtcd, endpoints: Vec<String>, pki: &ClusterPki, number: u8) -> Self {
+        // Who asks is told soon that etcd does not answer.
+        let retry = Duration::from_secs(5);
+        let store = etcd.open(storage::etcd::Options { endpoints, retry, ..Default::default() }).await;
         Self::start(Arc::new(store), pki, number, true).await
     }
 
@@ -114,6 +115,19 @@ impl Server {
             self.server.handle_local(self.user.clone(), Self::request(Method::GET, path, None)).await;
         assert_eq!(answer.status(), 200, "{path}");
         Events { body: answer.into_body(), rest: Vec::new() }
+    }
+
+    /// A kube-rs client whose transport is the server itself.
+    pub fn client(&self) -> kube::Client {
+        let (server, user) = (self.server.clone(), self.user.clone());
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let (server, user) = (server.clone(), user.clone());
+            async move {
+                let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+                Ok::<_, tower::BoxError>(server.handle_local(user, request).await)
+            }
+        });
+        kube::Client::new(service, "default")
     }
 
     /// Stops it, and waits until it has.

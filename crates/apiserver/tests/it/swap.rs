@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use http::Method;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use storage::real_etcd::{self, RealEtcd};
 use storage::{Embedded, Options};
 
-use crate::servers::{Server, trust, version};
+use crate::servers::{PATIENCE, Server, trust, version};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -95,6 +99,85 @@ fn normalise(value: &mut Value, known: &mut BTreeMap<String, String>) {
         Value::String(text) if text.contains("kube-api-access-") => *text = "a volume".into(),
         _ => {}
     }
+}
+
+/// What informers written with kube-rs are told, of a list and of what follows, in both ways of listing.
+async fn informed(server: &Server) -> Vec<Value> {
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let map = |name: &str| -> ConfigMap {
+        let value = json!({"metadata": {"name": name, "labels": {"app": "a"}}, "data": {"k": "1"}});
+        serde_json::from_value(value).expect("a config map")
+    };
+    let mut told = Vec::new();
+    for (name, config) in [
+        ("listed", watcher::Config::default().page_size(2)),
+        ("streamed", watcher::Config::default().streaming_lists()),
+        ("selected", watcher::Config::default().labels("app=a").page_size(2)),
+    ] {
+        for n in 0..5 {
+            maps.create(&PostParams::default(), &map(&format!("{name}-{n}"))).await.expect("create");
+        }
+        let mut events = std::pin::pin!(watcher(maps.clone(), config));
+        let mut next = async || -> (&'static str, Value) {
+            let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("an event in time");
+            let object = |map: ConfigMap| serde_json::to_value(map).expect("an object");
+            match event.expect("the stream goes on").expect("the watch is healthy") {
+                Event::Init => ("init", Value::Null),
+                Event::InitApply(map) => ("init apply", object(map)),
+                Event::InitDone => ("init done", Value::Null),
+                Event::Apply(map) => ("apply", object(map)),
+                Event::Delete(map) => ("delete", object(map)),
+            }
+        };
+        loop {
+            let (kind, object) = next().await;
+            told.push(json!([name, kind, object]));
+            if kind == "init done" {
+                break;
+            }
+        }
+        let first = format!("{name}-0");
+        for patch in [
+            json!({"data": {"k": "2"}}),
+            json!({"metadata": {"labels": {"app": "b"}}}),
+            json!({"metadata": {"labels": {"app": "a"}}}),
+        ] {
+            maps.patch(&first, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patch");
+        }
+        maps.create(&PostParams::default(), &map(&format!("{name}-late"))).await.expect("create");
+        for n in 0..5 {
+            maps.delete(&format!("{name}-{n}"), &DeleteParams::default()).await.expect("delete");
+        }
+        maps.delete(&format!("{name}-late"), &DeleteParams::default()).await.expect("delete");
+        for _ in 0..10 {
+            let (kind, object) = next().await;
+            told.push(json!([name, kind, object]));
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn informers_of_kube_rs_see_the_same_on_embedded_and_etcd() {
+    let Some(program) = real_etcd::program() else { return };
+    let root = tempfile::tempdir().expect("a directory");
+    let pki = trust(root.path());
+    let embedded = Embedded::open(root.path().join("db"), Options { sync: false, ..Options::default() });
+    let embedded = Server::start(Arc::new(embedded.expect("open")), &pki, 1, false).await;
+    let etcd = RealEtcd::start(&program, root.path(), 1, None);
+    let etcd_server = Server::on(&etcd, &pki, 1).await;
+    let mut stories = Vec::new();
+    for server in [&embedded, &etcd_server] {
+        let mut known = BTreeMap::new();
+        let mut told = informed(server).await;
+        told.iter_mut().for_each(|value| normalise(value, &mut known));
+        stories.push(told);
+    }
+    assert!(stories[0].len() >= 3 * (7 + 10), "{}", stories[0].len());
+    assert_eq!(stories[0], stories[1]);
+    let ends = |kind: &str| stories[0].iter().filter(|event| event[1] == kind).count();
+    // Three times six go, and one ceases to match and comes back.
+    assert_eq!((ends("init done"), ends("delete")), (3, 19));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

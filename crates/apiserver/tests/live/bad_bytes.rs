@@ -204,3 +204,15 @@ fn configurations_of_encryption() {
         ],
     );
 }
+
+#[test]
+fn owned_fields() {
+    check(
+        wire::owned_fields,
+        &[
+            b"![{\"apiVersion\":\"v1\",\"fieldsType\":\"FieldsV1\",\"manager\":\"x\",\"operation\":\"Update\",\"fieldsV1\":{\"f:data\":{\".\":{},\"f:a\":{}},\"f:metadata\":{\"f:labels\":{}}}}]\0{\"metadata\":{\"name\":\"a\"},\"data\":{\"a\":\"b\"}}",
+            b"7[{\"apiVersion\":\"v1\",\"fieldsType\":\"FieldsV1\",\"manager\":\"x\",\"operation\":\"Apply\",\"time\":\"2026-01-01T00:00:00Z\",\"fieldsV1\":{\"f:spec\":{\"f:containers\":{\"k:{\\\"name\\\":\\\"c\\\"}\":{\".\":{},\"f:image\":{},\"f:args\":{\"i:0\":{}}}},\"f:finalizers\":{\"v:\\\"a\\\"\":{}}}}}]\0{\"metadata\":{\"name\":\"a\"},\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"i\"}]}}",
+            b"0[]\0{}",
+        ],
+    );
+}

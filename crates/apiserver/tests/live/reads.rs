@@ -174,7 +174,7 @@ async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
         ("/api/v1/secrets", "type=Opaque"),
         ("/api/v1/services", "spec.clusterIP=10.96.0.1,spec.type=ClusterIP"),
         ("/api/v1/replicationcontrollers", "status.replicas=1"),
-        ("/apis/apps/v1/replicasets", "status.replicas=1"),
+        ("/apis/resource.k8s.io/v1/resourceslices", "spec.driver=d,spec.nodeName=n"),
         ("/apis/batch/v1/jobs", "status.successful=1"),
         ("/apis/certificates.k8s.io/v1/certificatesigningrequests", "spec.signerName=a"),
         ("/api/v1/configmaps", "metadata.name=a,metadata.namespace!=b"),
@@ -186,8 +186,12 @@ async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
     for (path, expected) in [
         ("/api/v1/pods", "field label not supported: spec.x"),
         ("/api/v1/nodes", "field label not supported: spec.x"),
-        ("/apis/apps/v1/deployments", "field label \"spec.x\" not supported for appsv1.Deployment"),
-        ("/apis/batch/v1/jobs", "field label \"spec.x\" not supported for batchv1.Job"),
+        (
+            "/apis/resource.k8s.io/v1/resourceslices",
+            "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: spec.x",
+        ),
+        ("/apis/apps/v1/deployments", "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        ("/apis/batch/v1/jobs", "field label \"spec.x\" not supported for Job"),
         (
             "/api/v1/configmaps",
             "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
@@ -222,6 +226,12 @@ async fn forms_that_cannot_be_had_are_refused() -> Result<()> {
     ensure!(answer.body.starts_with(b"k8s\0"));
     let (code, ..) = live.get_as(MAPS, "application/json;as=Nothing;g=meta.k8s.io;v=v1").await?.error();
     ensure!(code == 406, "{code}");
+    // What has no metadata has no table.
+    let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}).to_string();
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let (code, ..) = live.send(Who::Admin, request(Method::POST, path, table, review)).await?.error();
+    ensure!(code == 406, "{code}");
     Ok(())
 }
 
@@ -248,5 +258,40 @@ async fn large_answers_are_compressed_for_who_asks() -> Result<()> {
     ensure!(text == plain.body && packed.body.len() < text.len() / 5, "{}", packed.body.len());
     let small = live.send(Who::Admin, ask(&format!("{MAPS}?limit=5"))).await?;
     ensure!(small.header("content-encoding").is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flow_schemas_stand_in_the_order_they_are_tried_and_know_their_levels() -> Result<()> {
+    let live = Live::start().await?;
+    let path = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
+    let own = json!({ "metadata": { "name": "a" }, "spec": { "matchingPrecedence": 450,
+        "priorityLevelConfiguration": { "name": "missing" } } });
+    live.create(path, &own).await?;
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    let began = std::time::Instant::now();
+    loop {
+        let rows = live.get_as(path, table).await?.json();
+        let cell = |row: &serde_json::Value, n: usize| match &row["cells"][n] {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let rows = rows["rows"].as_array().cloned().unwrap_or_default();
+        let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", cell(row, 0), cell(row, 5))).collect();
+        if rows.iter().all(|row| cell(row, 5) != "?") {
+            let order = ["exempt False", "probes False", "system-leader-election False", "system-node-high False"];
+            ensure!(shown[..4] == order && shown[4] == "a True" && shown.len() == 12, "{shown:?}");
+            break;
+        }
+        ensure!(began.elapsed() < crate::harness::PATIENCE, "{shown:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // What a server does not go without comes back.
+    let gone = request(Method::DELETE, &format!("{path}/catch-all"), "application/json", "");
+    ensure!(live.send(Who::Admin, gone).await?.status == 200);
+    while live.get(&format!("{path}/catch-all")).await?.status != 200 {
+        ensure!(began.elapsed() < crate::harness::PATIENCE, "it stays away");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     Ok(())
 }

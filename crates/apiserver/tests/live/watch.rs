@@ -12,20 +12,20 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::harness::{Live, MAPS, PATIENCE, Who, request};
 
 /// Events of a watch in JSON.
-struct Events {
+pub struct Events {
     body: Incoming,
     buffer: Vec<u8>,
 }
 
 impl Events {
-    async fn open(live: &Live, path: &str, accept: &str) -> Result<Self> {
+    pub async fn open(live: &Live, path: &str, accept: &str) -> Result<Self> {
         let response = live.open(Who::Admin, request(Method::GET, path, accept, Bytes::new())).await?;
         ensure!(response.status() == 200, "{path}: {}", response.status());
         Ok(Self { body: response.into_body(), buffer: Vec::new() })
     }
 
     /// The next event; `None` at a clean end.
-    async fn next(&mut self) -> Result<Option<Value>> {
+    pub async fn next(&mut self) -> Result<Option<Value>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -39,7 +39,7 @@ impl Events {
     }
 
     /// Type and name of the next event.
-    async fn brief(&mut self) -> Result<String> {
+    pub async fn brief(&mut self) -> Result<String> {
         let Some(event) = self.next().await? else { return Ok("end".into()) };
         let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");
         Ok(format!("{} {name}", event["type"].as_str().unwrap_or("?")))
@@ -67,6 +67,39 @@ async fn an_expired_revision_is_an_error_event() -> Result<()> {
     ensure!(event["object"]["reason"] == "Expired" && event["object"]["kind"] == "Status", "{event}");
     let message = event["object"]["message"].as_str().unwrap_or("");
     ensure!(message.starts_with("too old resource version: 1 ("), "{message}");
+    ensure!(events.next().await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_is_still_to_come_is_waited_for() -> Result<()> {
+    let live = Live::start().await?;
+    live.config_maps(1).await?;
+    let list = live.get(MAPS).await?.json();
+    let now: u64 = list["metadata"]["resourceVersion"].as_str().unwrap_or("").parse()?;
+    let path = format!("{MAPS}?watch=1&resourceVersion={}", now + 2);
+    let mut events = Events::open(&live, &path, "application/json").await?;
+    // Other parts of the server may write too, but revisions only grow.
+    let mut last = Value::Null;
+    for n in 0..4 {
+        last = label(&live, "map-000", &n.to_string()).await?;
+    }
+    let first = events.next().await?.context("an event")?;
+    let seen: u64 = first["object"]["metadata"]["resourceVersion"].as_str().unwrap_or("").parse()?;
+    ensure!(first["type"] == "MODIFIED" && seen > now + 2, "{first}");
+    let mut event = first;
+    while event["object"]["metadata"]["resourceVersion"] != last["metadata"]["resourceVersion"] {
+        event = events.next().await?.context("an event")?;
+    }
+    // Who wants all of it first cannot wait.
+    let all = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let path = format!("{MAPS}?watch=1&{all}&resourceVersion=99999999");
+    let mut events = Events::open(&live, &path, "application/json").await?;
+    let event = events.next().await?.context("an event")?;
+    ensure!(event["type"] == "ERROR" && event["object"]["code"] == 504, "{event}");
+    let details = &event["object"]["details"];
+    ensure!(details["causes"][0]["reason"] == "ResourceVersionTooLarge", "{event}");
+    ensure!(details["retryAfterSeconds"] == 1, "{event}");
     ensure!(events.next().await?.is_none());
     Ok(())
 }

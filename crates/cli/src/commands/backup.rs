@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use storage::{Image, copy};
 
-use super::store::{Meter, Place, Target, blocking, seconds, whole_path};
+use super::store::{Meter, Place, Remote, Target, blocking, seconds, whole_path};
 use crate::output::{Failure, print, print_json};
 
 /// `cox backup`.
@@ -43,7 +43,7 @@ pub async fn backup(options: Backup, as_json: bool) -> Result<ExitCode, Failure>
     let reading = Meter::new("reading keys", 0, as_json);
     let (image, source) = match options.target.place()? {
         Place::Local(local) => (local.image().await?.0, local.db.display().to_string()),
-        Place::Etcd(flags) => {
+        Place::Etcd(Remote { flags, .. }) => {
             let store = flags.open().await?;
             let seen = reading.clone();
             let image = copy::read(&*store, &mut |keys| seen.at(keys)).await.map_err(|e| Failure::of(&e))?;

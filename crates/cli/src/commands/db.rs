@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use storage::{Embedded, Image, KeyValue, Options, RangeRequest, Revision, Storage, copy};
 
-use super::store::{Local, Meter, Place, Target, blocking};
+use super::store::{Local, Meter, Place, Remote, Target, blocking};
 use crate::output::{Failure, note, print, print_json};
 
 /// Keys read from etcd at a time.
@@ -141,7 +141,7 @@ async fn check(file: Option<PathBuf>, target: &Target, as_json: bool) -> Result<
 async fn everything(target: &Target, quiet: bool) -> Result<(Image, String), Failure> {
     match target.place()? {
         Place::Local(local) => Ok((local.image().await?.0, local.db.display().to_string())),
-        Place::Etcd(flags) => {
+        Place::Etcd(Remote { flags, .. }) => {
             let store = flags.open().await?;
             let meter = Meter::new("reading keys", 0, quiet);
             let image = copy::read(&*store, &mut |keys| meter.at(keys)).await.map_err(|e| Failure::of(&e))?;
@@ -161,7 +161,7 @@ async fn compact(target: &Target, as_json: bool) -> Result<ExitCode, Failure> {
             drop(held);
             (local.db.display().to_string(), revision, Some((before, after)))
         }
-        Place::Etcd(flags) => {
+        Place::Etcd(Remote { flags, .. }) => {
             let store = flags.open().await?;
             let compacted = async {
                 let now = store.now().await?;
@@ -320,7 +320,9 @@ fn form(value: &[u8]) -> &'static str {
 async fn get(key: &str, show_secrets: bool, target: &Target, as_json: bool) -> Result<ExitCode, Failure> {
     let found = match target.place()? {
         Place::Local(local) => local.image().await?.0.get(key),
-        Place::Etcd(flags) => flags.open().await?.get(key, None).await.map_err(|e| Failure::of(&e))?.0,
+        Place::Etcd(Remote { flags, .. }) => {
+            flags.open().await?.get(key, None).await.map_err(|e| Failure::of(&e))?.0
+        }
     };
     let Some(kv) = found else {
         return Err(Failure::new(format!("there is no key {key}"), "see `cox db list` for those there are"));
@@ -382,7 +384,7 @@ async fn list(prefix: &str, limit: usize, target: &Target, as_json: bool) -> Res
             let kvs: Vec<KeyValue> = image.prefix(prefix).take(wanted).collect();
             (kvs, image.revision())
         }
-        Place::Etcd(flags) => {
+        Place::Etcd(Remote { flags, .. }) => {
             range(&*flags.open().await?, prefix, wanted).await.map_err(|e| Failure::of(&e))?
         }
     };

@@ -24,6 +24,7 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
     let lock = layout.lock().map_err(|e| Failure::of(&e))?;
     let table = proxy_table(layout.name());
     let tables = ["ip", "ip6"].map(|family| (family.to_owned(), table.clone()));
+    let etcd = cluster::etcd_of(&layout).ok().flatten();
     let what = DownOptions { purge: options.purge, nft_tables: tables.to_vec(), ..DownOptions::default() };
     let removed = provision::down(&layout, &what).await;
     drop(lock);
@@ -35,11 +36,20 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
             "sandboxes": removed.sandboxes,
             "leftovers": removed.leftovers,
             "purged": removed.purged,
+            "etcdServers": etcd.map(|etcd| etcd.servers),
             "problems": removed.problems,
         });
         output::print_json(&value)?;
     } else {
-        let data = if removed.purged { "its data is gone" } else { "its data is kept" };
+        let data = match (removed.purged, etcd) {
+            (true, None) => "its data is gone".to_owned(),
+            (true, Some(etcd)) => format!(
+                "its directory is gone, its objects are still in {} below {}",
+                etcd.servers.join(","),
+                etcd.prefix
+            ),
+            (false, _) => "its data is kept".to_owned(),
+        };
         output::print(&format!("Cluster {:?} is down; {data}.\n", layout.name()))?;
         for problem in &removed.problems {
             output::note(&format!("  could not remove: {problem}"));

@@ -7,7 +7,8 @@ use serde_json::json;
 use storage::Image;
 use storage::copy::{self, CopyError, Plan, Written};
 
-use super::store::{Meter, Target, blocking, seconds};
+use super::store::{EtcdFlags, Meter, Target, blocking, seconds};
+use crate::cluster::EtcdSettings;
 use crate::output::{Failure, print, print_json};
 
 /// By how much an embedded store goes on above what it is given.
@@ -46,7 +47,8 @@ impl Raise {
     after_help = "Examples:\n  cox down\n  cox migrate --from embedded --to etcd --etcd-servers https://10.0.0.1:2379 \\\n    \
     --etcd-cafile ca.crt --etcd-certfile client.crt --etcd-keyfile client.key\n  \
     cox migrate --from etcd --to embedded --db /var/lib/apiserver/db --etcd-servers http://127.0.0.1:2379\n\n\
-    All API servers of both have to be stopped. The source is left as it is. Values move as they are stored, with the\n\
+    All API servers of both have to be stopped. The source is left as it is; the cluster uses the target from then on,\n\
+    with `cox up` as with `cox db`, `cox backup` and `cox restore`. Values move as they are stored, with the\n\
     order of their last changes and the time their leases have left; what is encrypted needs the same keys afterwards."
 )]
 pub struct Migrate {
@@ -76,11 +78,8 @@ pub async fn migrate(options: Migrate, as_json: bool) -> Result<ExitCode, Failur
             "one is embedded, the other etcd",
         ));
     }
-    let flags = &options.target.etcd;
-    if flags.etcd_servers.is_empty() {
-        return Err(Failure::new("no etcd is named", "name its members with --etcd-servers"));
-    }
-    let local = Target { etcd: no_servers(flags), ..options.target.clone() }.local()?;
+    let local = options.target.local()?;
+    let flags = &etcd_meant(&options, local.etcd()?)?;
     let held = local.hold()?;
     let store = flags.open().await?;
     let code = if options.from == Kind::Embedded {
@@ -95,6 +94,7 @@ pub async fn migrate(options: Migrate, as_json: bool) -> Result<ExitCode, Failur
         meter.end();
         drop(lock);
         let written = written.map_err(|e| copy_failure(&e))?;
+        local.keep_etcd(flags.settings())?;
         tell(&image, &written, &flags.name(), seconds(began.elapsed()), as_json)
     } else {
         let meter = Meter::new("reading keys", 0, as_json);
@@ -107,6 +107,7 @@ pub async fn migrate(options: Migrate, as_json: bool) -> Result<ExitCode, Failur
         })
         .await?;
         let restored = restored.map_err(|e| local.failure(&e))?;
+        local.keep_etcd(None)?;
         let written = Written {
             keys: image.len(),
             leases: image.leases().len() as u64,
@@ -119,8 +120,20 @@ pub async fn migrate(options: Migrate, as_json: bool) -> Result<ExitCode, Failur
     code
 }
 
-fn no_servers(flags: &super::store::EtcdFlags) -> super::store::EtcdFlags {
-    super::store::EtcdFlags { etcd_servers: Vec::new(), ..flags.clone() }
+/// The etcd of the flags; on the way back, that of the cluster where none is named.
+fn etcd_meant(options: &Migrate, kept: Option<EtcdSettings>) -> Result<EtcdFlags, Failure> {
+    let named = &options.target.etcd;
+    match kept {
+        Some(kept) if options.from == Kind::Embedded => Err(Failure::new(
+            format!("the cluster's objects are in {} already", EtcdFlags::from(kept).name()),
+            "move them back with `cox migrate --from etcd --to embedded` first",
+        )),
+        Some(kept) if named.etcd_servers.is_empty() => Ok(kept.into()),
+        _ if named.etcd_servers.is_empty() => {
+            Err(Failure::new("no etcd is named", "name its members with --etcd-servers"))
+        }
+        _ => Ok(named.clone()),
+    }
 }
 
 /// Says what was written.

@@ -25,8 +25,8 @@ pub struct Restore {
     /// By how much the revision is raised above the highest one known.
     #[arg(long, default_value_t = 1_000_000_000, value_name = "N")]
     pub bump_revision: u64,
-    /// For etcd: removes the keys that are there.
-    #[arg(long, requires = "etcd_servers")]
+    /// For etcd: removes the keys that are there. An embedded store's old data is kept beside the new in any case.
+    #[arg(long)]
     pub replace: bool,
     /// For etcd: how far its revision is raised.
     #[command(flatten)]
@@ -42,13 +42,16 @@ pub async fn restore(options: Restore, as_json: bool) -> Result<ExitCode, Failur
     let image = blocking(move || Image::read_backup(&file)).await?.map_err(|e| Failure::of(&e))?;
     match options.target.place()? {
         Place::Local(local) => to_embedded(image, &local, &options, as_json).await,
-        Place::Etcd(flags) => {
+        Place::Etcd(remote) => {
             let began = Instant::now();
+            let held = remote.hold()?;
+            let flags = &remote.flags;
             let store = flags.open().await?;
             let meter = Meter::new("writing keys", image.len(), as_json);
             let plan = Plan { replace: options.replace, raise: options.raise.limit() };
             let written = copy::write(&image, &store, plan, &mut |keys| meter.at(keys)).await;
             meter.end();
+            drop(held);
             let written = written.map_err(|e| copy_failure(&e))?;
             super::migrate::tell(&image, &written, &flags.name(), seconds(began.elapsed()), as_json)
         }

@@ -10,7 +10,7 @@ use storage::etcd::{self, Etcd};
 use storage::{Image, OpenError, Storage, Survey};
 
 use crate::args::Which;
-use crate::cluster;
+use crate::cluster::{self, EtcdSettings};
 use crate::commands::up::PROCESS;
 use crate::output::Failure;
 
@@ -34,7 +34,7 @@ pub struct Target {
 /// How an etcd is reached, with upstream's names.
 #[derive(Args, Clone, Debug)]
 pub struct EtcdFlags {
-    /// Members of an etcd cluster, separated by commas: https://10.0.0.1:2379, for example.
+    /// Members of an etcd, separated by commas: https://10.0.0.1:2379, for example.
     #[arg(long, value_delimiter = ',', value_name = "URL,...")]
     pub etcd_servers: Vec<String>,
     /// Where the keys are in etcd.
@@ -59,24 +59,36 @@ pub struct Local {
     layout: Option<Layout>,
 }
 
+/// An etcd that a command is about.
+pub struct Remote {
+    /// How it is reached.
+    pub flags: EtcdFlags,
+    /// The cluster it belongs to, if it was named by its cluster.
+    layout: Option<Layout>,
+}
+
 /// What a command is about.
 pub enum Place {
     /// An embedded store.
     Local(Local),
     /// An etcd.
-    Etcd(EtcdFlags),
+    Etcd(Remote),
 }
 
 impl Target {
-    /// Finds out what is meant; opens nothing.
+    /// Finds out what is meant; opens nothing. A cluster knows by itself whether it is on an etcd, and on which.
     pub fn place(&self) -> Result<Place, Failure> {
         if !self.etcd.etcd_servers.is_empty() {
             if self.db.is_some() {
                 return Err(Failure::new("--db and --etcd-servers name two stores", "leave one of them out"));
             }
-            return Ok(Place::Etcd(self.etcd.clone()));
+            return Ok(Place::Etcd(Remote { flags: self.etcd.clone(), layout: None }));
         }
-        self.local().map(Place::Local)
+        let local = self.local()?;
+        Ok(match local.etcd()? {
+            Some(etcd) => Place::Etcd(Remote { flags: etcd.into(), layout: local.layout }),
+            None => Place::Local(local),
+        })
     }
 
     /// The embedded store, whatever is said about etcd.
@@ -102,20 +114,19 @@ impl Local {
         blocking(move || Image::read(&db)).await?.map_err(|e| self.failure(&e))
     }
 
+    /// The etcd that the cluster is on in place of this store, if it is.
+    pub fn etcd(&self) -> Result<Option<EtcdSettings>, Failure> {
+        self.layout.as_ref().map_or(Ok(None), cluster::etcd_of)
+    }
+
+    /// Has the cluster use an etcd from now on, or this store. A store of its own belongs to no cluster.
+    pub fn keep_etcd(&self, etcd: Option<EtcdSettings>) -> Result<(), Failure> {
+        self.layout.as_ref().map_or(Ok(()), |layout| cluster::keep_etcd(layout, etcd))
+    }
+
     /// Keeps other commands off; refuses while the cluster runs.
     pub fn hold(&self) -> Result<Held, Failure> {
-        let layout = match &self.layout {
-            Some(layout) => Some(layout.lock().map_err(|e| Failure::of(&e))?),
-            None => None,
-        };
-        let record = self.layout.as_ref().and_then(|l| ProcessRecord::read(&l.process_record(PROCESS)));
-        if let Some(record) = record.filter(ProcessRecord::is_alive) {
-            return Err(Failure::new(
-                format!("the cluster runs, as process {}", record.pid),
-                "stop it with `cox down` first; its data stays",
-            ));
-        }
-        Ok(Held { _layout: layout })
+        hold(self.layout.as_ref())
     }
 
     /// Says what an error of the store means for this command.
@@ -134,25 +145,72 @@ impl Local {
     }
 }
 
+impl Remote {
+    /// Keeps other commands off; refuses while the cluster runs, as far as it is known which that is.
+    pub fn hold(&self) -> Result<Held, Failure> {
+        hold(self.layout.as_ref())
+    }
+}
+
+fn hold(layout: Option<&Layout>) -> Result<Held, Failure> {
+    let held = layout.map(Layout::lock).transpose().map_err(|e| Failure::of(&e))?;
+    let record = layout.and_then(|l| ProcessRecord::read(&l.process_record(PROCESS)));
+    if let Some(record) = record.filter(ProcessRecord::is_alive) {
+        return Err(Failure::new(
+            format!("the cluster runs, as process {}", record.pid),
+            "stop it with `cox down` first; its data stays",
+        ));
+    }
+    Ok(Held { _layout: held })
+}
+
 /// No other command changes the cluster meanwhile.
 pub struct Held {
     _layout: Option<LayoutLock>,
 }
 
+impl From<EtcdSettings> for EtcdFlags {
+    fn from(kept: EtcdSettings) -> Self {
+        Self {
+            etcd_servers: kept.servers,
+            etcd_prefix: kept.prefix,
+            etcd_cafile: kept.ca_file,
+            etcd_certfile: kept.cert_file,
+            etcd_keyfile: kept.key_file,
+        }
+    }
+}
+
 impl EtcdFlags {
-    /// Connects.
-    pub async fn open(&self) -> Result<Arc<dyn Storage>, Failure> {
+    /// As a cluster keeps it; `None` if no etcd is named.
+    pub fn settings(&self) -> Option<EtcdSettings> {
+        let whole = |path: &Option<PathBuf>| path.as_deref().map(whole_path);
+        (!self.etcd_servers.is_empty()).then(|| EtcdSettings {
+            servers: self.etcd_servers.clone(),
+            prefix: self.etcd_prefix.clone(),
+            ca_file: whole(&self.etcd_cafile),
+            cert_file: whole(&self.etcd_certfile),
+            key_file: whole(&self.etcd_keyfile),
+        })
+    }
+
+    /// How the backend reaches it.
+    pub fn options(&self) -> etcd::Options {
         let tls = self.etcd_cafile.clone().map(|authority| etcd::TlsFiles {
             authority,
             client: self.etcd_certfile.clone().zip(self.etcd_keyfile.clone()),
         });
-        let options = etcd::Options {
+        etcd::Options {
             endpoints: self.etcd_servers.clone(),
             tls,
             prefix: self.etcd_prefix.clone(),
             ..etcd::Options::default()
-        };
-        let etcd = Etcd::open(options).await.map_err(|e| Failure::of(&e))?;
+        }
+    }
+
+    /// Connects.
+    pub async fn open(&self) -> Result<Arc<dyn Storage>, Failure> {
+        let etcd = Etcd::open(self.options()).await.map_err(|e| Failure::of(&e))?;
         Ok(Arc::new(etcd))
     }
 

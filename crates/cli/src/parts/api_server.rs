@@ -3,19 +3,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, Outbound, OutboundTrust,
-    ServiceAccounts, Serving, TlsFiles,
+    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, ServiceAccounts, Serving, TlsFiles,
 };
 use clap::Args;
-use storage::{Embedded, Etcd, Options, Storage};
 
 use super::admission::AdmissionFlags;
 use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use super::authorization::AuthorizationFlags;
+use super::opened::Opened;
 use crate::output::Failure;
 use crate::parts::{go_duration, health, runtime_config};
 
@@ -209,72 +207,17 @@ fn no_overrides(text: &str) -> Result<String, String> {
 }
 
 impl EtcdFlags {
-    /// The members, as `componentstatuses` asks them.
-    fn components(&self) -> Result<Vec<Arc<dyn Component>>, Failure> {
-        let text = |path: &PathBuf| {
-            std::fs::read_to_string(path)
-                .map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display()), "see --etcd-*file"))
-        };
-        let authorities = self.etcd_cafile.as_ref().map(text).transpose()?;
-        let identity = match (&self.etcd_certfile, &self.etcd_keyfile) {
-            (Some(certificate), Some(key)) => Some((text(certificate)?, text(key)?)),
-            _ => None,
-        };
-        let trust = OutboundTrust { authorities, identity, server_name: None };
-        self.etcd_servers
-            .iter()
-            .enumerate()
-            .map(|(i, server)| {
-                let http = if server.starts_with("https:") {
-                    Outbound::new(&trust)
-                        .map_err(|e| Failure::new(format!("etcd: {e}"), "see --etcd-cafile"))?
-                } else {
-                    Outbound::plain()
-                };
-                Ok(Arc::new(HttpProbe::etcd(i, server, http)) as Arc<dyn Component>)
-            })
-            .collect()
-    }
-
-    async fn open(self) -> Result<Etcd, storage::etcd::OpenError> {
+    fn options(self) -> storage::etcd::Options {
         let client = self.etcd_certfile.zip(self.etcd_keyfile);
         let tls = self.etcd_cafile.map(|authority| storage::etcd::TlsFiles { authority, client });
-        let options = storage::etcd::Options {
+        storage::etcd::Options {
             endpoints: self.etcd_servers,
             tls,
             prefix: self.etcd_prefix,
             compaction: Some(self.etcd_compaction_interval),
             ..storage::etcd::Options::default()
-        };
-        Etcd::open(options).await
+        }
     }
-}
-
-/// A store, and what it means for the server.
-struct Opened {
-    storage: Arc<dyn Storage>,
-    /// Whether other servers may use it.
-    shared: bool,
-    components: Vec<Arc<dyn Component>>,
-}
-
-/// Opens the store that the flags name.
-async fn open(data_dir: Option<PathBuf>, etcd: EtcdFlags) -> Result<Opened, Failure> {
-    // Where upstream asks them too: on this host, at the ports they have when nobody says another.
-    let mut components: Vec<Arc<dyn Component>> = vec![
-        Arc::new(HttpProbe::local("controller-manager", health::CONTROLLER_MANAGER_PORT)),
-        Arc::new(HttpProbe::local("scheduler", health::SCHEDULER_PORT)),
-    ];
-    let Some(dir) = data_dir else {
-        components.extend(etcd.components()?);
-        let etcd = Arc::new(etcd.open().await.map_err(|e| Failure::of(&e))?);
-        return Ok(Opened { storage: etcd, shared: true, components });
-    };
-    let embedded = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default()))
-        .await
-        .map_err(|e| Failure::of(&e))?
-        .map_err(|e| Failure::of(&e))?;
-    Ok(Opened { storage: Arc::new(embedded), shared: false, components })
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -298,7 +241,16 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
-    let opened = open(flags.data_dir, flags.etcd).await?;
+    // Where upstream asks them too: on this host, at the ports they have when nobody says another.
+    let mut components: Vec<Arc<dyn Component>> = vec![
+        Arc::new(HttpProbe::local("controller-manager", health::CONTROLLER_MANAGER_PORT)),
+        Arc::new(HttpProbe::local("scheduler", health::SCHEDULER_PORT)),
+    ];
+    let opened = match flags.data_dir {
+        Some(dir) => Opened::embedded(dir).await?,
+        None => Opened::etcd(flags.etcd.options()).await?,
+    };
+    components.extend(opened.components);
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -351,7 +303,7 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         node_ports: flags.service_node_port_range,
         shared: opened.shared,
         serving: flags.serving.into(),
-        components: opened.components,
+        components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");

@@ -1,5 +1,5 @@
 //! `cox dns`: the cluster DNS alone.
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +19,12 @@ pub struct Flags {
     /// Domain of the cluster.
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
+    /// Addresses of the kube-dns Service: ns.dns leads there, and questions are never forwarded there.
+    #[arg(long, value_delimiter = ',')]
+    service_ip: Vec<IpAddr>,
+    /// Networks of pods and Services, whose addresses nobody else can name.
+    #[arg(long, value_delimiter = ',')]
+    network: Vec<ipnet::IpNet>,
     /// The resolvers that answer for all other names.
     #[arg(long, default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
@@ -38,6 +44,8 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let config = dns::Config {
         domain: flags.cluster_domain,
         resolv_conf: Some(flags.resolv_conf),
+        service_ips: flags.service_ip,
+        networks: flags.network,
         ..dns::Config::new(flags.listen)
     };
     super::ended(dns::run(config, client, stop).await)

@@ -78,6 +78,16 @@ pub struct Flags {
     /// Most pods on this node; 110 if absent.
     #[arg(long)]
     max_pods: Option<u32>,
+    /// Where to write the configuration of the pod network once the node has its range; nowhere if absent, as another
+    /// agent does it then.
+    #[arg(long)]
+    cni_conf_dir: Option<PathBuf>,
+    /// Where the CNI plugins are.
+    #[arg(long)]
+    cni_bin_dir: Option<PathBuf>,
+    /// Largest packet of pods: 50 less than that of the nodes' links where kube-proxy runs with --pod-network=vxlan.
+    #[arg(long)]
+    network_plugin_mtu: Option<u32>,
     /// Whether to create the Node object; it does if absent.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     register_node: Option<bool>,
@@ -153,6 +163,9 @@ impl Flags {
             resolv_conf: self.resolv_conf.or(file.resolv_conf).unwrap_or(defaults.resolv_conf),
             static_pod_path: self.pod_manifest_path.or(file.static_pod_path),
             cgroup_root: self.cgroup_root.or(file.cgroup_root).unwrap_or(defaults.cgroup_root),
+            cni_conf_dir: self.cni_conf_dir,
+            cni_bin_dir: self.cni_bin_dir.unwrap_or(defaults.cni_bin_dir),
+            pod_mtu: self.network_plugin_mtu.filter(|mtu| *mtu > 0),
             max_pods: self.max_pods.or(file.max_pods).unwrap_or(defaults.max_pods),
             server: Some(server),
             serving_cert_dir,

@@ -4,12 +4,14 @@ pub mod api_server;
 mod api_server_identity;
 mod audit;
 mod authorization;
+pub mod balancer;
 pub mod controller_manager;
 pub mod dns;
-mod files;
+pub mod files;
 mod health;
 pub mod kubelet;
 mod kubelet_identity;
+pub mod opened;
 pub mod proxy;
 pub mod removed_flags;
 mod runtime_config;
@@ -75,7 +77,7 @@ fn host_name() -> String {
 }
 
 /// Tells this process from others that may lead.
-fn identity() -> String {
+pub fn identity() -> String {
     format!("{}_{}", host_name(), std::process::id())
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ipnet::IpNet;
+use net::pod_network::{Vxlan, Way};
 
 use crate::output::Failure;
 use crate::parts::files::proxy::{self as file, ProxyFile};
@@ -42,9 +43,31 @@ pub struct Flags {
     /// How often to look whether somebody else changed the rules, such as 30s.
     #[arg(long, value_parser = super::go_duration)]
     nftables_sync_period: Option<std::time::Duration>,
+    /// How pods of other nodes are reached: `routes` to nodes on one network, a `vxlan` between all nodes, or `none`,
+    /// as another agent sees to it. Counts beside a file too; needs the network of the pods.
+    #[arg(long, value_enum, default_value_t = PodNetwork::None)]
+    pod_network: PodNetwork,
     /// Removes the rules and ends.
     #[arg(long)]
     cleanup: bool,
+}
+
+/// How pods of other nodes are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PodNetwork {
+    None,
+    Routes,
+    Vxlan,
+}
+
+impl PodNetwork {
+    fn way(self) -> Option<Way> {
+        match self {
+            Self::None => None,
+            Self::Routes => Some(Way::Routes),
+            Self::Vxlan => Some(Way::Vxlan(Vxlan::default())),
+        }
+    }
 }
 
 /// The network that is served, of one for each family.
@@ -176,8 +199,33 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         verify_period: settled.sync_period.unwrap_or(defaults.verify_period),
         ..defaults
     };
-    super::ended(proxy::run(config, client, stop).await)
+    let Some(way) = flags.pod_network.way() else {
+        return super::ended(proxy::run(config, client, stop).await);
+    };
+    let Some(IpNet::V4(cluster)) = config.cluster_cidr else {
+        return Err(Failure::new(
+            "--pod-network needs the network of all pods",
+            "name it with --cluster-cidr, or with clusterCIDR in the file",
+        ));
+    };
+    let pods = proxy::PodNetworkConfig {
+        node_name: config.node_name.clone(),
+        way,
+        cluster,
+        verify_period: POD_NETWORK_VERIFY,
+    };
+    let pods = proxy::keep_pod_network(pods, client.clone(), stop.clone());
+    let services = async {
+        let ended = proxy::run(config, client, stop.clone()).await;
+        stop.cancel();
+        ended
+    };
+    let ((), services) = tokio::join!(pods, services);
+    super::ended(services)
 }
+
+/// How often to look whether somebody else changed the routes between nodes.
+const POD_NETWORK_VERIFY: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,7 @@ const SCENARIOS: &[Scenario] = &[
     ("names that try to climb", tokens::traversal),
     ("OpenID Connect", methods::oidc),
     ("token webhook", methods::webhook),
+    ("tokens and rules in files", methods::files),
     ("authorization webhook", authorization::webhook),
     ("authorization by a file that changes", authorization::config),
     ("admission plugins by flags and a file", admission::plugins),

@@ -349,7 +349,7 @@ impl Keeper<'_> {
             name: &config.cni_network,
             pod_cidrs: &cidrs,
             ipam_dir: config.cni_data_dir.as_ref().unwrap_or(&default_dir),
-            mtu: None,
+            mtu: config.pod_mtu,
             host_ports: config.cni_bin_dir.join("portmap").exists(),
         });
         match net::cni::install(conf_dir, &list) {

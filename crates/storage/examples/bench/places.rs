@@ -103,11 +103,8 @@ impl Server {
 
     /// Starts it; tells its address and process.
     fn start(&self) -> Outcome<(String, u32)> {
-        let port = || -> Outcome<String> {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
-            Ok(format!("http://127.0.0.1:{}", socket.local_addr()?.port()))
-        };
-        let (client, peer) = (port()?, port()?);
+        let url = || format!("http://127.0.0.1:{}", storage::real_etcd::free_port());
+        let (client, peer) = (url(), url());
         let child = Command::new(&self.binary)
             .arg("--data-dir")
             .arg(&self.dir)

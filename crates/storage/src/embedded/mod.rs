@@ -54,9 +54,19 @@ pub use self::restore::Restored;
 use self::watch::{Batches, Watchers};
 use self::writer::{Command, Writer};
 use crate::{
-    DeleteOutcome, Error, Expect, KeyValue, LeaseId, LeaseInfo, RangeRequest, RangeResponse, Revision,
-    Storage, WatchStream, WriteOutcome,
+    DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, PrefixMap, Progress, RangeRequest,
+    RangeResponse, Revision, Storage, WatchBatch, WatchStream, WriteOutcome,
 };
+
+/// What [`watch`] is built over here.
+mod sync {
+    pub(super) use std::sync::{Mutex, MutexGuard, RwLockReadGuard};
+
+    pub(super) use futures::task::AtomicWaker;
+}
+
+/// The events a watch buffers before it falls back to the index.
+const WATCH_BUFFER: usize = 1024;
 
 /// Bytes of values that wait for the writer, in kilobytes; who comes then has to wait before queueing.
 const QUEUE_KB: u32 = 64 << 10;

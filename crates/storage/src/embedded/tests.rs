@@ -195,6 +195,59 @@ async fn a_restart_does_not_give_a_lease_its_time_again() {
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_ends_what_is_over_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(86_400));
+    let store = Embedded::open(dir.path(), small()).expect("open");
+    let (short, long) =
+        (store.grant(hour).await.expect("grant"), store.grant(10 * day).await.expect("grant"));
+    for (key, lease) in [("/short", short), ("/long", long)] {
+        store.put(key, Bytes::from_static(b"x"), Expect::Any, Some(lease)).await.expect("put");
+    }
+    put(&store, "/a", b"1").await.expect("put");
+    let before = store.now().await.expect("now");
+    let mut watch = store.watch("/", before).await.expect("watch");
+    store.faults.jump(2 * hour);
+    // A writer that waits looks at the clock when it is woken.
+    put(&store, "/a", b"2").await.expect("writes go on");
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        events
+            .extend(watch.next_batch().await.expect("a batch").expect("a watch that saw all goes on").events);
+    }
+    let (put_at, ended): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| &*event.key == "/a");
+    assert_eq!((put_at.len(), ended.len()), (1, 1));
+    assert!(&*ended[0].key == "/short" && ended[0].is_delete(), "{ended:?}");
+    assert!(matches!(store.lease(short).await, Err(Error::LeaseNotFound(_))));
+    let left = store.lease(long).await.expect("it has time left").left;
+    assert!(left < 10 * day - hour && left > 9 * day, "{left:?}");
+    assert_eq!(value(&store, "/a").await.as_deref(), Some(&b"2"[..]));
+    store.faults.jump(100 * day);
+    put(&store, "/a", b"3").await.expect("writes go on");
+    // What was old at the first jump is older than the history now.
+    assert!(matches!(store.get("/a", Some(Revision(before.0 - 1))).await, Err(Error::Compacted { .. })));
+    assert_eq!(value(&store, "/a").await.as_deref(), Some(&b"3"[..]));
+    let deleted = loop {
+        let batch = watch.next_batch().await.expect("a batch").expect("healthy");
+        if let Some(event) = batch.events.iter().find(|event| event.is_delete()) {
+            break event.key.clone();
+        }
+    };
+    assert_eq!(&*deleted, "/long");
+    let next = store.grant(day).await.expect("grant");
+    store.put("/next", Bytes::from_static(b"x"), Expect::Any, Some(next)).await.expect("put");
+    let revision = store.now().await.expect("now");
+    drop(store);
+    // The clock of the next life is months behind.
+    let store = Embedded::open(dir.path(), small()).expect("open again");
+    assert!(store.now().await.expect("now") >= revision, "revisions never go back");
+    let left = store.lease(next).await.expect("it lives").left;
+    assert!(left <= day && left > day - hour, "{left:?}");
+    assert!(value(&store, "/next").await.is_some());
+    put(&store, "/a", b"4").await.expect("writes go on");
+}
+
+#[tokio::test]
 async fn closing_ends_everything_that_waits() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Arc::new(Embedded::open(dir.path(), small()).expect("open"));

@@ -3,21 +3,20 @@
 //! A buffer is bounded. When it is full it is thrown away and the watch goes on from the index, which has every event
 //! since the last compaction, until it has caught up. So a slow reader costs nobody anything and misses nothing,
 //! unless compaction overtakes it.
+//!
+//! Locks, the waker and what is beyond this file come from the module above, since the tests also build it over loom,
+//! which tries every order in which threads can meet here.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use futures::task::AtomicWaker;
 
-use super::Shared;
-use super::index::Index;
-use crate::{Error, Event, PrefixMap, Progress, Revision, WatchBatch};
+use super::sync::{AtomicWaker, Mutex, MutexGuard, RwLockReadGuard};
+use super::{Error, Event, Index, PrefixMap, Progress, Revision, Shared, WATCH_BUFFER, WatchBatch};
 
-/// The events a watch buffers before it falls back to the index.
-const BUFFER: usize = 1024;
 /// The events of one batch.
 const BATCH: usize = 256;
 /// The changes looked at in the index at a time.
@@ -79,7 +78,7 @@ impl Watchers {
                     if queue.behind || event.revision.0 <= queue.delivered {
                         continue;
                     }
-                    if queue.events.len() >= BUFFER {
+                    if queue.events.len() >= WATCH_BUFFER {
                         queue.events = VecDeque::new();
                         queue.behind = true;
                         continue;

@@ -3,15 +3,26 @@
 // A test that cannot start its etcd has failed.
 #![allow(clippy::missing_panics_doc)]
 
+mod hosts;
+mod place;
 mod proxy;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+pub use self::hosts::Hosts;
 pub use self::proxy::{Network, Proxy};
+
+use self::place::Place;
+use crate::etcd::{Etcd, OpenError, Options};
+
+/// Longer than a loaded machine with a slow disk takes for anything here.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Finds etcd: `$ETCD`, or where Debian puts it. Says loudly when there is none.
 pub fn program() -> Option<PathBuf> {
@@ -50,39 +61,110 @@ pub struct ServerTls {
     pub key: PathBuf,
 }
 
+/// What members are like.
+#[derive(Clone)]
+pub struct Setup {
+    /// How many there are.
+    pub members: usize,
+    /// Certificates on both sides.
+    pub tls: Option<ServerTls>,
+    /// After how long without a leader another is elected. Short where a test takes leaders away; long where a machine
+    /// that is busy for a moment must not look like a leader that is gone.
+    pub election: Duration,
+    /// Where they run, if it is not loopback.
+    pub hosts: Option<Arc<Hosts>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { members: 1, tls: None, election: Duration::from_secs(1), hosts: None }
+    }
+}
+
 struct Member {
+    host: String,
     client: u16,
     peer: u16,
     process: Option<Child>,
 }
 
-/// Members of one etcd on loopback. Dropping it kills them.
+/// Members of one etcd. Dropping it kills them, and tells what they said last if the test has failed.
 pub struct RealEtcd {
     program: PathBuf,
-    dir: PathBuf,
-    tls: Option<ServerTls>,
+    place: Place,
+    setup: Setup,
     members: Vec<Member>,
 }
 
 impl RealEtcd {
-    /// Starts members with their data below `dir`.
+    /// Starts members on loopback, with their logs below `dir`.
     pub fn start(program: &Path, dir: &Path, count: usize, tls: Option<ServerTls>) -> Self {
-        let members =
-            (0..count).map(|_| Member { client: free_port(), peer: free_port(), process: None }).collect();
-        let mut etcd = Self { program: program.to_owned(), dir: dir.to_owned(), tls, members };
-        for number in 0..count {
+        Self::with(program, dir, Setup { members: count, tls, ..Setup::default() })
+    }
+
+    /// Starts members with their logs below `dir`.
+    pub fn with(program: &Path, dir: &Path, setup: Setup) -> Self {
+        let member = |number: usize| match &setup.hosts {
+            Some(hosts) => {
+                Member { host: hosts.address(number).to_string(), client: 2379, peer: 2380, process: None }
+            }
+            None => {
+                Member { host: "127.0.0.1".into(), client: free_port(), peer: free_port(), process: None }
+            }
+        };
+        let members = (0..setup.members).map(member).collect();
+        let mut etcd = Self { program: program.to_owned(), place: Place::new(dir), setup, members };
+        for number in 0..etcd.members.len() {
             etcd.restart(number);
         }
         etcd
     }
 
+    /// Opens a store on it. Options without endpoints get those of all members. A member that ended by itself fails
+    /// the test at once, with its last words.
+    pub async fn open(&self, options: Options) -> Etcd {
+        let endpoints =
+            if options.endpoints.is_empty() { self.endpoints() } else { options.endpoints.clone() };
+        let began = Instant::now();
+        loop {
+            let patience = Duration::from_secs(1);
+            let options = Options { endpoints: endpoints.clone(), patience, ..options.clone() };
+            let error = match Etcd::open(options).await {
+                Ok(store) => return store,
+                Err(OpenError::Etcd(error)) if error.retryable() => error,
+                Err(error) => panic!("etcd cannot be used: {error}; {}", self.last_words()),
+            };
+            for number in 0..self.members.len() {
+                assert!(!self.has_ended(number), "member {number} ended by itself; {}", self.last_words());
+            }
+            assert!(began.elapsed() < PATIENCE, "etcd does not answer: {error}; {}", self.last_words());
+        }
+    }
+
+    /// What the members wrote into their logs last.
+    pub fn last_words(&self) -> String {
+        (0..self.members.len()).map(|number| self.place.last_words(number)).collect()
+    }
+
+    /// Whether a member that was not killed does not run any more.
+    fn has_ended(&self, number: usize) -> bool {
+        let Some(pid) = self.members[number].process.as_ref().map(Pid::from_child) else { return false };
+        // It stays to be waited for.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_)))
+    }
+
     fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        if self.setup.tls.is_some() { "https" } else { "http" }
+    }
+
+    fn url(&self, number: usize, port: u16) -> String {
+        format!("{}://{}:{port}", self.scheme(), self.members[number].host)
     }
 
     /// The client URL of a member.
     pub fn endpoint(&self, number: usize) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme(), self.members[number].client)
+        self.url(number, self.members[number].client)
     }
 
     /// The client port of a member.
@@ -95,35 +177,36 @@ impl RealEtcd {
         (0..self.members.len()).map(|number| self.endpoint(number)).collect()
     }
 
+    /// A command on a member's host, or on the clients'.
+    fn command(&self, host: Option<usize>, program: &Path) -> Command {
+        match &self.setup.hosts {
+            Some(hosts) => hosts.command(host.unwrap_or_else(|| hosts.client()), program),
+            None => Command::new(program),
+        }
+    }
+
     /// Starts a member that does not run, on its old data.
     pub fn restart(&mut self, number: usize) {
-        let scheme = self.scheme();
-        let peers: Vec<String> = self
-            .members
-            .iter()
-            .enumerate()
-            .map(|(number, member)| format!("m{number}={scheme}://127.0.0.1:{}", member.peer))
+        let (client, peer) = (self.endpoint(number), self.url(number, self.members[number].peer));
+        let peers: Vec<String> = (0..self.members.len())
+            .map(|number| format!("m{number}={}", self.url(number, self.members[number].peer)))
             .collect();
-        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
-        let (client, peer) = (url(self.members[number].client), url(self.members[number].peer));
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join(format!("m{number}.log")))
-            .expect("a log file");
-        let mut command = Command::new(&self.program);
+        let log: File = self.place.log(number);
+        let election = self.setup.election.as_millis();
+        let mut command = self.command(Some(number), &self.program);
         command
             .args(["--name", &format!("m{number}")])
             .arg("--data-dir")
-            .arg(self.dir.join(format!("m{number}")))
+            .arg(self.place.data(number))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"])
-            .args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap"])
+            .args(["--heartbeat-interval", "100", "--election-timeout", &election.to_string()])
+            .args(["--logger", "zap"])
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .stdin(Stdio::null());
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.setup.tls {
             let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
             command
                 .arg(file("cert-file", &tls.certificate))
@@ -140,8 +223,7 @@ impl RealEtcd {
 
     fn signal(&self, number: usize, signal: Signal) {
         let process = self.members[number].process.as_ref().expect("the member runs");
-        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, signal).expect("the member takes the signal");
+        kill_process(Pid::from_child(process), signal).expect("the member takes the signal");
     }
 
     /// Kills a member as a power cut would.
@@ -162,16 +244,23 @@ impl RealEtcd {
         self.signal(number, Signal::CONT);
     }
 
-    /// Runs `etcdctl` towards these members; what it printed.
-    pub fn ctl(&self, members: &[usize], args: &[&str]) -> String {
+    fn etcdctl(&self, members: &[usize], patience: Duration) -> Command {
         let endpoints: Vec<String> = members.iter().map(|number| self.endpoint(*number)).collect();
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(",")]).args(args);
-        if let Some(tls) = &self.tls {
+        let mut command = self.command(None, Path::new("etcdctl"));
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(",")]);
+        for flag in ["dial", "command"] {
+            command.arg(format!("--{flag}-timeout={}s", patience.as_secs()));
+        }
+        if let Some(tls) = &self.setup.tls {
             command.arg("--cacert").arg(&tls.authority);
             command.arg("--cert").arg(&tls.certificate).arg("--key").arg(&tls.key);
         }
-        let output = command.output().expect("etcdctl runs");
+        command
+    }
+
+    /// Runs `etcdctl` towards these members; what it printed.
+    pub fn ctl(&self, members: &[usize], args: &[&str]) -> String {
+        let output = self.etcdctl(members, PATIENCE).args(args).output().expect("etcdctl runs");
         assert!(
             output.status.success(),
             "etcdctl {args:?}: {}{}",
@@ -183,18 +272,15 @@ impl RealEtcd {
 
     /// The member that leads, once there is one.
     pub fn leader(&self) -> usize {
-        for _ in 0..100 {
-            for number in 0..self.members.len() {
-                if self.members[number].process.is_none() {
-                    continue;
-                }
-                let mut command = Command::new("etcdctl");
-                let endpoint = self.endpoint(number);
-                command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "--command-timeout=1s"]);
-                if let Some(tls) = &self.tls {
-                    command.arg("--cacert").arg(&tls.authority);
-                    command.arg("--cert").arg(&tls.certificate).arg("--key").arg(&tls.key);
-                }
+        self.leader_among(&(0..self.members.len()).collect::<Vec<_>>())
+    }
+
+    /// The one of these members that leads, once one of them does.
+    pub fn leader_among(&self, members: &[usize]) -> usize {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            for number in members.iter().copied().filter(|number| self.members[*number].process.is_some()) {
+                let mut command = self.etcdctl(&[number], Duration::from_secs(1));
                 let output =
                     command.args(["endpoint", "status", "-w", "fields"]).output().expect("etcdctl runs");
                 let text = String::from_utf8_lossy(&output.stdout);
@@ -208,14 +294,17 @@ impl RealEtcd {
                     return number;
                 }
             }
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("no member leads");
+        panic!("none of the members {members:?} leads; {}", self.last_words());
     }
 }
 
 impl Drop for RealEtcd {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.last_words());
+        }
         for number in 0..self.members.len() {
             self.kill(number);
         }

@@ -20,7 +20,7 @@ async fn put(store: &Embedded, key: &str, value: &str) -> u64 {
 
 #[tokio::test]
 async fn a_log_cut_anywhere_opens_with_what_came_before() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = crate::memory();
     let log = dir.path().join("0000000000000001.log");
     let store = Embedded::open(dir.path(), quick()).expect("open");
     // The length of the log after each write.
@@ -48,7 +48,7 @@ async fn a_log_cut_anywhere_opens_with_what_came_before() {
 
 #[tokio::test]
 async fn a_torn_last_group_is_cut_whatever_its_bytes_are() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = crate::memory();
     let log = dir.path().join("0000000000000001.log");
     let store = Embedded::open(dir.path(), quick()).expect("open");
     put(&store, "/a", "kept").await;
@@ -74,7 +74,7 @@ async fn a_torn_last_group_is_cut_whatever_its_bytes_are() {
 
 #[tokio::test]
 async fn what_was_half_made_is_removed() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = crate::memory();
     drop(Embedded::open(dir.path(), quick()).expect("open"));
     let half = dir.path().join("0000000000000002.snapshot.tmp");
     fs::write(&half, "half").expect("write");
@@ -101,7 +101,7 @@ proptest! {
 }
 
 async fn power_cut(sizes: Vec<usize>, last: usize, written: Vec<bool>, old: u8, lost: usize) {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = crate::memory();
     let log = dir.path().join("0000000000000001.log");
     let store = Embedded::open(dir.path(), quick()).expect("open");
     for (number, size) in sizes.iter().enumerate() {

@@ -128,7 +128,7 @@ async fn a_restore_that_was_killed_is_begun_anew() {
 
 #[tokio::test]
 async fn a_damaged_backup_is_refused() {
-    let root = tempfile::tempdir().expect("a directory");
+    let root = crate::memory();
     let (dir, file) = (root.path().join("db"), root.path().join("backup"));
     drop(filled(&dir, quick()).await);
     Image::read(&dir).expect("read").0.write_backup(&file, false, &mut quiet()).expect("backup");

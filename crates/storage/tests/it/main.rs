@@ -5,6 +5,7 @@ mod directory;
 mod etcd;
 mod fuzzed;
 mod image;
+mod interleavings;
 mod kill;
 mod model;
 mod readonly;
@@ -16,6 +17,11 @@ use storage::{Embedded, Options, Storage};
 /// Without sync: what these tests kill is a process, not the machine.
 fn quick() -> Options {
     Options { sync: false, ..Options::default() }
+}
+
+/// A directory in memory, where there is one: for tests of what files hold, in hundreds of steps, rather than of a disk.
+fn memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

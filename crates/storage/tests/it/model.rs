@@ -315,7 +315,7 @@ async fn write(store: &Embedded, model: &mut Model, number: usize, step: Step) {
 }
 
 async fn run(steps: Vec<Step>) {
-    let root = tempfile::tempdir().expect("a directory");
+    let root = crate::memory();
     let dir = root.path().join("db");
     let options = Options { sync: false, snapshot_bytes: 700, history_bytes: 20_000, ..Options::default() };
     let mut store = Embedded::open(&dir, options.clone()).expect("open");

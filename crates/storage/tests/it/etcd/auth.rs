@@ -20,7 +20,7 @@ async fn a_user_logs_in_and_others_are_refused() {
         login: Some(("root".into(), password.into())),
         ..options(etcd.endpoints())
     };
-    let store = std::sync::Arc::new(Etcd::open(login("hunter2")).await.expect("the password is right"));
+    let store = std::sync::Arc::new(etcd.open(login("hunter2")).await);
     let before = store.now().await.expect("now");
     let dynamic: std::sync::Arc<dyn Storage> = store.clone();
     let mut watch = store.watch("/a", before).await.expect("watch");

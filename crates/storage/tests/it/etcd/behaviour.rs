@@ -7,7 +7,7 @@ use bytes::Bytes;
 use storage::etcd::Options;
 use storage::real_etcd::{self, RealEtcd};
 use storage::suite::{put, value};
-use storage::{Error, Etcd, Expect, RangeRequest, Revision, Storage, WriteOutcome};
+use storage::{Error, Expect, RangeRequest, Revision, Storage, WriteOutcome};
 use tokio::time::{sleep, timeout};
 
 use super::{PATIENCE, open, options};
@@ -21,7 +21,7 @@ async fn several_servers_take_turns_at_compaction() {
     let mut stores = Vec::new();
     for _ in 0..3 {
         let options = Options { compaction: Some(interval), ..options(etcd.endpoints()) };
-        stores.push(Arc::new(Etcd::open(options).await.expect("etcd answers")) as Arc<dyn Storage>);
+        stores.push(Arc::new(etcd.open(options).await) as Arc<dyn Storage>);
     }
     let store = stores[0].clone();
     let first = put(&store, "/a", "1").await.mod_revision;
@@ -52,7 +52,7 @@ async fn clusters_with_prefixes_of_their_own_do_not_meet() {
     let etcd = RealEtcd::start(&program, root.path(), 1, None);
     let one: Arc<dyn Storage> = open(&etcd).await;
     let moved = Options { prefix: "/two".into(), ..options(etcd.endpoints()) };
-    let two: Arc<dyn Storage> = Arc::new(Etcd::open(moved).await.expect("etcd answers"));
+    let two: Arc<dyn Storage> = Arc::new(etcd.open(moved).await);
     let before = two.now().await.expect("now");
     let mut watch = two.watch("/registry/pods/", before).await.expect("watch");
     put(&one, "/registry/pods/a", "one").await;
@@ -126,11 +126,11 @@ async fn what_etcd_finds_too_large_is_told_so() {
 async fn a_write_through_one_process_is_seen_through_another() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
-    let etcd = RealEtcd::start(&program, root.path(), 3, None);
+    let etcd = super::steady(&program, root.path());
     let mut stores = Vec::new();
     for number in 0..3 {
         let options = options(vec![etcd.endpoint(number)]);
-        stores.push(Arc::new(Etcd::open(options).await.expect("etcd answers")) as Arc<dyn Storage>);
+        stores.push(Arc::new(etcd.open(options).await) as Arc<dyn Storage>);
     }
     for round in 0..60 {
         let (writer, reader) = (&stores[round % 3], &stores[(round + 1) % 3]);
@@ -155,7 +155,8 @@ async fn an_etcd_that_was_replaced_is_not_used() {
     std::fs::create_dir(&second).expect("a directory");
     let mut etcd = RealEtcd::start(&program, &first, 1, None);
     let other = RealEtcd::start(&program, &second, 1, None);
-    let store = Etcd::open(options(vec![etcd.endpoint(0), other.endpoint(0)])).await.expect("etcd answers");
+    drop(open(&other).await);
+    let store = etcd.open(options(vec![etcd.endpoint(0), other.endpoint(0)])).await;
     store.now().await.expect("now");
     etcd.kill(0);
     let told = timeout(PATIENCE, async {

@@ -1,20 +1,20 @@
 //! Certificates on both sides, and what is said when they do not fit.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use storage::Etcd;
 use storage::etcd::{OpenError, Options, TlsFiles};
 use storage::real_etcd::{self, RealEtcd, ServerTls, free_port};
-use storage::{Etcd, Storage};
 
 use super::options;
 
-struct Authority(Issuer<'static, KeyPair>, PathBuf);
+pub(crate) struct Authority(Issuer<'static, KeyPair>, pub(crate) PathBuf);
 
 impl Authority {
-    fn new(dir: &Path, name: &str) -> Self {
+    pub(crate) fn new(dir: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -25,10 +25,10 @@ impl Authority {
         Self(Issuer::new(params, key), path)
     }
 
-    fn issue(&self, dir: &Path, name: &str, address: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn issue(&self, dir: &Path, name: &str, addresses: &[IpAddr]) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.subject_alt_names = vec![SanType::IpAddress(address.parse().expect("an address"))];
+        params.subject_alt_names = addresses.iter().copied().map(SanType::IpAddress).collect();
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("signed");
         let (path, secret) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
@@ -38,8 +38,10 @@ impl Authority {
     }
 }
 
-fn server(dir: &Path, authority: &Authority, address: &str) -> ServerTls {
-    let (certificate, key) = authority.issue(dir, &format!("server-{address}"), address);
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+pub(crate) fn server(dir: &Path, authority: &Authority, addresses: &[IpAddr]) -> ServerTls {
+    let (certificate, key) = authority.issue(dir, "server", addresses);
     ServerTls { authority: authority.1.clone(), certificate, key }
 }
 
@@ -48,16 +50,10 @@ async fn the_suite_passes_with_certificates_on_both_sides() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
     let authority = Authority::new(root.path(), "ca");
-    let etcd = RealEtcd::start(&program, root.path(), 1, Some(server(root.path(), &authority, "127.0.0.1")));
-    let client = authority.issue(root.path(), "client", "127.0.0.1");
+    let etcd = RealEtcd::start(&program, root.path(), 1, Some(server(root.path(), &authority, &[HERE])));
+    let client = authority.issue(root.path(), "client", &[HERE]);
     let tls = TlsFiles { authority: authority.1.clone(), client: Some(client) };
-    let options = Options { tls: Some(tls), ..options(etcd.endpoints()) };
-    storage::suite::run(|| async {
-        let store = Etcd::open(options.clone()).await.expect("etcd answers");
-        etcd.ctl(&[0], &["del", "", "--prefix"]);
-        Arc::new(store) as Arc<dyn Storage>
-    })
-    .await;
+    super::suite(&etcd, Options { tls: Some(tls), ..Options::default() }).await;
 }
 
 async fn refusal(options: Options) -> String {
@@ -68,23 +64,35 @@ async fn refusal(options: Options) -> String {
     }
 }
 
+/// What an etcd says that cannot be opened, once it listens.
+async fn until_it_is_up(etcd: &RealEtcd, options: Options) -> String {
+    let began = Instant::now();
+    loop {
+        let said = refusal(options.clone()).await;
+        if !said.contains("connection refused") {
+            return said;
+        }
+        assert!(began.elapsed() < super::PATIENCE, "{said}; {}", etcd.last_words());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_is_said_in_plain_words() {
     let Some(program) = real_etcd::program() else { return };
     let root = tempfile::tempdir().expect("a directory");
     let dir = root.path();
     let (authority, stranger) = (Authority::new(dir, "ca"), Authority::new(dir, "stranger"));
-    let etcd = RealEtcd::start(&program, dir, 1, Some(server(dir, &authority, "127.0.0.1")));
-    let client = authority.issue(dir, "client", "127.0.0.1");
+    let etcd = RealEtcd::start(&program, dir, 1, Some(server(dir, &authority, &[HERE])));
+    let client = authority.issue(dir, "client", &[HERE]);
     let good = TlsFiles { authority: authority.1.clone(), client: Some(client.clone()) };
     let with = |tls: TlsFiles| Options { tls: Some(tls), ..options(etcd.endpoints()) };
-    Etcd::open(with(good.clone())).await.expect("etcd answers");
+    drop(etcd.open(with(good.clone())).await);
 
     let said = refusal(with(TlsFiles { authority: stranger.1.clone(), ..good.clone() })).await;
     assert!(said.contains("not signed by the CA in --etcd-cafile"), "{said}");
     let said = refusal(with(TlsFiles { client: None, ..good.clone() })).await;
     assert!(said.contains("refused our client certificate"), "{said}");
-    let other = stranger.issue(dir, "other", "127.0.0.1");
+    let other = stranger.issue(dir, "other", &[HERE]);
     let said = refusal(with(TlsFiles { client: Some(other), ..good.clone() })).await;
     assert!(said.contains("refused our client certificate"), "{said}");
     let plain = options(vec![format!("http://127.0.0.1:{}", etcd.port(0))]);
@@ -101,15 +109,16 @@ async fn what_does_not_fit_is_said_in_plain_words() {
 
     let wrong_name = dir.join("wrong-name");
     std::fs::create_dir(&wrong_name).expect("a directory");
-    let etcd = RealEtcd::start(&program, &wrong_name, 1, Some(server(dir, &authority, "127.0.0.2")));
-    let said = refusal(Options { tls: Some(good.clone()), ..options(etcd.endpoints()) }).await;
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let etcd = RealEtcd::start(&program, &wrong_name, 1, Some(server(&wrong_name, &authority, &[elsewhere])));
+    let said = until_it_is_up(&etcd, Options { tls: Some(good.clone()), ..options(etcd.endpoints()) }).await;
     assert!(said.contains("made for other names"), "{said}");
     drop(etcd);
 
     let unencrypted = dir.join("unencrypted");
     std::fs::create_dir(&unencrypted).expect("a directory");
     let etcd = RealEtcd::start(&program, &unencrypted, 1, None);
-    Etcd::open(options(etcd.endpoints())).await.expect("etcd answers");
+    drop(super::open(&etcd).await);
     let https = Options { tls: Some(good), ..options(vec![format!("https://127.0.0.1:{}", etcd.port(0))]) };
     let said = refusal(https).await;
     assert!(said.contains("have to begin with http://"), "{said}");

@@ -1,7 +1,11 @@
 //! The flow schemas and priority levels that every cluster starts with. Upstream:
 //! apiserver/pkg/apis/flowcontrol/bootstrap/default.go, 1.36.
+mod upkeep;
+
 use machinery::Object;
 use serde_json::{Value, json};
+
+pub use upkeep::keep;
 
 /// Says that the server keeps a specification as it ships it.
 const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
@@ -81,12 +85,6 @@ fn everything(subjects: Vec<Value>) -> Value {
     })
 }
 
-fn leases(subjects: Vec<Value>) -> Value {
-    let verbs = ["get", "create", "update"];
-    json!({"subjects": subjects,
-        "resourceRules": [resources(&verbs, &["coordination.k8s.io"], &["leases"], &["*"], false)]})
-}
-
 /// All flow schemas.
 pub fn flow_schemas() -> Vec<Object> {
     let nodes = || groups(&["system:nodes"]);
@@ -97,23 +95,15 @@ pub fn flow_schemas() -> Vec<Object> {
         resources(&["*"], &[""], &["nodes", "nodes/status"], &["*"], true),
         resources(&["*"], &["coordination.k8s.io"], &["leases"], &["*"], false),
     ]});
-    let mut elections = leases(users(&managers));
-    elections["subjects"] = users(&managers).into_iter().chain(system_accounts(&["*"])).collect();
-    let endpoints = json!({
-    "subjects": users(&managers[..1]).into_iter()
-        .chain(system_accounts(&["endpoint-controller", "endpointslicemirroring-controller"]))
-        .collect::<Vec<_>>(),
-    "resourceRules": [
-        resources(&["get", "create", "update"], &[""], &["endpoints"], &["*"], false),
-        resources(&["get", "create", "update"], &["discovery.k8s.io"], &["endpointslices"], &["*"], false),
-    ]});
+    let electing: Vec<Value> = users(&managers).into_iter().chain(system_accounts(&["*"])).collect();
+    let verbs = ["get", "create", "update"];
+    let elections = json!({"subjects": electing,
+        "resourceRules": [resources(&verbs, &["coordination.k8s.io"], &["leases"], &["*"], false)]});
     let anybody = groups(&["system:unauthenticated", "system:authenticated"]);
-    let rows: [(&str, &str, i64, Option<&str>, Value); 13] = [
+    let rows: [(&str, &str, i64, Option<&str>, Value); 11] = [
         ("exempt", "exempt", 1, None, everything(groups(&["system:masters"]))),
         ("probes", "exempt", 2, None, probes),
         ("system-leader-election", "leader-election", 100, Some("ByUser"), elections),
-        ("endpoint-controller", "workload-high", 150, Some("ByUser"), endpoints),
-        ("workload-leader-election", "leader-election", 200, Some("ByUser"), leases(system_accounts(&["*"]))),
         ("system-node-high", "node-high", 400, Some("ByUser"), heartbeats),
         ("system-nodes", "system", 500, Some("ByUser"), everything(nodes())),
         (
@@ -170,6 +160,6 @@ mod tests {
                 assert_eq!(strategy.admit_create(&mut object), [], "{}", object.name());
             }
         }
-        assert_eq!((flow_schemas().len(), priority_levels().len()), (13, 8));
+        assert_eq!((flow_schemas().len(), priority_levels().len()), (11, 8));
     }
 }

@@ -1,5 +1,7 @@
 //! The one thread that writes: takes what is queued, decides, appends, syncs once, shows it to readers, answers.
 
+mod snapshots;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,13 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::dir::Dir;
-use super::frame::FileKind;
 use super::index::Change;
 use super::lease_table::LeaseTable;
-use super::log::{AppendError, Log, is_full};
+use super::log::{AppendError, Log};
 use super::plan::{Plan, Steps};
 use super::recover::Recovered;
-use super::snapshot::{self, Contents};
 use super::{Options, Shared, bound_history, watch};
 use crate::{DeleteOutcome, Error, Event, Expect, KeyValue, LeaseId, LeaseInfo, Revision, WriteOutcome};
 
@@ -174,6 +174,15 @@ impl Writer {
         self.log.faults.clone()
     }
 
+    /// The time, which only goes ahead; no time of day is ever asked.
+    fn clock(&self) -> Instant {
+        #[cfg(test)]
+        let now = self.log.faults.now();
+        #[cfg(not(test))]
+        let now = Instant::now();
+        now
+    }
+
     /// Works until [`Command::Close`].
     pub(super) fn run(mut self) {
         let _ending = Ending(self.shared.clone());
@@ -187,7 +196,7 @@ impl Writer {
                 Command::SnapshotDone { number, written } => self.snapshot_done(number, written),
                 Command::Snapshot { answer } => self.snapshot_asked.1.push(answer),
                 Command::Lease { lease, answer } => {
-                    let found = self.leases.info(lease, Instant::now());
+                    let found = self.leases.info(lease, self.clock());
                     // Whoever asked may not be waiting any more.
                     let _ = answer.send(found.ok_or(Error::LeaseNotFound(lease)));
                 }
@@ -232,7 +241,7 @@ impl Writer {
             };
             let received = match wake {
                 None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(Instant::now())),
+                Some(wake) => self.commands.recv_timeout(wake.saturating_duration_since(self.clock())),
             };
             match received {
                 Ok(command) => return Some(command),
@@ -247,7 +256,7 @@ impl Writer {
     }
 
     fn due_lease(&self) -> Option<LeaseId> {
-        let now = Instant::now();
+        let now = self.clock();
         if self.failed.is_some() || self.leases_wait.is_some_and(|wait| now < wait) {
             return None;
         }
@@ -295,7 +304,7 @@ impl Writer {
                 next = self.commands.try_recv().ok();
             }
         }
-        let now = Instant::now();
+        let now = self.clock();
         if plan.writes() && now.duration_since(self.leases_written) >= LEASES_LEFT.min(self.options.history) {
             plan.leases_left(self.leases.all(now).take(LEASES_KEPT));
             self.leases_written = now;
@@ -326,7 +335,7 @@ impl Writer {
             Ok(()) => debug!(%lease, "lease expired"),
             Err(error) => {
                 warn!(%lease, %error, "cannot delete the keys of an expired lease yet");
-                self.leases_wait = Some(Instant::now() + LEASE_RETRY);
+                self.leases_wait = Some(self.clock() + LEASE_RETRY);
             }
         }
     }
@@ -388,7 +397,7 @@ impl Writer {
 
     /// Shows readers what has become durable.
     fn show(&mut self, steps: Steps) {
-        let now = Instant::now();
+        let now = self.clock();
         for (lease, ttl) in steps.granted {
             self.leases.grant(lease, ttl, now);
         }
@@ -433,7 +442,7 @@ impl Writer {
 
     /// The oldest revision that has to stay readable, by age.
     fn compaction(&mut self) -> u64 {
-        let now = Instant::now();
+        let now = self.clock();
         let window = self.options.history;
         if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= window / 30) {
             self.marks.push_back((now, self.shared.revision.load(Ordering::Relaxed)));
@@ -450,114 +459,6 @@ impl Writer {
 
     fn log_bytes(&self) -> u64 {
         self.earlier_bytes + self.log.len()
-    }
-
-    /// The log may grow by as much as all keys take: writing snapshots never costs more than writing the log.
-    fn snapshot_distance(&self) -> u64 {
-        self.options.snapshot_bytes.max(self.shared.index().live_bytes())
-    }
-
-    /// Begins a new log file and has a snapshot written of everything before it.
-    fn start_snapshot(&mut self) {
-        self.snapshot_asked.0.append(&mut self.snapshot_asked.1);
-        let number = self.log.number() + 1;
-        let log = match Log::create(&self.dir, number, self.next_frame, self.options.sync) {
-            Ok(log) => log,
-            Err(error) => {
-                warn!(%error, "cannot begin a new log file; the snapshot has to wait");
-                self.snapshot_at = self.log_bytes() + self.snapshot_distance();
-                self.answer_snapshots(Some(&snapshot_error(&error)));
-                return;
-            }
-        };
-        self.earlier_bytes += self.log.len();
-        #[cfg(test)]
-        let log = {
-            let mut log = log;
-            log.faults = self.log.faults.clone();
-            log
-        };
-        self.log = log;
-        let contents = {
-            let index = self.shared.index();
-            index.pin(index.revision());
-            Contents {
-                number,
-                next_frame: self.next_frame,
-                revision: index.revision(),
-                next_lease: self.leases.next(),
-                leases: self.leases.all(Instant::now()).collect(),
-            }
-        };
-        let (shared, dir, sender, sync) =
-            (self.shared.clone(), self.dir.clone(), self.sender.clone(), self.options.sync);
-        let revision = contents.revision;
-        let spawned = std::thread::Builder::new().name("storage-snapshot".into()).spawn(move || {
-            let written = snapshot::write(&shared, &dir, &contents, sync);
-            shared.index().unpin(contents.revision);
-            // The writer may be gone; then nobody needs to know.
-            let _ = sender.send(Command::SnapshotDone { number: contents.number, written });
-        });
-        match spawned {
-            Ok(handle) => self.snapshot = Some(handle),
-            Err(error) => {
-                self.shared.index().unpin(revision);
-                self.snapshot_done(number, Err(error));
-            }
-        }
-    }
-
-    fn snapshot_done(&mut self, number: u64, written: std::io::Result<u64>) {
-        if let Some(snapshot) = self.snapshot.take() {
-            let _ = snapshot.join();
-        }
-        let failed = written.as_ref().err().map(snapshot_error);
-        match written {
-            Ok(bytes) => {
-                for old in self.first_log..number {
-                    if let Err(error) = self.dir.remove(FileKind::Log, old) {
-                        warn!(number = old, %error, "cannot remove a log file that a snapshot has replaced");
-                    }
-                }
-                // Without a snapshot the first file has the number 1, and there is none to remove.
-                match self.dir.remove(FileKind::Snapshot, self.first_log) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        warn!(%error, "cannot remove a snapshot that a newer one has replaced");
-                    }
-                    _ => {}
-                }
-                self.first_log = number;
-                self.earlier_bytes = 0;
-                self.snapshot_at = self.snapshot_distance();
-                debug!(number, bytes, "snapshot written");
-            }
-            Err(error) => {
-                if !self.closing {
-                    warn!(%error, "cannot write a snapshot; the log keeps growing");
-                }
-                self.snapshot_at = self.log_bytes() + self.snapshot_distance();
-            }
-        }
-        self.shared.log_bytes.store(self.log_bytes(), Ordering::Relaxed);
-        for answer in std::mem::take(&mut self.snapshot_asked.0) {
-            Reply::Done(answer, Ok(())).send(failed.as_ref());
-        }
-    }
-
-    fn answer_snapshots(&mut self, failed: Option<&Error>) {
-        let (now, next) = std::mem::take(&mut self.snapshot_asked);
-        for answer in now.into_iter().chain(next) {
-            Reply::Done(answer, Ok(())).send(failed);
-        }
-    }
-}
-
-/// What is told about a snapshot that could not be written: the store goes on without it.
-fn snapshot_error(error: &std::io::Error) -> Error {
-    if is_full(error) {
-        Error::NoSpace
-    } else {
-        Error::Refused(format!("cannot write a snapshot: {error}").into())
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! What is taken is written to the same store as the objects, with compare-and-swap: an `IPAddress` object for each
 //! cluster IP, one `RangeAllocation` bitmap for node ports. So any number of servers share one truth.
+mod families;
+mod ports;
+mod ranges;
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -10,18 +14,21 @@ use std::sync::Arc;
 use apiserver_registry::encode::{self, Header};
 use apiserver_registry::{Hook, storage_error, timestamp};
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use machinery::gvk::GroupVersionKind;
 use machinery::{FieldError, FieldPath, Object, StatusError, StatusResult};
 use rand::Rng as _;
 use serde_json::{Value, json};
-use storage::{DeleteOutcome, Expect, Storage, WriteOutcome};
+use storage::{DeleteOutcome, Expect, RangeRequest, Storage, WriteOutcome};
+
+use ports::{Bitmap, Ports, health_check_port, node_ports};
+use ranges::{Range, ranges};
 
 /// Where upstream keeps the bitmap of node ports.
 const NODE_PORTS_KEY: &str = "/registry/ranges/servicenodeports";
+/// Where the networks are kept that addresses are given of.
+const CIDRS_PREFIX: &str = "/registry/servicecidrs/";
 /// How often the bitmap is read again when another server wrote it.
 const ATTEMPTS: u32 = 32;
 
@@ -29,7 +36,7 @@ const ATTEMPTS: u32 = 32;
 pub struct ServiceAllocator {
     storage: Arc<dyn Storage>,
     cidr: Ipv4Net,
-    ports: RangeInclusive<u16>,
+    ports: Ports,
     address: Header,
 }
 
@@ -48,12 +55,8 @@ pub(crate) fn held(service: &Object) -> Held {
         .filter(|ip| !ip.is_empty() && *ip != "None")
         .map(str::to_owned)
         .collect();
-    let ports = service
-        .list_at(&["spec", "ports"])
-        .iter()
-        .filter_map(|p| p["nodePort"].as_u64().and_then(|n| u16::try_from(n).ok()))
-        .filter(|&n| n != 0)
-        .collect();
+    let mut ports = node_ports(service);
+    ports.extend(health_check_port(service));
     Held { ips, ports }
 }
 
@@ -61,16 +64,8 @@ fn needs_ip(service: &Object) -> bool {
     service.str_at(&["spec", "type"]) != "ExternalName"
 }
 
-fn needs_node_ports(service: &Object) -> bool {
-    match service.str_at(&["spec", "type"]) {
-        "NodePort" => true,
-        "LoadBalancer" => service.bool_at(&["spec", "allocateLoadBalancerNodePorts"]).unwrap_or(true),
-        _ => false,
-    }
-}
-
-fn invalid(service: &Object, e: FieldError) -> StatusError {
-    StatusError::invalid(&GroupVersionKind::new("", "v1", "Service"), service.name(), &[e])
+fn invalid(service: &Object, errors: &[FieldError]) -> StatusError {
+    StatusError::invalid(&GroupVersionKind::new("", "v1", "Service"), service.name(), errors)
 }
 
 /// How an `IPAddress` names the Service it belongs to.
@@ -83,7 +78,7 @@ impl ServiceAllocator {
     pub fn new(storage: Arc<dyn Storage>, cidr: Ipv4Net, ports: RangeInclusive<u16>) -> StatusResult<Self> {
         let kind = api::kinds::by_kind("networking.k8s.io", "v1", "IPAddress")
             .ok_or_else(|| StatusError::internal("the table of kinds has no IPAddress"))?;
-        Ok(Self { storage, cidr, ports, address: Header::new(kind) })
+        Ok(Self { storage, cidr, ports: Ports(ports), address: Header::new(kind) })
     }
 
     fn key(ip: &str) -> String {
@@ -134,19 +129,24 @@ impl ServiceAllocator {
         Ok(found.is_some())
     }
 
-    /// A free IP: from the upper part of the range first, as KEP-3070 keeps the lower part for fixed ones.
+    /// The networks that addresses are given of now.
+    async fn ranges(&self) -> StatusResult<Vec<Range>> {
+        let all = RangeRequest::prefix(CIDRS_PREFIX);
+        let found = self.storage.range(all).await.map_err(storage_error)?;
+        let cidrs: StatusResult<Vec<Object>> =
+            found.kvs.iter().map(|kv| encode::decode(&kv.value, kv.mod_revision)).collect();
+        Ok(ranges(self.cidr, &cidrs?))
+    }
+
+    /// A free IP of any network.
     async fn free_ip(&self, service: &Object, dry_run: bool) -> StatusResult<String> {
-        let network = u32::from(self.cidr.network());
-        let size = 1u64 << (32 - u32::from(self.cidr.prefix_len()));
-        if size < 4 {
-            return Err(StatusError::internal(format!("the service CIDR {} is too small", self.cidr)));
-        }
-        let usable = u32::try_from(size - 2).unwrap_or(u32::MAX);
-        let offset = (size / 16).clamp(16, 256).min(u64::from(usable / 2)) as u32;
-        for (first, count) in [(1 + offset, usable - offset), (1, offset)] {
-            let start = rand::rng().random_range(0..count.max(1));
+        for (first, count) in self.ranges().await?.into_iter().flat_map(Range::bands) {
+            if count == 0 {
+                continue;
+            }
+            let start = rand::rng().random_range(0..count);
             for i in 0..count {
-                let ip = Ipv4Addr::from(network + first + (start + i) % count).to_string();
+                let ip = Ipv4Addr::from(first + (start + i) % count).to_string();
                 let free =
                     if dry_run { !self.is_taken(&ip).await? } else { self.take_ip(&ip, service).await? };
                 if free {
@@ -154,18 +154,41 @@ impl ServiceAllocator {
                 }
             }
         }
-        Err(StatusError::internal(format!("failed to allocate a serviceIP: range {} is full", self.cidr)))
+        let name = service.name();
+        Err(StatusError::internal(format!("failed to allocate a serviceIP for Service {name:?}: range is full")))
     }
 
-    async fn allocate_ip(&self, new: &mut Object, old: &Held, dry_run: bool) -> StatusResult<()> {
+    /// Takes the IP that a Service asks for.
+    async fn asked_ip(&self, ip: &str, service: &Object, dry_run: bool) -> StatusResult<()> {
+        let path = FieldPath::new("spec").child("clusterIPs");
+        let refuse = |why: &str| {
+            let detail = format!("failed to allocate IP {ip}: {why}");
+            Err(invalid(service, &[FieldError::invalid(&path, json!([ip]), detail)]))
+        };
+        let parsed = ip.parse::<Ipv4Addr>().ok();
+        let ranges = self.ranges().await?;
+        let range = ranges.iter().find(|range| parsed.is_some_and(|ip| range.0.contains(&ip)));
+        match (range, parsed) {
+            (Some(range), Some(parsed)) if range.gives(parsed) => {}
+            (Some(range), _) => {
+                return refuse(&format!(
+                    "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                    range.0
+                ));
+            }
+            (None, _) => return refuse("the provided network does not match the current range"),
+        }
+        let free = if dry_run { !self.is_taken(ip).await? } else { self.take_ip(ip, service).await? };
+        if free { Ok(()) } else { refuse("provided IP is already allocated") }
+    }
+
+    async fn allocate_ip(&self, new: &mut Object, old: Option<&Object>, dry_run: bool) -> StatusResult<()> {
+        let errors = families::init(new, old);
+        if !errors.is_empty() {
+            return Err(invalid(new, &errors));
+        }
         if !needs_ip(new) {
             return Ok(());
-        }
-        if new.at(&["spec", "ipFamilyPolicy"]).is_none() {
-            new.set(&["spec", "ipFamilyPolicy"], "SingleStack");
-        }
-        if new.list_at(&["spec", "ipFamilies"]).is_empty() {
-            new.set(&["spec", "ipFamilies"], json!(["IPv4"]));
         }
         let mut ip = new.str_at(&["spec", "clusterIP"]).to_owned();
         if ip.is_empty() {
@@ -174,26 +197,8 @@ impl ServiceAllocator {
         }
         if ip.is_empty() {
             ip = self.free_ip(new, dry_run).await?;
-        } else if ip != "None" && !old.ips.contains(&ip) {
-            let path = FieldPath::new("spec").child("clusterIPs");
-            let shown = json!([ip]);
-            let refuse = |why: &str| {
-                let detail = format!("failed to allocate IP {ip}: {why}");
-                Err(invalid(new, FieldError::invalid(&path, shown.clone(), detail)))
-            };
-            match ip.parse::<Ipv4Addr>() {
-                Ok(parsed) if self.cidr.contains(&parsed) => {}
-                _ => {
-                    return refuse(&format!(
-                        "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
-                        self.cidr
-                    ));
-                }
-            }
-            let free = if dry_run { !self.is_taken(&ip).await? } else { self.take_ip(&ip, new).await? };
-            if !free {
-                return refuse("provided IP is already allocated");
-            }
+        } else if ip != "None" && !old.is_some_and(|old| held(old).ips.contains(&ip)) {
+            self.asked_ip(&ip, new, dry_run).await?;
         }
         new.set(&["spec", "clusterIP"], ip.as_str());
         new.set(&["spec", "clusterIPs"], json!([ip]));
@@ -206,7 +211,7 @@ impl ServiceAllocator {
         mut change: impl FnMut(&mut Bitmap) -> StatusResult<T> + Send,
         dry_run: bool,
     ) -> StatusResult<T> {
-        let range = format!("{}-{}", self.ports.start(), self.ports.end());
+        let range = format!("{}-{}", self.ports.0.start(), self.ports.0.end());
         for _ in 0..ATTEMPTS {
             let (found, _) = self.storage.get(NODE_PORTS_KEY, None).await.map_err(storage_error)?;
             let mut bitmap = match &found {
@@ -230,15 +235,19 @@ impl ServiceAllocator {
             .with_retry_after(1))
     }
 
-    /// The cluster IPs.
-    pub(crate) fn contains(&self, ip: &str) -> bool {
-        ip.parse::<Ipv4Addr>().is_ok_and(|ip| self.cidr.contains(&ip))
+    /// Which of these are cluster IPs.
+    pub(crate) async fn within(&self, ips: Vec<(String, Object)>) -> StatusResult<Vec<(String, Object)>> {
+        let ranges = self.ranges().await?;
+        let ours = |ip: &str| {
+            ip.parse::<Ipv4Addr>().is_ok_and(|ip| ranges.iter().any(|range| range.0.contains(&ip)))
+        };
+        Ok(ips.into_iter().filter(|(ip, _)| ours(ip)).collect())
     }
 
     /// The node ports that are taken.
     pub(crate) async fn taken_ports(&self) -> StatusResult<BTreeSet<u16>> {
-        let start = *self.ports.start();
-        let count = self.ports.end() - start + 1;
+        let start = *self.ports.0.start();
+        let count = self.ports.count();
         self.change_ports(
             |bitmap| {
                 Ok((0..count).filter(|offset| bitmap.has(*offset)).map(|offset| start + offset).collect())
@@ -250,13 +259,13 @@ impl ServiceAllocator {
 
     /// Marks these node ports as taken and these as free.
     pub(crate) async fn correct_ports(&self, take: &BTreeSet<u16>, free: &BTreeSet<u16>) -> StatusResult<()> {
-        let start = *self.ports.start();
+        let start = *self.ports.0.start();
         self.change_ports(
             |bitmap| {
-                for port in take.iter().filter(|port| self.ports.contains(port)) {
+                for port in take.iter().filter(|port| self.ports.0.contains(port)) {
                     bitmap.take(port - start);
                 }
-                for port in free.iter().filter(|port| self.ports.contains(port)) {
+                for port in free.iter().filter(|port| self.ports.0.contains(port)) {
                     bitmap.free(port - start);
                 }
                 Ok(())
@@ -266,73 +275,34 @@ impl ServiceAllocator {
         .await
     }
 
-    async fn allocate_ports(&self, new: &mut Object, old: &Held, dry_run: bool) -> StatusResult<()> {
-        if !needs_node_ports(new) {
+    async fn allocate_ports(
+        &self,
+        new: &mut Object,
+        old: Option<&Object>,
+        dry_run: bool,
+    ) -> StatusResult<()> {
+        if !matches!(new.str_at(&["spec", "type"]), "NodePort" | "LoadBalancer") {
             return Ok(());
         }
-        let ports: Vec<Value> = new.list_at(&["spec", "ports"]).to_vec();
-        let assigned = self
-            .change_ports(
-                |bitmap| assign(bitmap, &ports, old, &self.ports).map_err(|e| invalid(new, e)),
-                dry_run,
-            )
-            .await?;
-        new.set(&["spec", "ports"], assigned);
+        let change = |bitmap: &mut Bitmap| {
+            let mut assigned = new.clone();
+            ports::assign(&self.ports, bitmap, &mut assigned, old).map(|()| assigned)
+        };
+        let assigned = self.change_ports(change, dry_run).await?;
+        *new = assigned;
         Ok(())
     }
-}
-
-/// Gives every port a node port.
-fn assign(
-    bitmap: &mut Bitmap,
-    ports: &[Value],
-    old: &Held,
-    range: &RangeInclusive<u16>,
-) -> Result<Vec<Value>, FieldError> {
-    let mut out = ports.to_vec();
-    // A number may serve several protocols of one Service.
-    let mut own: Vec<(u16, String)> = Vec::new();
-    for (i, port) in out.iter_mut().enumerate() {
-        let path = FieldPath::new("spec").child("ports").index(i).child("nodePort");
-        let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-        let asked = port["nodePort"].as_u64().and_then(|n| u16::try_from(n).ok()).filter(|&n| n != 0);
-        if let Some(n) = asked {
-            if !range.contains(&n) {
-                let why = format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    range.start(),
-                    range.end()
-                );
-                return Err(FieldError::invalid(&path, n, why));
-            }
-            let shared = own.iter().any(|(taken, p)| *taken == n && *p != protocol);
-            if !shared && !old.ports.contains(&n) && !bitmap.take(n - range.start()) {
-                return Err(FieldError::invalid(&path, n, "provided port is already allocated"));
-            }
-            own.push((n, protocol));
-            continue;
-        }
-        let count = range.end() - range.start() + 1;
-        let start = rand::rng().random_range(0..count);
-        let free = (0..count).map(|k| (start + k) % count).find(|&k| bitmap.take(k));
-        let Some(free) = free else {
-            return Err(FieldError::invalid(&path, 0, "failed to allocate a nodePort: range is full"));
-        };
-        port["nodePort"] = (range.start() + free).into();
-        own.push((range.start() + free, protocol));
-    }
-    Ok(out)
 }
 
 #[async_trait]
 impl Hook for ServiceAllocator {
     async fn allocate(&self, new: &mut Object, old: Option<&Object>, dry_run: bool) -> StatusResult<()> {
-        let before = old.map(held).unwrap_or_default();
-        self.allocate_ip(new, &before, dry_run).await?;
-        if let Err(e) = self.allocate_ports(new, &before, dry_run).await {
+        self.allocate_ip(new, old, dry_run).await?;
+        if let Err(e) = self.allocate_ports(new, old, dry_run).await {
             if !dry_run {
                 let mut ips_only = new.clone();
                 ips_only.remove(&["spec", "ports"]);
+                ips_only.remove(&["spec", "healthCheckNodePort"]);
                 self.release(&ips_only, old).await;
             }
             return Err(e);
@@ -353,7 +323,7 @@ impl Hook for ServiceAllocator {
         if ports.is_empty() {
             return;
         }
-        let start = *self.ports.start();
+        let start = *self.ports.0.start();
         let freed = self
             .change_ports(
                 |bitmap| {
@@ -368,60 +338,6 @@ impl Hook for ServiceAllocator {
         if let Err(e) = freed {
             tracing::warn!(error = %e, "node ports were not released");
         }
-    }
-}
-
-/// Which node ports are taken, by offset in the range.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Bitmap(Vec<u8>);
-
-impl Bitmap {
-    fn take(&mut self, offset: u16) -> bool {
-        let (byte, bit) = (usize::from(offset / 8), 1u8 << (offset % 8));
-        if self.0.len() <= byte {
-            self.0.resize(byte + 1, 0);
-        }
-        let free = self.0[byte] & bit == 0;
-        self.0[byte] |= bit;
-        free
-    }
-
-    fn has(&self, offset: u16) -> bool {
-        self.0.get(usize::from(offset / 8)).is_some_and(|byte| byte & (1 << (offset % 8)) != 0)
-    }
-
-    fn free(&mut self, offset: u16) {
-        if let Some(byte) = self.0.get_mut(usize::from(offset / 8)) {
-            *byte &= !(1u8 << (offset % 8));
-        }
-    }
-
-    /// A `RangeAllocation`, whose data is a big-endian number as Go's `big.Int` writes it.
-    fn encode(&self, range: &str) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.0.iter().rev().copied().collect();
-        let zeros = bytes.iter().take_while(|b| **b == 0).count();
-        bytes.drain(..zeros);
-        json!({
-            "kind": "RangeAllocation",
-            "apiVersion": "v1",
-            "metadata": {},
-            "range": range,
-            "data": STANDARD.encode(bytes),
-        })
-        .to_string()
-        .into_bytes()
-    }
-
-    fn decode(value: &[u8], range: &str) -> StatusResult<Self> {
-        let stored = Value::Object(encode::tree(value).map_err(StatusError::internal)?.0);
-        if stored["range"] != range {
-            return Err(StatusError::internal(format!(
-                "node ports were allocated from {}, not {range}: --service-node-port-range may not change",
-                stored["range"]
-            )));
-        }
-        let data = STANDARD.decode(stored["data"].as_str().unwrap_or("")).map_err(StatusError::internal)?;
-        Ok(Self(data.into_iter().rev().collect()))
     }
 }
 
@@ -478,12 +394,51 @@ mod tests {
         a.allocate(&mut taken, None, false).await.unwrap();
     }
 
-    #[test]
-    fn the_bitmap_reads_back() {
-        let mut b = Bitmap::default();
-        assert!(b.take(0) && b.take(9) && !b.take(9));
-        let back = Bitmap::decode(&b.encode("1-2"), "1-2").unwrap();
-        assert_eq!(back, b);
-        assert!(Bitmap::decode(&b.encode("1-2"), "1-3").is_err());
+    #[tokio::test]
+    async fn more_networks_give_more_addresses() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = allocator(dir.path());
+        let put = async |name: &str, cidr: &str, ready: &str| {
+            let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+                "metadata": {"name": name}, "spec": {"cidrs": [cidr]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            let key = format!("{CIDRS_PREFIX}{name}");
+            a.storage.put(&key, object.to_string().into(), Expect::Any, None).await.unwrap();
+        };
+        put("kubernetes", "10.96.0.0/28", "True").await;
+        let mut out = service(json!({"type": "ClusterIP", "clusterIP": "10.97.0.1"}));
+        let e = a.allocate(&mut out, None, false).await.unwrap_err();
+        assert!(e.to_string().contains("the provided network does not match the current range"), "{e}");
+        put("more", "10.97.0.0/28", "True").await;
+        for _ in 0..28 {
+            let mut one = service(json!({"type": "ClusterIP"}));
+            a.allocate(&mut one, None, false).await.unwrap();
+        }
+        let mut full = service(json!({"type": "ClusterIP"}));
+        assert_eq!(a.allocate(&mut full, None, false).await.unwrap_err().code(), 500);
+        // One that is not ready gives none, but takes back.
+        put("more", "10.97.0.0/28", "False").await;
+        a.give_back("10.97.0.1", &parent(&full)).await.unwrap();
+        assert_eq!(a.allocate(&mut full, None, false).await.unwrap_err().code(), 500);
+        put("more", "10.97.0.0/28", "True").await;
+        a.allocate(&mut full, None, false).await.unwrap();
+        assert_eq!(full.str_at(&["spec", "clusterIP"]), "10.97.0.1");
+    }
+
+    #[tokio::test]
+    async fn what_fails_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = allocator(dir.path());
+        let mut balancer = service(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "ports": [{"port": 80}, {"port": 81}, {"port": 82}]}));
+        a.allocate(&mut balancer, None, false).await.unwrap();
+        assert_eq!(held(&balancer).ports.len(), 4, "with that of its health check");
+        let mut more = service(json!({"type": "NodePort", "ports": [{"port": 80}]}));
+        assert_eq!(a.allocate(&mut more, None, false).await.unwrap_err().code(), 500);
+        assert!(!a.is_taken("10.96.0.1").await.unwrap() || held(&balancer).ips == ["10.96.0.1"]);
+        let taken = a.storage.range(RangeRequest::prefix("/registry/ipaddresses/")).await.unwrap().kvs.len();
+        assert_eq!(taken, 1, "the address of the one that failed is free again");
+        a.release(&balancer, None).await;
+        assert_eq!(a.taken_ports().await.unwrap(), BTreeSet::new());
     }
 }
