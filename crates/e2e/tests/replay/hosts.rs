@@ -165,11 +165,12 @@ pub fn which(program: &str) -> Option<PathBuf> {
     path.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
 }
 
-/// Kubelets complain of a disk that is nearly full.
+/// In memory where there is enough: etcd waits for every write, and a disk that is busy makes it elect again and again.
 fn roomy() -> PathBuf {
-    let free = |path: &Path| rustix::fs::statvfs(path).map_or(0, |d| d.f_bavail * 100 / d.f_blocks.max(1));
-    let usual = std::env::temp_dir();
-    if free(&usual) < 20 { PathBuf::from("/dev/shm") } else { usual }
+    const ENOUGH: u64 = 8 << 30;
+    let memory = PathBuf::from("/dev/shm");
+    let free = rustix::fs::statvfs(&memory).map_or(0, |d| d.f_bavail * d.f_frsize);
+    if free > ENOUGH { memory } else { std::env::temp_dir() }
 }
 
 fn hierarchies() -> Vec<PathBuf> {

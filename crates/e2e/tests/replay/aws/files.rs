@@ -286,7 +286,9 @@ frontend kubernetes
 
 backend controllers
     balance roundrobin
-    option httpchk GET /readyz
+    option httpchk
+    # The policy lets those read it who are somebody.
+    http-check send meth GET uri /readyz hdr Authorization "Bearer chAng3m3"
     http-check expect status 200
     default-server check check-ssl verify none inter 500ms fall 2 rise 2 on-marked-down shutdown-sessions
     server controller1 10.0.0.137:6443

@@ -96,8 +96,9 @@ fn access(hosts: &[Host]) -> Result<()> {
         |what: &str| work.sh(&format!("curl -sk -o /dev/null -w '%{{http_code}}' https://10.0.0.90{what}"));
     let pods = "/api/v1/namespaces/default/pods";
     for (what, expect) in [
-        // Whoever it is may read what is no resource.
-        ("/version".to_owned(), "200"),
+        // Whoever it is may read what is no resource, but has to be somebody.
+        ("/version".to_owned(), "403"),
+        ("/version -H 'Authorization: Bearer chAng3m3'".to_owned(), "200"),
         (pods.to_owned(), "403"),
         (format!("{pods} -H 'Authorization: Bearer chAng3m3'"), "200"),
         (format!("{pods} -H 'Authorization: Bearer guessed'"), "401"),
