@@ -116,12 +116,7 @@ pub fn jwt(data: &[u8]) {
             cluster: cluster.clone(),
             now: Arc::new(now),
         }),
-        Box::new(LegacyTokens {
-            api_audiences: vec!["a".into()],
-            keys: known,
-            cluster,
-            now: Arc::new(now),
-        }),
+        Box::new(LegacyTokens { api_audiences: vec!["a".into()], keys: known, cluster, now: Arc::new(now) }),
         Box::new(OidcTokens::new(config, Arc::new(Issuer(keys.to_vec())), vec!["a".into()], Arc::new(now))),
     ];
     for method in methods {
@@ -218,7 +213,8 @@ pub fn authorization(data: &[u8]) {
     let webhook = Webhook::new(Arc::new(Says(data.to_vec())), options);
     for (user, request) in questions() {
         let answer = block_on(webhook.authorize(&Attributes { user: &user, request: &request }));
-        let said = serde_json::from_slice::<serde_json::Value>(data).is_ok_and(|v| v["status"]["allowed"] == true);
+        let said =
+            serde_json::from_slice::<serde_json::Value>(data).is_ok_and(|v| v["status"]["allowed"] == true);
         assert!(said || !answer.is_allowed(), "a yes that nobody said");
     }
 }

@@ -76,7 +76,10 @@ impl Plugin for AlwaysPullImages {
         }
         for (i, volume) in pod.list_at(&["spec", "volumes"]).iter().enumerate() {
             if let Some(image) = volume.get("image") {
-                check(&spec.child("volumes").index(i).child("image").child("pullPolicy"), &image["pullPolicy"]);
+                check(
+                    &spec.child("volumes").index(i).child("image").child("pullPolicy"),
+                    &image["pullPolicy"],
+                );
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(a.forbidden(aggregate(&errors))) }

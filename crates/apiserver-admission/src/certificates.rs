@@ -234,7 +234,10 @@ mod tests {
         assert!(ask(None, of("p")).run(&plugin(Only("attest", "example.com/x"))).await.is_ok());
         assert!(ask(None, of("p")).run(&plugin(Only("attest", "example.com/*"))).await.is_ok());
         let refused = ask(None, of("p")).run(&plugin(Only("sign", "example.com/x"))).await.unwrap_err();
-        assert!(refused.ends_with("user not permitted to attest for signerName \"example.com/x\""), "{refused}");
+        assert!(
+            refused.ends_with("user not permitted to attest for signerName \"example.com/x\""),
+            "{refused}"
+        );
         assert!(ask(None, bundle("", "p", json!([]))).run(&plugin(none())).await.is_ok());
         assert!(ask(Some(of("p")), of("q")).run(&plugin(none())).await.is_err());
         let owned = bundle("example.com/x", "p", json!([{"name": "o"}]));

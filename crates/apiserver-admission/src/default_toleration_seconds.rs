@@ -97,8 +97,11 @@ mod tests {
     async fn the_times_are_those_of_the_flags() {
         let plugin = DefaultTolerationSeconds { not_ready: 1, unreachable: 2 };
         let pod = Ask::create_pod(json!({"spec": {}})).run(&plugin).await.unwrap();
-        let seconds: Vec<i64> =
-            pod.list_at(&["spec", "tolerations"]).iter().filter_map(|t| t["tolerationSeconds"].as_i64()).collect();
+        let seconds: Vec<i64> = pod
+            .list_at(&["spec", "tolerations"])
+            .iter()
+            .filter_map(|t| t["tolerationSeconds"].as_i64())
+            .collect();
         assert_eq!(seconds, [1, 2]);
     }
 }

@@ -1,7 +1,7 @@
 //! `EventRateLimit` (off unless asked for): how many Events are taken from everybody, from a namespace, from a user, or
 //! about an object from one source. Upstream: plugin/pkg/admission/eventratelimit, 1.36.
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use base::Lru;
@@ -99,7 +99,7 @@ impl Limit {
             buckets.insert(key.to_owned(), Bucket { tokens: self.burst, at: now });
         }
         let Some(bucket) = buckets.get_mut(key) else { return false };
-        let passed = now.saturating_duration_since(bucket.at).max(Duration::ZERO).as_secs_f64();
+        let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
         bucket.tokens = (bucket.tokens + passed * self.qps).min(self.burst);
         bucket.at = now;
         let some = bucket.tokens >= 1.0;
@@ -210,6 +210,7 @@ impl Plugin for EventRateLimit {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use machinery::request::UserInfo;
     use serde_json::json;
@@ -266,7 +267,9 @@ mod tests {
     #[tokio::test]
     async fn who_is_counted_together() {
         let one = |kind: &str| limited(json!([{"type": kind, "qps": 1, "burst": 1}]));
-        for (kind, other) in [("Namespace", ("a", "m", "p")), ("User", ("b", "n", "p")), ("SourceAndObject", ("a", "n", "q"))] {
+        for (kind, other) in
+            [("Namespace", ("a", "m", "p")), ("User", ("b", "n", "p")), ("SourceAndObject", ("a", "n", "q"))]
+        {
             let limited = one(kind);
             assert_eq!(limited.event("a", "n", "p").await, "");
             let refused = limited.event("a", "n", "p").await;
@@ -290,7 +293,10 @@ mod tests {
                  \"SourceAndObject\", \"User\"",
             ),
             (json!([{"type": "User", "qps": 1}]), "limits[0].burst: Invalid value: 0: must be positive"),
-            (json!([{"type": "User", "qps": -1, "burst": 1}]), "limits[0].qps: Invalid value: -1: must be positive"),
+            (
+                json!([{"type": "User", "qps": -1, "burst": 1}]),
+                "limits[0].qps: Invalid value: -1: must be positive",
+            ),
             (
                 json!([{"type": "User", "qps": 1, "burst": 1, "cacheSize": -1}]),
                 "limits[0].cacheSize: Invalid value: -1: must not be negative",

@@ -32,8 +32,7 @@ impl Plugin for ExtendedResourceToleration {
             return Ok(());
         }
         let Some(pod) = a.object_mut() else { return Ok(()) };
-        let containers =
-            ["containers", "initContainers"].into_iter().flat_map(|l| pod.list_at(&["spec", l]));
+        let containers = ["containers", "initContainers"].into_iter().flat_map(|l| pod.list_at(&["spec", l]));
         let requests = containers.filter_map(|c| c.pointer("/resources/requests")?.as_object());
         let names: BTreeSet<String> =
             requests.flat_map(|r| r.keys()).filter(|n| is_extended(n)).cloned().collect();

@@ -107,15 +107,16 @@ impl NodeRestriction {
 
     /// Whether a volume of a pod takes a token for this audience: a projected one, or one of a driver that wants tokens.
     fn wants_audience(&self, pod: &Object, audience: &str) -> bool {
-        let text = |value: &Value, pointer: &str| {
-            value.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
-        };
+        let text =
+            |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         pod.list_at(&["spec", "volumes"]).iter().any(|volume| {
             let projected = pod_refs::projections(volume)
                 .filter_map(|source| source.get("serviceAccountToken"))
                 .any(|token| token["audience"].as_str().unwrap_or("") == audience);
             let claim = text(volume, "/persistentVolumeClaim/claimName").or_else(|| {
-                volume.get("ephemeral").map(|_| format!("{}-{}", pod.name(), volume["name"].as_str().unwrap_or("")))
+                volume
+                    .get("ephemeral")
+                    .map(|_| format!("{}-{}", pod.name(), volume["name"].as_str().unwrap_or("")))
             });
             let driver = text(volume, "/csi/driver").or_else(|| {
                 let claim = self.0.get(Resource::VOLUME_CLAIMS, pod.namespace(), &claim?)?;

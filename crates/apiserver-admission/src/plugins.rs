@@ -164,7 +164,9 @@ impl PluginFlags {
                 (On | Off, Some(true)) | (On, None) => names.push(name),
                 (AbsentOn, Some(true)) => absent.push(name),
                 // To leave out what somebody relies on would open a door that they think is closed.
-                (AbsentOff, Some(true)) => problems.push(format!("admission plugin {name:?} is not available here")),
+                (AbsentOff, Some(true)) => {
+                    problems.push(format!("admission plugin {name:?} is not available here"))
+                }
                 _ => {}
             }
         }
@@ -211,17 +213,15 @@ impl Selection {
         let mut all = Vec::new();
         for name in &self.names {
             let made = plugin(name, needs, settings);
-            all.extend(made.map_err(|e| ConfigError(format!("couldn't init admission plugin {name:?}: {e}")))?);
+            all.extend(
+                made.map_err(|e| ConfigError(format!("couldn't init admission plugin {name:?}: {e}")))?,
+            );
         }
         Ok(Chain(all))
     }
 }
 
-fn plugin(
-    name: &str,
-    needs: &Needs,
-    settings: &Settings,
-) -> Result<Option<Box<dyn Plugin>>, ConfigError> {
+fn plugin(name: &str, needs: &Needs, settings: &Settings) -> Result<Option<Box<dyn Plugin>>, ConfigError> {
     let (cluster, authorize) = (|| needs.cluster.clone(), || needs.authorize.clone());
     let config = settings.of(name);
     Ok(Some(match name {
@@ -249,9 +249,7 @@ fn plugin(
         "CertificateSubjectRestriction" => Box::new(CertificateSubjectRestriction),
         "DefaultIngressClass" => Box::new(DefaultIngressClass(cluster())),
         "DenyServiceExternalIPs" => Box::new(DenyServiceExternalIps),
-        "ResourceQuota" => {
-            Box::new(ResourceQuota::from_config(cluster(), needs.quota.clone(), config)?)
-        }
+        "ResourceQuota" => Box::new(ResourceQuota::from_config(cluster(), needs.quota.clone(), config)?),
         "AlwaysDeny" => Box::new(AlwaysDeny),
         _ => return Ok(None),
     }))
@@ -331,7 +329,8 @@ mod tests {
         let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [
             {"name": "EventRateLimit", "configuration": {"apiVersion": "eventratelimit.admission.k8s.io/v1alpha1",
                 "kind": "Configuration", "limits": limits}}]});
-        let settings = Settings::parse(&config.to_string(), std::path::Path::new("/"), |_| Err(String::new()));
+        let settings =
+            Settings::parse(&config.to_string(), std::path::Path::new("/"), |_| Err(String::new()));
         for (name, standing) in ALL {
             let settled = flags(&[name], &[]).settled();
             match standing {
@@ -377,7 +376,10 @@ mod tests {
         let both = PluginFlags { only: Some(vec!["Initializers".into()]), ..flags(&["Priority"], &[]) };
         let both = why(both);
         assert!(both.contains("flags are mutually exclusive"), "{both}");
-        assert!(both.contains("admission-control plugin \"Initializers\" is unknown: Kubernetes 1.14"), "{both}");
+        assert!(
+            both.contains("admission-control plugin \"Initializers\" is unknown: Kubernetes 1.14"),
+            "{both}"
+        );
         assert!(why(flags(&["ImagePolicyWebhook"], &[])).contains("not available here"));
         for (name, ..) in REMOVED {
             assert!(!ALL.iter().any(|(n, _)| *n == name), "{name} is both");

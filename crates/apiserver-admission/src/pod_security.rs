@@ -122,7 +122,7 @@ fn is_significant(new: &Object, old: &Object) -> bool {
         .any(|n| before.iter().find(|o| o["name"] == n["name"]).is_none_or(|o| changed(n, o)))
 }
 
-fn runtime_class<'a>(template: Template<'a>) -> &'a str {
+fn runtime_class(template: Template<'_>) -> &str {
     template.0["runtimeClassName"].as_str().unwrap_or("")
 }
 
@@ -167,7 +167,8 @@ impl PodSecurity {
     async fn case<'a>(&self, a: &Attributes<'_>, object: &'a Object) -> StatusResult<Found<'a>> {
         let is_pod = a.gvr.group.is_empty() && a.gvr.resource == "pods";
         let template = if is_pod {
-            let unchanged = a.operation == Operation::Update && a.old.is_some_and(|old| !is_significant(object, old));
+            let unchanged =
+                a.operation == Operation::Update && a.old.is_some_and(|old| !is_significant(object, old));
             if HARMLESS.contains(&a.subresource) || unchanged {
                 return Ok(Found::Nothing);
             }
@@ -315,7 +316,8 @@ impl Case<'_> {
     fn told(&self) -> Told {
         let mut told = Told::default();
         let would = |of: LevelVersion| {
-            broken(of, self.template).map(|why| format!("would violate PodSecurity {:?}: {why}", of.to_string()))
+            broken(of, self.template)
+                .map(|why| format!("would violate PodSecurity {:?}: {why}", of.to_string()))
         };
         if !self.unreadable.is_empty() {
             told.annotations.push((UNREADABLE, format!("Failed to parse policy: {}", self.unreadable)));

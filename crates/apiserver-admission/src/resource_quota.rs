@@ -149,7 +149,8 @@ impl Plugin for ResourceQuota {
         let mut uncounted = self.limited.names(&a.gvr.group, &a.gvr.resource, &delta);
         uncounted.retain(|name| {
             let counts = |quota: &&Arc<Object>| {
-                scopes::match_all(quota, is_pod, object) && amounts(quota.at(&["status", "hard"])).contains_key(*name)
+                scopes::match_all(quota, is_pod, object)
+                    && amounts(quota.at(&["status", "hard"])).contains_key(*name)
             };
             !quotas.iter().any(|quota| counts(&quota))
         });

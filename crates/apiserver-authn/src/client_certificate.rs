@@ -118,7 +118,8 @@ impl ClientCertificate {
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
         let signed_by = |authority: &CertificateDer<'_>| {
             let Ok((_, authority)) = X509Certificate::from_der(authority) else { return false };
-            let (key, signature) = (&authority.public_key().subject_public_key.data, &leaf.signature_value.data);
+            let (key, signature) =
+                (&authority.public_key().subject_public_key.data, &leaf.signature_value.data);
             authority.subject().as_raw() == leaf.issuer().as_raw()
                 && algorithms
                     .iter()

@@ -133,8 +133,7 @@ impl AuthorizationFlags {
             unauthorized_ttl: self.unauthorized_ttl.unwrap_or(UNAUTHORIZED_TTL),
             on_error: Decision::NoOpinion,
         };
-        let webhook =
-            WebhookMode { kubeconfig: self.webhook.unwrap_or_default(), timeout: LONGEST, options };
+        let webhook = WebhookMode { kubeconfig: self.webhook.unwrap_or_default(), timeout: LONGEST, options };
         let webhook = || Mode::Webhook(Box::new(webhook.clone()));
         Ok(wanted.iter().filter_map(|m| if m == "Webhook" { Some(webhook()) } else { plain(m) }).collect())
     }

@@ -123,8 +123,7 @@ impl Webhook {
     }
 
     fn remember(&self, question: String, status: &Status) {
-        let ttl =
-            if status.allowed { self.options.authorized_ttl } else { self.options.unauthorized_ttl };
+        let ttl = if status.allowed { self.options.authorized_ttl } else { self.options.unauthorized_ttl };
         if ttl.is_zero() {
             return;
         }
@@ -191,16 +190,8 @@ impl Authorizer for Webhook {
 /// How many bytes of a question the asker chose.
 fn chosen(r: &RequestInfo) -> usize {
     let selectors = [&r.field_selector, &r.label_selector];
-    let all = [
-        &r.namespace,
-        &r.verb,
-        &r.api_group,
-        &r.api_version,
-        &r.resource,
-        &r.subresource,
-        &r.name,
-        &r.path,
-    ];
+    let all =
+        [&r.namespace, &r.verb, &r.api_group, &r.api_version, &r.resource, &r.subresource, &r.name, &r.path];
     all.into_iter().chain(selectors).map(String::len).sum()
 }
 

@@ -113,7 +113,10 @@ fn belongs(key: &str, facts: &Facts) -> Result<(), DecodeError> {
     };
     match path {
         Some(_) if !facts.name.is_empty() => Ok(()),
-        _ => Err(DecodeError(format!("the object of another key, {}/{}, lies there", facts.namespace, facts.name))),
+        _ => Err(DecodeError(format!(
+            "the object of another key, {}/{}, lies there",
+            facts.namespace, facts.name
+        ))),
     }
 }
 

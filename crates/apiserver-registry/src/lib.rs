@@ -15,5 +15,5 @@ mod store;
 
 pub use delete::{FOREGROUND, ORPHAN, timestamp};
 pub use registry::{Registry, RegistryBuilder};
-pub use request::{DeleteOptions, Propagation, Notes, Warnings, Write};
+pub use request::{DeleteOptions, Notes, Propagation, Warnings, Write};
 pub use store::{Deleted, Hook, Shared, Store, Stored, prefix, storage_error, too_large_revision};

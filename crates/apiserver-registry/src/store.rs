@@ -561,7 +561,11 @@ impl Store {
                 Err(_) if options.ignore_read_error => return self.delete_unread(write, &key).await,
                 old => old?,
             };
-            delete::preconditions(&old.object, options, &GroupResource::new(&*self.kind.group, &*self.kind.kind))?;
+            delete::preconditions(
+                &old.object,
+                options,
+                &GroupResource::new(&*self.kind.group, &*self.kind.kind),
+            )?;
             if !admitted {
                 let mut attributes =
                     self.attributes(write, Operation::Delete, write.name, None, Some(&old.object));

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use apiserver::{
-    Admission, ApiServer, AuthorizationMode, Body, Config, Selection, ServiceAccounts, Settings, TlsFiles, audit,
+    Admission, ApiServer, AuthorizationMode, Body, Config, Selection, ServiceAccounts, Settings, TlsFiles,
+    audit,
 };
 use apiserver_admission::{Attributes, Authorize, ClusterView, Needs, Operation, QuotaWriter, Resource};
 use apiserver_audit::{Begin, Stage};
@@ -180,7 +181,8 @@ struct Small;
 impl ClusterView for Small {
     fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let there = [Resource::NAMESPACES, Resource::SERVICE_ACCOUNTS].contains(&resource);
-        let value = json!({"metadata": {"name": name, "namespace": namespace}, "status": {"phase": "Active"}});
+        let value =
+            json!({"metadata": {"name": name, "namespace": namespace}, "status": {"phase": "Active"}});
         there.then(|| Arc::new(object(value)))
     }
 
@@ -188,7 +190,12 @@ impl ClusterView for Small {
         Vec::new()
     }
 
-    async fn get_live(&self, resource: Resource, namespace: &str, name: &str) -> StatusResult<Option<Arc<Object>>> {
+    async fn get_live(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+    ) -> StatusResult<Option<Arc<Object>>> {
         Ok(self.get(resource, namespace, name))
     }
 }
@@ -216,10 +223,13 @@ async fn admission() -> Result<(), Failed> {
     };
     let chain = Selection::with_node_restriction().build(&needs, &Settings::default())?;
     let map = object(json!({"metadata": {"name": "m", "namespace": "n"}, "data": {"k": "v"}}));
-    let pod = object(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"serviceAccountName": "default",
+    let pod =
+        object(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"serviceAccountName": "default",
         "containers": [{"name": "c", "image": "nginx:1", "resources": {"requests": {"cpu": "1"}}}]}}));
     let user = UserInfo::new("jane", &["devs"]);
-    for (what, kind, plural, made) in [("ConfigMap", "ConfigMap", "configmaps", map), ("Pod", "Pod", "pods", pod)] {
+    for (what, kind, plural, made) in
+        [("ConfigMap", "ConfigMap", "configmaps", map), ("Pod", "Pod", "pods", pod)]
+    {
         let (gvk, gvr) = (GroupVersionKind::new("", "v1", kind), GroupVersionResource::new("", "v1", plural));
         let cost = each(20_000, |_| async {
             let mut object = made.clone();
@@ -240,7 +250,11 @@ async fn admission() -> Result<(), Failed> {
             };
             chain.mutate(&mut attributes).await.and(chain.validate(&attributes).await)
         });
-        row(&format!("admission: create of a {what}"), cost.await, &format!("{} plugins, with a copy", chain.0.len()));
+        row(
+            &format!("admission: create of a {what}"),
+            cost.await,
+            &format!("{} plugins, with a copy", chain.0.len()),
+        );
     }
     Ok(())
 }
@@ -261,7 +275,8 @@ async fn ask(server: &ApiServer, user: &Arc<UserInfo>, request: Request<Body>, w
 
 /// Requests by somebody whom RBAC allows; all but TLS and HTTP.
 async fn whole(dir: &Path, pki: &ClusterPki, audited: bool) -> Result<(), Failed> {
-    let store = Embedded::open(dir.join(format!("db-{audited}")), Options { sync: false, ..Options::default() })?;
+    let store =
+        Embedded::open(dir.join(format!("db-{audited}")), Options { sync: false, ..Options::default() })?;
     let keys = vec![pki.service_account_public_key()];
     let accounts = ServiceAccounts::new(pki.service_account_key(), keys, "https://kubernetes.default.svc");
     let tls = TlsFiles { certificate: pki.api_server().certificate, key: pki.api_server().key };
@@ -282,11 +297,11 @@ async fn whole(dir: &Path, pki: &ClusterPki, audited: bool) -> Result<(), Failed
     let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
     ask(&server, &admin, request("POST", bindings, &bound.into_value())?, StatusCode::CREATED).await;
     let maps = "/api/v1/namespaces/default/configmaps";
-    let map = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "x".repeat(400)}})
-    };
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "x".repeat(400)}});
     // The binding counts when the watch has told of it.
-    while server.handle_local(jane.clone(), request("GET", maps, &Value::Null)?).await.status() != StatusCode::OK {
+    while server.handle_local(jane.clone(), request("GET", maps, &Value::Null)?).await.status()
+        != StatusCode::OK
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let of = if audited { "RBAC, audit at Metadata; no TLS, no HTTP" } else { "RBAC; no TLS, no HTTP" };

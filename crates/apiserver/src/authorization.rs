@@ -121,11 +121,8 @@ impl ReviewServer for Asked {
         if status.is_success() {
             return Ok(answer.into_body());
         }
-        let passing = [
-            StatusCode::INTERNAL_SERVER_ERROR,
-            StatusCode::TOO_MANY_REQUESTS,
-            StatusCode::GATEWAY_TIMEOUT,
-        ];
+        let passing =
+            [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT];
         let again = passing.contains(&status) || answer.headers().contains_key(RETRY_AFTER);
         Err(failed(format!("the server answered {status}"), again))
     }

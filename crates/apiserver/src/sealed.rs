@@ -68,7 +68,9 @@ pub(crate) async fn filled(
             return done.map_err(|e| StartError::Setting(format!("the store cannot be read: {e}")));
         }
         if let Some(Err(why)) = keys.map(|health| health()) {
-            return Err(StartError::Setting(format!("the store cannot be read without its key server: {why}")));
+            return Err(StartError::Setting(format!(
+                "the store cannot be read without its key server: {why}"
+            )));
         }
         tracing::warn!("the store has not been read yet");
     }

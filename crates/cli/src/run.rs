@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use apiserver::{Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile, KubeletClient, Selection, ServiceAccounts, TlsFiles};
+use apiserver::{
+    Admission, Anonymous, ApiServer, AuthorizationMode, Component, Config as ApiConfig, EncryptionFile,
+    KubeletClient, Selection, ServiceAccounts, TlsFiles,
+};
 use async_trait::async_trait;
 use base::{State, Supervised, supervise};
 use client::ElectionConfig;

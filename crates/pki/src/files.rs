@@ -141,7 +141,10 @@ mod tests {
         std::os::unix::fs::symlink(&target, &key).expect("linked");
         let set = |mode| fs::set_permissions(&target, fs::Permissions::from_mode(mode)).expect("set");
         set(0o644);
-        assert_eq!(tighten(&key).expect_err("others may read it").source.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            tighten(&key).expect_err("others may read it").source.kind(),
+            io::ErrorKind::PermissionDenied
+        );
         assert_eq!(mode(&target), 0o644);
         set(0o600);
         assert!(!tighten(&key).expect("it is private"));

@@ -16,7 +16,8 @@ fn plugin() -> NodeRestriction {
         ]),
     );
     let wants = |audience: &str| json!([{"audience": audience}]);
-    let driver = |name: &str, tokens: Value| json!({"metadata": {"name": name}, "spec": {"tokenRequests": tokens}});
+    let driver =
+        |name: &str, tokens: Value| json!({"metadata": {"name": name}, "spec": {"tokenRequests": tokens}});
     NodeRestriction(Arc::new(
         FakeCluster::default()
             .with(Resource::NODES, json!({"metadata": {"name": "n1", "uid": "node-uid"}}))
@@ -27,7 +28,10 @@ fn plugin() -> NodeRestriction {
                 Resource::VOLUME_CLAIMS,
                 json!({"metadata": {"name": "claim", "namespace": "a"}, "spec": {"volumeName": "pv"}}),
             )
-            .with(Resource::VOLUMES, json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "other.example"}}}))
+            .with(
+                Resource::VOLUMES,
+                json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "other.example"}}}),
+            )
             .with(Resource::PODS, pod("other", "n2")),
     ))
 }

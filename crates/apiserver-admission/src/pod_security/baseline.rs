@@ -298,7 +298,8 @@ fn seccomp(pod: &PodSpec<'_>) -> Option<Violation> {
 fn seccomp_annotations(pod: &PodSpec<'_>) -> Option<Violation> {
     let names: Vec<&str> = pod.containers().map(Container::name).collect();
     let of_container = |key: &str| {
-        key.strip_prefix("container.seccomp.security.alpha.kubernetes.io/").is_some_and(|c| names.contains(&c))
+        key.strip_prefix("container.seccomp.security.alpha.kubernetes.io/")
+            .is_some_and(|c| names.contains(&c))
     };
     let mut forbidden: Vec<String> = pod
         .annotations()

@@ -173,8 +173,7 @@ struct FileDefaults {
 pub(super) fn configuration(config: Option<&Value>) -> Result<(Policy, Exemptions), ConfigError> {
     let Some(config) = config else { return Ok((Policy::default(), Exemptions::default())) };
     let versions = ["v1", "v1beta1", "v1alpha1"].map(|v| format!("pod-security.admission.config.k8s.io/{v}"));
-    let file: File =
-        typed(config, "PodSecurityConfiguration", &versions.each_ref().map(String::as_str))?;
+    let file: File = typed(config, "PodSecurityConfiguration", &versions.each_ref().map(String::as_str))?;
     let mut errors = Vec::new();
     let mut level_version = |mode: &str, level: &Option<String>, version: &Option<String>| {
         let path = |field: &str| FieldPath::new("defaults").child(field);
@@ -283,7 +282,9 @@ mod tests {
         let (policy, exempt) = configuration(Some(&good)).unwrap();
         assert_eq!(policy.enforce.to_string(), "baseline:v1.30");
         assert_eq!((policy.audit.to_string(), policy.warn), ("restricted:latest".to_owned(), OPEN));
-        assert!(exempt.has_user("a b") && exempt.has_namespace("kube-system") && exempt.has_runtime_class("kata"));
+        assert!(
+            exempt.has_user("a b") && exempt.has_namespace("kube-system") && exempt.has_runtime_class("kata")
+        );
         assert!(!exempt.has_user("") && !exempt.has_namespace("default"));
         let (labelled, _) = policy.of(&namespace(&[("enforce", "restricted")]));
         assert_eq!(labelled.enforce.to_string(), "restricted:v1.30");
@@ -293,9 +294,17 @@ mod tests {
                 json!({}),
                 "defaults.enforce: Invalid value: \"x\": must be one of privileged, baseline, restricted",
             ),
-            (json!({"warn-version": "1"}), json!({}), "defaults.warn-version: Invalid value: \"1\": must be \"latest\""),
+            (
+                json!({"warn-version": "1"}),
+                json!({}),
+                "defaults.warn-version: Invalid value: \"1\": must be \"latest\"",
+            ),
             (json!({}), json!({"namespaces": ["A"]}), "exemptions.namespaces[0]: Invalid value: \"A\""),
-            (json!({}), json!({"namespaces": ["a", "a"]}), "exemptions.namespaces[1]: Duplicate value: \"a\""),
+            (
+                json!({}),
+                json!({"namespaces": ["a", "a"]}),
+                "exemptions.namespaces[1]: Duplicate value: \"a\"",
+            ),
             (json!({}), json!({"usernames": [""]}), "exemptions.usernames[0]: Required value"),
             (json!({"enforced": "x"}), json!({}), "unknown field `enforced`"),
         ] {

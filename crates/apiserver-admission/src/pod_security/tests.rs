@@ -195,7 +195,8 @@ async fn the_configuration_sets_defaults_and_exempts() {
         "defaults": {"enforce": "baseline"},
         "exemptions": {"usernames": ["root"], "namespaces": ["free"], "runtimeClasses": ["kata"]}});
     let namespace = |name: &str| json!({"metadata": {"name": name}});
-    let cluster = ["a", "free"].iter().fold(FakeCluster::default(), |c, n| c.with(Resource::NAMESPACES, namespace(n)));
+    let cluster =
+        ["a", "free"].iter().fold(FakeCluster::default(), |c, n| c.with(Resource::NAMESPACES, namespace(n)));
     let plugin = PodSecurity::from_config(Arc::new(cluster), Some(&config)).unwrap();
     for (user, namespace, class, good) in [
         ("jane", "a", "", false),
@@ -206,8 +207,7 @@ async fn the_configuration_sets_defaults_and_exempts() {
     ] {
         let spec = json!({"hostPID": true, "runtimeClassName": class});
         let pod = json!({"metadata": {"name": "p", "namespace": namespace}, "spec": spec});
-        let ask =
-            Ask { user: machinery::request::UserInfo::new(user, &[]), ..Ask::create_pod(pod) };
+        let ask = Ask { user: machinery::request::UserInfo::new(user, &[]), ..Ask::create_pod(pod) };
         let got = ask.run(&plugin).await;
         assert_eq!(got.is_ok(), good, "{user} {namespace} {class}: {got:?}");
     }
@@ -215,10 +215,10 @@ async fn the_configuration_sets_defaults_and_exempts() {
 
 #[tokio::test]
 async fn updates_are_judged_where_they_matter() {
-    let spec = |image: &str, ephemeral: Value| {
-        json!({"hostPID": true, "containers": [{"name": "c", "image": image}], "ephemeralContainers": ephemeral})
+    let spec = |image: &str, ephemeral: Value| json!({"hostPID": true, "containers": [{"name": "c", "image": image}], "ephemeralContainers": ephemeral});
+    let pod = |spec: Value| {
+        crate::testing::object(json!({"metadata": {"name": "p", "namespace": "a"}, "spec": spec}))
     };
-    let pod = |spec: Value| crate::testing::object(json!({"metadata": {"name": "p", "namespace": "a"}, "spec": spec}));
     let none = || spec("x", json!([]));
     for (subresource, new, good) in [
         ("", none(), true),
@@ -244,7 +244,10 @@ async fn labels_of_namespaces_are_checked_and_old_pods_told_of() {
     let cluster = FakeCluster::default()
         .with(Resource::PODS, pod("c", json!({"hostPID": true})))
         .with(Resource::PODS, pod("b", json!({"hostIPC": true})))
-        .with(Resource::PODS, pod("d", json!({"containers": [{"name": "x", "securityContext": {"privileged": true}}]})))
+        .with(
+            Resource::PODS,
+            pod("d", json!({"containers": [{"name": "x", "securityContext": {"privileged": true}}]})),
+        )
         .with(Resource::PODS, pod("fine", json!({})));
     let plugin = PodSecurity::new(Arc::new(cluster));
     let namespace = |level: &str| {

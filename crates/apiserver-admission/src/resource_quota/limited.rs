@@ -52,7 +52,11 @@ impl Limited {
                 errors.push(FieldError::invalid(&path.child("matchScopes"), scopes, why));
             }
         }
-        if errors.is_empty() { Ok(Self(file.limited_resources)) } else { Err(ConfigError(aggregate(&errors))) }
+        if errors.is_empty() {
+            Ok(Self(file.limited_resources))
+        } else {
+            Err(ConfigError(aggregate(&errors)))
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -63,9 +67,8 @@ impl Limited {
     pub(super) fn names<'a>(&self, group: &str, resource: &str, delta: &'a Amounts) -> Vec<&'a str> {
         let of: Vec<&LimitedResource> =
             self.0.iter().filter(|l| l.api_group == group && l.resource == resource).collect();
-        let is_limited = |name: &str| {
-            of.iter().any(|l| l.match_contains.iter().any(|part| name.contains(part.as_str())))
-        };
+        let is_limited =
+            |name: &str| of.iter().any(|l| l.match_contains.iter().any(|part| name.contains(part.as_str())));
         delta.keys().map(String::as_str).filter(|name| is_limited(name)).collect()
     }
 }

@@ -199,8 +199,10 @@ async fn what_is_limited_by_default_needs_a_quota_that_counts_it() {
     let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
         "limitedResources": [{"resource": "pods", "matchContains": ["requests.example.com"]}]});
     let gpu = || {
-        Ask::create_pod(json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"containers": [{"name": "c",
-            "resources": {"requests": {"example.com/gpu": "1"}, "limits": {"example.com/gpu": "1"}}}]}}))
+        Ask::create_pod(
+            json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"containers": [{"name": "c",
+            "resources": {"requests": {"example.com/gpu": "1"}, "limits": {"example.com/gpu": "1"}}}]}}),
+        )
     };
     for (hard, want) in [
         (
@@ -209,7 +211,8 @@ async fn what_is_limited_by_default_needs_a_quota_that_counts_it() {
         ),
         (json!({"requests.example.com/gpu": "1"}), ""),
     ] {
-        let used: Map<String, Value> = hard.as_object().unwrap().keys().map(|k| (k.clone(), "0".into())).collect();
+        let used: Map<String, Value> =
+            hard.as_object().unwrap().keys().map(|k| (k.clone(), "0".into())).collect();
         let store = Store::new(json!({}), hard, used.into());
         let plugin = ResourceQuota::from_config(store.clone(), store.clone(), Some(&config)).unwrap();
         assert_eq!(gpu().run(&plugin).await.err().unwrap_or_default(), want);

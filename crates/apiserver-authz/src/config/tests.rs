@@ -38,8 +38,7 @@ fn files_name_modes_in_order() {
         unauthorized_ttl: Duration::ZERO,
         on_error: Decision::NoOpinion,
     };
-    let webhook =
-        WebhookMode { kubeconfig: "/etc/w".into(), timeout: Duration::from_secs(3), options };
+    let webhook = WebhookMode { kubeconfig: "/etc/w".into(), timeout: Duration::from_secs(3), options };
     assert_eq!(parse(&text), Ok(vec![Mode::Node, Mode::Webhook(Box::new(webhook)), Mode::Rbac]));
     let json = r#"{"apiVersion":"apiserver.config.k8s.io/v1beta1","kind":"AuthorizationConfiguration",
         "authorizers":[{"type":"AlwaysAllow","name":"all"}]}"#;
@@ -68,10 +67,7 @@ fn what_is_wrong_is_told_with_its_path() {
             "authorizers[0].type: Unsupported value: \"Magic\": supported values: \"ABAC\", \"AlwaysAllow\", \
              \"AlwaysDeny\", \"Node\", \"RBAC\", \"Webhook\"",
         ),
-        (
-            "[{type: RBAC, name: a}, {type: RBAC, name: b}]",
-            "authorizers[1].type: Duplicate value: \"RBAC\"",
-        ),
+        ("[{type: RBAC, name: a}, {type: RBAC, name: b}]", "authorizers[1].type: Duplicate value: \"RBAC\""),
         ("[{type: RBAC, name: a}, {type: Node, name: a}]", "authorizers[1].name: Duplicate value: \"a\""),
         ("[{type: RBAC}]", "authorizers[0].name: Required value"),
         ("[{type: RBAC, name: A_B}]", "authorizer name is invalid: a lowercase RFC 1123 subdomain"),

@@ -169,7 +169,9 @@ async fn every_answer_has_a_name() {
     // With and without a trail.
     for audited in [None, policy(dir.path(), "{level: None}")] {
         let live = start(dir.path(), audited).await;
-        for (path, given) in [("/api/v1/namespaces", None), ("/nothing", Some("mine")), ("/livez", Some("yours"))] {
+        for (path, given) in
+            [("/api/v1/namespaces", None), ("/nothing", Some("mine")), ("/livez", Some("yours"))]
+        {
             let user = Arc::new(UserInfo::new("eve", &[]));
             let mut request = Request::get(path);
             if let Some(given) = given {

@@ -125,7 +125,10 @@ const ADMIN: &str = "admin@system:masters";
 async fn a_stolen_value_is_refused_and_lists_that_it_belongs_to_fail() {
     let elsewhere = "the object of another key, default/theirs, lies there";
     for (provider, why) in [
-        ("aesgcm", "unable to transform key \"/registry/secrets/default/mine\": cipher: message authentication failed"),
+        (
+            "aesgcm",
+            "unable to transform key \"/registry/secrets/default/mine\": cipher: message authentication failed",
+        ),
         ("secretbox", elsewhere),
         ("aescbc", elsewhere),
     ] {
@@ -140,7 +143,8 @@ async fn a_stolen_value_is_refused_and_lists_that_it_belongs_to_fail() {
         swap(dir.path(), "theirs", "mine").await;
 
         let live = start(dir.path(), None).await;
-        for request in [format!("GET {SECRETS}/mine"), format!("GET {SECRETS}"), "GET /api/v1/secrets".into()] {
+        for request in [format!("GET {SECRETS}/mine"), format!("GET {SECRETS}"), "GET /api/v1/secrets".into()]
+        {
             let (status, answer) = live.ask_as(ADMIN, &request, &[], "").await;
             assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{provider}: {request}");
             let message = answer["message"].as_str().unwrap();
@@ -156,7 +160,8 @@ async fn a_stolen_value_is_refused_and_lists_that_it_belongs_to_fail() {
         let delete = format!("DELETE {SECRETS}/mine?{unread}");
         let (status, answer) = live.ask_as("jane", &delete, &[], "").await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
-        let (status, answer) = live.ask_as(ADMIN, &format!("{delete}&propagationPolicy=Orphan"), &[], "").await;
+        let (status, answer) =
+            live.ask_as(ADMIN, &format!("{delete}&propagationPolicy=Orphan"), &[], "").await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
         if provider == "aesgcm" {
             let (status, _) = live.ask_as(ADMIN, &format!("DELETE {SECRETS}/mine"), &[], "").await;

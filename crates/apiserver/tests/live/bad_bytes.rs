@@ -140,7 +140,11 @@ fn tokens_and_keys_of_issuers() {
 fn certificates() {
     check(
         guards::certificates,
-        &[guards::LEAF, include_bytes!("../../../../fuzz/seeds/ca.pem"), b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"],
+        &[
+            guards::LEAF,
+            include_bytes!("../../../../fuzz/seeds/ca.pem"),
+            b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+        ],
     );
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{
-    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, ServiceAccounts, Serving, TlsFiles,
+    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
 };
 use clap::Args;
 

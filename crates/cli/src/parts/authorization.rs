@@ -56,13 +56,7 @@ impl AuthorizationFlags {
             unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
             has_config_file: self.authorization_config.is_some(),
         };
-        let modes = flags
-            .settled()
-            .map_err(|e| Failure::new(e.to_string(), "see --authorization-mode"))?;
-        Ok(Authorization {
-            modes,
-            config: self.authorization_config,
-            policy: self.authorization_policy_file,
-        })
+        let modes = flags.settled().map_err(|e| Failure::new(e.to_string(), "see --authorization-mode"))?;
+        Ok(Authorization { modes, config: self.authorization_config, policy: self.authorization_policy_file })
     }
 }

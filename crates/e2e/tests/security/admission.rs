@@ -55,7 +55,9 @@ pub fn plugins() -> Result<()> {
     let plane = ControlPlane::start_in(dir, &flags, &["--controllers=serviceaccount-controller"])?;
     let kubectl = plane.kubectl();
     let default = kubectl.within("default");
-    eventually("the account is there", Duration::from_secs(30), || default.run("get serviceaccount default"))?;
+    eventually("the account is there", Duration::from_secs(30), || {
+        default.run("get serviceaccount default")
+    })?;
 
     // On by name: images are always pulled. Off by name: nobody adds tolerations. By default: a priority is filled in.
     let (code, warned) = told(&default, &pod("plain", ""))?;
@@ -67,7 +69,10 @@ pub fn plugins() -> Result<()> {
     // The file: what labels do not say is baseline, and one namespace is exempt.
     let privileged = pod("p", ", securityContext: {privileged: true}");
     let (_, refusal) = told(&default, &privileged)?;
-    ensure!(refusal.contains("violates PodSecurity \"baseline:latest\": privileged (container \"c\""), "{refusal}");
+    ensure!(
+        refusal.contains("violates PodSecurity \"baseline:latest\": privileged (container \"c\""),
+        "{refusal}"
+    );
     let system = kubectl.within("kube-system");
     eventually("the account is there", Duration::from_secs(30), || system.run("get serviceaccount default"))?;
     let (code, text) = told(&system, &privileged)?;
@@ -77,7 +82,9 @@ pub fn plugins() -> Result<()> {
     ensure!(refusal.contains("must be one of privileged, baseline, restricted"), "{refusal}");
     let answer = kubectl.answer(&format!("{label}=restricted").split(' ').collect::<Vec<_>>(), None)?;
     ensure!(
-        answer.err.contains("existing pods in namespace \"default\" violate the new PodSecurity enforce level")
+        answer
+            .err
+            .contains("existing pods in namespace \"default\" violate the new PodSecurity enforce level")
             && answer.err.contains("plain: allowPrivilegeEscalation != false"),
         "{}",
         answer.err
@@ -105,7 +112,10 @@ pub fn plugins() -> Result<()> {
     for (flags, want) in [
         (&["--enable-admission-plugins=SecurityContextDeny"][..], "is unknown: Kubernetes 1.30 removed it"),
         (&["--disable-admission-plugins=Made"], "disable-admission-plugins plugin \"Made\" is unknown"),
-        (&["--admission-control=NamespaceLifecycle,PodSecurityPolicy"], "what does its work now is PodSecurity"),
+        (
+            &["--admission-control=NamespaceLifecycle,PodSecurityPolicy"],
+            "what does its work now is PodSecurity",
+        ),
         (&["--enable-admission-plugins=ImagePolicyWebhook"], "\"ImagePolicyWebhook\" is not available here"),
         (&["--admission-control-config-file=/nonexistent"], "failed to read plugin config: /nonexistent"),
     ] {

@@ -113,7 +113,11 @@ pub fn webhook() -> Result<()> {
     let [hooked, banned, jane] = people(&plane)?;
     let expect = |pair: &Pair, target: &str, code: u16, text: &str| -> Result<()> {
         let got = plane.curl(pair, target)?;
-        ensure!(got.0 == code && got.1.contains(text), "{target}: {got:?}, want {code} {text}\n{}", plane.log());
+        ensure!(
+            got.0 == code && got.1.contains(text),
+            "{target}: {got:?}, want {code} {text}\n{}",
+            plane.log()
+        );
         Ok(())
     };
     expect(&hooked, PODS, 200, "PodList")?;
@@ -126,7 +130,8 @@ pub fn webhook() -> Result<()> {
     let about = |user: &str| asked.iter().find(|q| q["spec"]["user"] == user).cloned().unwrap_or_default();
     let question = about("jane");
     ensure!(question["apiVersion"] == "authorization.k8s.io/v1", "{question}");
-    let attributes = serde_json::json!({"namespace": "default", "verb": "list", "version": "v1", "resource": "pods"});
+    let attributes =
+        serde_json::json!({"namespace": "default", "verb": "list", "version": "v1", "resource": "pods"});
     ensure!(question["spec"]["resourceAttributes"] == attributes, "{question}");
     ensure!(question["spec"]["groups"] == serde_json::json!(["devs", "system:authenticated"]), "{question}");
     ensure!(about("admin").is_null(), "asked about a master");
@@ -143,17 +148,23 @@ pub fn webhook() -> Result<()> {
     // Without its server: who is allowed by others goes on, what is remembered is, and the rest fails as an error does.
     drop(process);
     plane.kubectl().run("create clusterrolebinding jane --clusterrole=view --user=jane")?;
-    eventually("RBAC allows without the webhook", Duration::from_secs(30), || expect(&jane, PODS, 200, "PodList"))?;
+    eventually("RBAC allows without the webhook", Duration::from_secs(30), || {
+        expect(&jane, PODS, 200, "PodList")
+    })?;
     expect(&hooked, PODS, 200, "PodList")?;
     let nodes = "/api/v1/nodes";
     expect(&banned, nodes, 500, "Internal Server Error: \\\"/api/v1/nodes\\\": Post")?;
     let review = r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview",
         "spec":{"resourceAttributes":{"verb":"list","resource":"secrets"}}}"#;
-    let arguments = ["--cert", banned.certificate(), "--key", banned.key(), "-H", "Content-Type: application/json"];
+    let arguments =
+        ["--cert", banned.certificate(), "--key", banned.key(), "-H", "Content-Type: application/json"];
     let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     // Even that question takes the right to ask it, which RBAC gives to everybody.
     let got = plane.curl_with(&[&arguments[..], &["-d", review]].concat(), reviews)?;
-    ensure!(got.0 == 201 && got.1.contains("\"allowed\":false") && got.1.contains("evaluationError"), "{got:?}");
+    ensure!(
+        got.0 == 201 && got.1.contains("\"allowed\":false") && got.1.contains("evaluationError"),
+        "{got:?}"
+    );
     // Back again, it is asked again.
     let _process = hook.start()?;
     expect(&hooked, nodes, 200, "NodeList")?;
@@ -208,9 +219,15 @@ pub fn config() -> Result<()> {
 
     // What makes no sense is refused before anything starts.
     for (flags, want) in [
-        (&["--authorization-mode=Node,Webhook"][..], "authorization-mode Webhook's authorization config file not passed"),
+        (
+            &["--authorization-mode=Node,Webhook"][..],
+            "authorization-mode Webhook's authorization config file not passed",
+        ),
         (&["--authorization-mode=Magic"], "authorization-mode \"Magic\" is not a valid mode"),
-        (&["--authorization-mode=RBAC", "--authorization-config=/x"], "--authorization-config can not be specified when"),
+        (
+            &["--authorization-mode=RBAC", "--authorization-config=/x"],
+            "--authorization-config can not be specified when",
+        ),
     ] {
         refused(flags, want)?;
     }

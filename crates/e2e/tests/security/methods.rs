@@ -268,7 +268,10 @@ pub fn front_proxy() -> Result<()> {
 pub fn files() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("cox-security-").tempdir()?;
     let tokens = dir.path().join("token.csv");
-    std::fs::write(&tokens, "chAng3m3,admin,admin\nseCret,kubelet,kubelet,\"system:nodes,devs\"\ndouble,joe,1\n")?;
+    std::fs::write(
+        &tokens,
+        "chAng3m3,admin,admin\nseCret,kubelet,kubelet,\"system:nodes,devs\"\ndouble,joe,1\n",
+    )?;
     let rules = dir.path().join("authorization-policy.jsonl");
     let rule = |spec: &str| {
         format!(
@@ -314,7 +317,8 @@ pub fn files() -> Result<()> {
     }
     // Readers do not write.
     let body = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"x"}]}}"#;
-    let arguments = ["-H", "Authorization: Bearer seCret", "-H", "Content-Type: application/json", "-d", body];
+    let arguments =
+        ["-H", "Authorization: Bearer seCret", "-H", "Content-Type: application/json", "-d", body];
     let got = plane.curl_with(&arguments, pods)?;
     ensure!(got.0 == 403 && got.1.contains("No policy matched."), "{got:?}");
     // Nor does anybody get in by the name of a mode that denies all.

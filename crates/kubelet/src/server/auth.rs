@@ -68,9 +68,8 @@ impl Handshakes {
             let none = acceptor(None, serving).map_err(tls_error(&config.cert_file))?;
             return Ok(Self(Clients::None(none)));
         };
-        let make = move |all: &[Vec<u8>]| {
-            acceptor(Some(all.first().map_or(&[], Vec::as_slice)), serving.clone())
-        };
+        let make =
+            move |all: &[Vec<u8>]| acceptor(Some(all.first().map_or(&[], Vec::as_slice)), serving.clone());
         let made = Fresh::open(vec![path.clone()], make);
         made.map(|fresh| Self(Clients::Of(fresh))).map_err(|e| tls_error(&e.path)(e.why))
     }

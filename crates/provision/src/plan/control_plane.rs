@@ -86,6 +86,7 @@ fn api_server(building: &mut Building<'_>) {
     flags.path("client-ca-file", pki("ca.crt"));
     flags.path("authentication-config", authentication(building));
     flags.add("authorization-mode", "Node,RBAC");
+    flags.add("enable-admission-plugins", "NodeRestriction");
     if spec.etcd == Topology::Embedded {
         flags.path("data-dir", &paths.db);
     } else {

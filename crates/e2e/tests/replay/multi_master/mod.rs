@@ -332,7 +332,10 @@ fn power_cut(hosts: &mut Hosts) -> Result<()> {
         }
         Ok(())
     })?;
-    println!("     the other master was seen to lead {:.1} s after the power cut", began.elapsed().as_secs_f64());
+    println!(
+        "     the other master was seen to lead {:.1} s after the power cut",
+        began.elapsed().as_secs_f64()
+    );
     // A controller, the scheduler, a kubelet and the proxy: all of them work on.
     control.sh(&format!("{KUBECTL} -n kube-system scale deployment coredns --replicas=3"))?;
     let three =
