@@ -101,9 +101,7 @@ const KUBELET: &[Removed] = &[
         fate: "gone since v1.31 for clouds by name",
         instead: CLOUD,
     },
-    gone("cni-bin-dir", "removed in v1.24", CNI),
     gone("cni-cache-dir", "removed in v1.24", CNI),
-    gone("cni-conf-dir", "removed in v1.24", CNI),
     gone("container-runtime", "removed in v1.27", DOCKER),
     gone("docker-endpoint", "removed in v1.24", DOCKER),
     gone(
