@@ -163,7 +163,8 @@ pub fn owned_fields(data: &[u8]) {
     }
     let Ok(applied) = fields::apply(&versions, &scope, &live, &config, true) else { return };
     // Whoever applies the same again changes nothing.
-    let again = fields::apply(&versions, &scope, &applied, &config, false).expect("there is nobody to conflict with");
+    let again =
+        fields::apply(&versions, &scope, &applied, &config, false).expect("there is nobody to conflict with");
     let without = |mut object: Object| {
         object.remove(&["metadata", "managedFields"]);
         object

@@ -64,8 +64,7 @@ static RESPONSE: Message = Message {
     extensions: 5,
 };
 static MEDIA_TYPE: Message = Message { fields: &[("schema", 1, By(schema))], extensions: 5 };
-static REFERENCE: Message =
-    Message { fields: &[("$ref", 1, Text), ("description", 3, Text)], extensions: 0 };
+static REFERENCE: Message = Message { fields: &[("$ref", 1, Text), ("description", 3, Text)], extensions: 0 };
 static SCHEMA: Message = Message {
     fields: &[
         ("nullable", 1, Bool),

@@ -361,14 +361,32 @@ mod tests {
     #[test]
     fn who_may_create_by_update_and_who_has_to_name_a_revision() {
         let creates = [
-            "clusterrolebindings", "clusterroles", "endpoints", "events", "leases", "limitranges", "rolebindings",
-            "roles", "runtimeclasses", "services",
+            "clusterrolebindings",
+            "clusterroles",
+            "endpoints",
+            "events",
+            "leases",
+            "limitranges",
+            "rolebindings",
+            "roles",
+            "runtimeclasses",
+            "services",
         ];
         let conditional = [
-            "csidrivers", "csinodes", "csistoragecapacities", "customresourcedefinitions", "leases",
-            "mutatingadmissionpolicies", "mutatingadmissionpolicybindings", "mutatingwebhookconfigurations",
-            "poddisruptionbudgets", "runtimeclasses", "validatingadmissionpolicies",
-            "validatingadmissionpolicybindings", "validatingwebhookconfigurations", "volumeattachments",
+            "csidrivers",
+            "csinodes",
+            "csistoragecapacities",
+            "customresourcedefinitions",
+            "leases",
+            "mutatingadmissionpolicies",
+            "mutatingadmissionpolicybindings",
+            "mutatingwebhookconfigurations",
+            "poddisruptionbudgets",
+            "runtimeclasses",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+            "validatingwebhookconfigurations",
+            "volumeattachments",
         ];
         for kind in KINDS.iter().filter(|k| k.version == "v1" && k.group != "apiregistration.k8s.io") {
             let strategy = strategy_for(&kind.group, &kind.plural, "");

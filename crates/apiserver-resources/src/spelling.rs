@@ -28,10 +28,15 @@ pub(crate) fn ip(at: &At, found: &mut Vec<String>) {
     let Some(ip) = lax(value) else { return };
     let preferred = plain(ip);
     if preferred != ip || value.parse::<IpAddr>().is_err() {
-        found.push(format!("{path}: non-standard IP address {value:?} is invalid: use {:?}", preferred.to_string()));
+        found.push(format!(
+            "{path}: non-standard IP address {value:?} is invalid: use {:?}",
+            preferred.to_string()
+        ));
     } else if ip.is_ipv6() && ip.to_string() != value {
         let canonical = ip.to_string();
-        found.push(format!("{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({canonical:?})"));
+        found.push(format!(
+            "{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({canonical:?})"
+        ));
     }
 }
 
@@ -81,9 +86,18 @@ mod tests {
     fn addresses() {
         assert_eq!(told(ip, "10.0.0.1"), "");
         assert_eq!(told(ip, "fd00::1"), "");
-        assert_eq!(told(ip, "010.0.0.1"), "non-standard IP address \"010.0.0.1\" is invalid: use \"10.0.0.1\"");
-        assert_eq!(told(ip, "::ffff:10.0.0.1"), "non-standard IP address \"::ffff:10.0.0.1\" is invalid: use \"10.0.0.1\"");
-        assert_eq!(told(ip, "FD00:0::1"), "IPv6 address \"FD00:0::1\" should be in RFC 5952 canonical format (\"fd00::1\")");
+        assert_eq!(
+            told(ip, "010.0.0.1"),
+            "non-standard IP address \"010.0.0.1\" is invalid: use \"10.0.0.1\""
+        );
+        assert_eq!(
+            told(ip, "::ffff:10.0.0.1"),
+            "non-standard IP address \"::ffff:10.0.0.1\" is invalid: use \"10.0.0.1\""
+        );
+        assert_eq!(
+            told(ip, "FD00:0::1"),
+            "IPv6 address \"FD00:0::1\" should be in RFC 5952 canonical format (\"fd00::1\")"
+        );
     }
 
     #[test]
@@ -93,7 +107,10 @@ mod tests {
             told(cidr, "10.1.2.3/8"),
             "CIDR value \"10.1.2.3/8\" is ambiguous in this context (should be \"10.0.0.0/8\" or \"10.1.2.3/32\"?)"
         );
-        assert_eq!(told(cidr, "010.0.0.0/8"), "non-standard CIDR value \"010.0.0.0/8\" is invalid: use \"10.0.0.0/8\"");
+        assert_eq!(
+            told(cidr, "010.0.0.0/8"),
+            "non-standard CIDR value \"010.0.0.0/8\" is invalid: use \"10.0.0.0/8\""
+        );
         assert_eq!(
             told(cidr, "FD00::/8"),
             "IPv6 CIDR value \"FD00::/8\" should be in RFC 5952 canonical format (\"fd00::/8\")"

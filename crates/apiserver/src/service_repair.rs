@@ -101,7 +101,8 @@ async fn look(
         allocator.give_back(ip, parent).await?;
         tracing::info!(ip, "a cluster IP that no Service holds was released");
     }
-    let unmarked = if plan.unmarked.is_empty() { Vec::new() } else { allocator.within(plan.unmarked).await? };
+    let unmarked =
+        if plan.unmarked.is_empty() { Vec::new() } else { allocator.within(plan.unmarked).await? };
     for (ip, service) in &unmarked {
         if allocator.take_ip(ip, service).await? {
             tracing::info!(ip, service = service.name(), "a cluster IP was marked as taken");

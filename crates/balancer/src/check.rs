@@ -39,10 +39,7 @@ impl Trust {
             .map_err(|e| Error::Trust(e.to_string()))?;
         let Self::Authority(pem) = self else {
             let verifier = Arc::new(TakeAny(provider));
-            return Ok(builder
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth());
+            return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
         };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem) {

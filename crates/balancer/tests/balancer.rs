@@ -162,7 +162,10 @@ async fn no_more_clients_than_allowed_are_let_in() {
 }
 
 /// An HTTPS server with what it says at `/readyz`; connections beyond HTTP are not its business. `None`: says nothing.
-async fn api_server(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, says: watch::Receiver<Option<u16>>) -> SocketAddr {
+async fn api_server(
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    says: watch::Receiver<Option<u16>>,
+) -> SocketAddr {
     let key = certificate.signing_key.serialize_der().try_into().expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -198,7 +201,17 @@ async fn api_server(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, says: wat
 }
 
 /// The server that a TLS client gets, told by its certificate.
-async fn whose(balancer: SocketAddr, names: &[(&str, &rcgen::CertifiedKey<rcgen::KeyPair>)]) -> Option<String> {
+async fn whose(
+    balancer: SocketAddr,
+    names: &[(&str, &rcgen::CertifiedKey<rcgen::KeyPair>)],
+) -> Option<String> {
+    connect(balancer, names).await.map(|(name, _)| name)
+}
+
+async fn connect(
+    balancer: SocketAddr,
+    names: &[(&str, &rcgen::CertifiedKey<rcgen::KeyPair>)],
+) -> Option<(String, tokio_rustls::client::TlsStream<TcpStream>)> {
     let mut roots = rustls::RootCertStore::empty();
     for (_, certificate) in names {
         roots.add(certificate.cert.der().clone()).expect("a root");
@@ -214,7 +227,8 @@ async fn whose(balancer: SocketAddr, names: &[(&str, &rcgen::CertifiedKey<rcgen:
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = tokio::time::timeout(PATIENCE, connector.connect(server, stream)).await.ok()?.ok()?;
     let shown = stream.get_ref().1.peer_certificates()?.first()?.clone();
-    names.iter().find(|(_, c)| *c.cert.der() == shown).map(|(name, _)| (*name).to_owned())
+    let (name, _) = names.iter().find(|(_, c)| *c.cert.der() == shown)?;
+    Some(((*name).to_owned(), stream))
 }
 
 fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
@@ -268,8 +282,7 @@ async fn clients_of_a_silent_backend_are_sent_away_once_another_is_well() {
         ..quick(backends)
     };
     let running = start(config).await;
-    eventually(async || whose(running.address, &[("one", &one)]).await).await;
-    let mut held = TcpStream::connect(running.address).await.expect("the balancer listens");
+    let (_, mut held) = eventually(async || connect(running.address, &[("one", &one)]).await).await;
     say_one.send(None).expect("it listens");
     let mut byte = [0; 1];
     let early = tokio::time::timeout(Duration::from_secs(2), held.read(&mut byte)).await;
@@ -286,6 +299,7 @@ async fn what_cannot_be_is_said() {
     let taken = Balancer::bind(Config::new(a.address, vec![a.address])).await;
     assert!(matches!(taken, Err(Error::Listen { .. })));
     let rubbish = Check::Readyz(Trust::Authority(b"rubbish".to_vec()));
-    let balancer = Balancer::bind(Config { check: rubbish, ..quick(vec![a.address]) }).await.expect("it listens");
+    let balancer =
+        Balancer::bind(Config { check: rubbish, ..quick(vec![a.address]) }).await.expect("it listens");
     assert!(matches!(balancer.run(CancellationToken::new()).await, Err(Error::Trust(_))));
 }

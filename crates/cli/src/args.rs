@@ -28,6 +28,7 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
+            Command::Probe | Command::ImportImages { .. } => false,
             Command::Init(_) | Command::Validate(_) | Command::Render(_) => false,
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
@@ -98,6 +99,23 @@ pub enum Command {
     /// Runs the parts of a cluster that `up` has prepared; `up` starts it in the background.
     #[command(hide = true)]
     Run(Which),
+    /// The first process of a host of a local cluster; `up` starts it in namespaces of its own.
+    #[command(hide = true, name = "host-init")]
+    HostInit {
+        /// What the host is.
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    /// Whether a service of this host works; asked over ssh.
+    #[command(hide = true)]
+    Probe,
+    /// Gives this host's container runtime the system images; asked over ssh.
+    #[command(hide = true, name = "import-images")]
+    ImportImages {
+        /// Socket of the container runtime.
+        #[arg(long)]
+        socket: PathBuf,
+    },
     /// The API server alone.
     #[command(
         name = "kube-apiserver",
@@ -171,15 +189,27 @@ pub struct Which {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Examples:\n  cox up\n  cox up --name ci --no-node --secure-port 7443   control plane only, no root needed\n  \
-    cox up --foreground -v=2"
+    cox up --foreground -v=2\n  \
+    cox up --name three --nodes 3 --control-planes 3   three hosts on this machine, each of them a control plane\n  \
+    cox up -f cluster.yaml   hosts over ssh; `cox init` writes the file"
 )]
 pub struct Up {
     /// Which cluster.
     #[command(flatten)]
     pub which: Which,
-    /// Port of the API server.
-    #[arg(long, default_value_t = 6443)]
-    pub secure_port: u16,
+    /// A cluster.yaml: makes its hosts what it says, over ssh. Name and everything else come from the file.
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with_all = ["nodes", "control_planes", "no_node", "foreground"])]
+    pub file: Option<PathBuf>,
+    /// How many hosts run pods. More than one: each is a host of its own on this machine, in namespaces, and
+    /// 127.0.0.1 leads to their API servers.
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<usize>,
+    /// How many of these hosts are control planes too, the first ones; several keep their objects in etcd.
+    #[arg(long, value_name = "N")]
+    pub control_planes: Option<usize>,
+    /// Port of the API server; 6443 if absent.
+    #[arg(long)]
+    pub secure_port: Option<u16>,
     /// Control plane alone: no root, no containerd, no pods.
     #[arg(long)]
     pub no_node: bool,

@@ -56,7 +56,7 @@ pub struct EtcdSettings {
 }
 
 /// The file that keeps the settings, in the cluster's directory.
-const SETTINGS: &str = "cluster.json";
+pub const SETTINGS: &str = "cluster.json";
 
 /// A local cluster.
 #[derive(Debug, Clone)]
@@ -162,7 +162,7 @@ impl Cluster {
         let etcd = etcd_wanted(&layout, options)?;
         let detected = HostConfig::detect(layout.clone()).await?;
         let settings = Settings {
-            secure_port: options.secure_port,
+            secure_port: options.secure_port.unwrap_or(6443),
             node: !options.no_node,
             node_name: options.node_name.clone().unwrap_or(detected.node_name),
             address: options.node_ip.unwrap_or(detected.advertise_address),

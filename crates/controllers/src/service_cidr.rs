@@ -87,9 +87,8 @@ impl Controller for ServiceCidrController {
             if let Some(object) = change.object() {
                 let nets = networks(object);
                 let others = all.list().into_iter();
-                let near = others.filter(|other| {
-                    networks(other).iter().any(|a| nets.iter().any(|b| overlap(a, b)))
-                });
+                let near =
+                    others.filter(|other| networks(other).iter().any(|a| nets.iter().any(|b| overlap(a, b))));
                 keys.extend(near.map(|other| ObjectKey::cluster(other.name_any())));
             }
             keys
@@ -106,8 +105,7 @@ impl Controller for ServiceCidrController {
         let Some(seen) = self.cidrs.get(&key) else { return Ok(Next::Rest) };
         let others: Vec<_> = self.cidrs.list().into_iter().filter(|o| o.name_any() != key.name).collect();
         let others: Vec<&ServiceCIDR> = others.iter().map(|o| &**o).collect();
-        let addresses: BTreeSet<IpAddr> =
-            self.addresses.list().iter().filter_map(|a| allocated(a)).collect();
+        let addresses: BTreeSet<IpAddr> = self.addresses.list().iter().filter_map(|a| allocated(a)).collect();
         self.apply(&key.name, &plan(&seen, &others, &addresses, Timestamp::now())).await
     }
 }
@@ -173,9 +171,8 @@ fn plan(seen: &ServiceCIDR, others: &[&ServiceCIDR], addresses: &BTreeSet<IpAddr
     let Some(deleted) = &seen.metadata.deletion_timestamp else {
         return if guarded { say(seen, READY) } else { Act::Guard };
     };
-    let within_other = |net: &IpNet| {
-        others.iter().any(|other| networks(other).iter().any(|outer| outer.contains(net)))
-    };
+    let within_other =
+        |net: &IpNet| others.iter().any(|other| networks(other).iter().any(|outer| outer.contains(net)));
     let needed = |ip: &&IpAddr| holds(seen, **ip) && !others.iter().any(|other| holds(other, **ip));
     if !networks(seen).iter().all(within_other) && addresses.iter().any(|ip| needed(&ip)) {
         return say(seen, TERMINATING);

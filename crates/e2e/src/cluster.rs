@@ -44,6 +44,19 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Brings up a cluster of hosts in namespaces of this machine.
+    pub fn of_hosts(binary: &Path, name: &str, nodes: usize, control_planes: usize) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("cox-e2e-").tempdir_in(roomy_directory())?;
+        let mut flags = vec!["--secure-port".to_owned(), free_port()?.to_string()];
+        flags.extend(["--nodes".to_owned(), nodes.to_string()]);
+        flags.extend(["--control-planes".to_owned(), control_planes.to_string()]);
+        // Builds for tests are slow, and so are the machines they run on.
+        flags.extend(["--wait".to_owned(), "240".to_owned()]);
+        let cluster = Self { binary: binary.to_owned(), data, name: name.into(), flags };
+        cluster.up_again()?;
+        Ok(cluster)
+    }
+
     /// What `cox up -o json` says, with the flags of the first time.
     pub fn answer_of_up(&self) -> Result<Answer> {
         let mut arguments = vec!["up", "-o", "json"];

@@ -30,8 +30,7 @@ impl Network {
             eprintln!("skipped: network namespaces need root");
             return None;
         }
-        let network =
-            Self(format!("hosts{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let network = Self(format!("hosts{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         for place in PLACES {
             output(&format!("ip netns add {}", network.name(place)));
             network.ip(place, "link set lo up");
@@ -106,11 +105,7 @@ impl Network {
         answer.unwrap_or_else(|e| format!("{:?}", e.kind()))
     }
 
-    fn run<T: Send + 'static>(
-        &self,
-        node: &str,
-        work: impl AsyncFnOnce() -> T + Send + 'static,
-    ) -> T {
+    fn run<T: Send + 'static>(&self, node: &str, work: impl AsyncFnOnce() -> T + Send + 'static) -> T {
         self.at(node, move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -196,7 +191,10 @@ fn pods_reach_pods_of_other_nodes_through_a_tunnel() {
     let vxlan = Vxlan { id: 7, port: 8473 };
     works(&network, Way::Vxlan(vxlan));
     let link = network.ip("na", "-d link show cox-vx7");
-    assert!(link.contains("mtu 1450") && link.contains("vxlan id 7") && link.contains("dstport 8473"), "{link}");
+    assert!(
+        link.contains("mtu 1450") && link.contains("vxlan id 7") && link.contains("dstport 8473"),
+        "{link}"
+    );
     // Another port: a new tunnel. Then routes instead of it.
     let other = Vxlan { port: 8474, ..vxlan };
     assert!(network.apply("na", wanted(Way::Vxlan(other), 1, &[2])).changes > 0);

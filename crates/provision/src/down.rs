@@ -260,9 +260,33 @@ fn child_directories(directory: &Path) -> Vec<PathBuf> {
 
 fn remove_cgroups(cgroup: &str, removed: &mut Removed) {
     for directory in cgroup_directories(cgroup) {
-        match remove_tree(&directory) {
+        match remove_when_empty(&directory) {
             Ok(count) => removed.leftovers += count,
             Err(error) => removed.problem(format!("cannot remove the cgroup {}", directory.display()), error),
+        }
+    }
+}
+
+/// A process that has ended is in its cgroup until its parent has taken note.
+fn remove_when_empty(directory: &Path) -> io::Result<usize> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        match remove_tree(directory) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && std::time::Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Removes what is left of a cgroup that no process is in any more.
+pub(crate) fn remove_cgroup(cgroup: &str) {
+    for directory in cgroup_directories(cgroup) {
+        if let Err(error) = remove_when_empty(&directory) {
+            debug!(%error, directory = %directory.display(), "cannot remove a cgroup");
         }
     }
 }
@@ -280,7 +304,7 @@ fn remove_tree(directory: &Path) -> io::Result<usize> {
 }
 
 /// Mount points at or below a directory, innermost and latest first.
-fn mounts_below(mountinfo: &str, root: &Path) -> Vec<PathBuf> {
+pub(crate) fn mounts_below(mountinfo: &str, root: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = mountinfo
         .lines()
         .filter_map(|l| l.split(' ').nth(4))
@@ -292,7 +316,7 @@ fn mounts_below(mountinfo: &str, root: &Path) -> Vec<PathBuf> {
 }
 
 /// The kernel writes space, tab, newline and backslash of a path as three octal digits.
-fn unescape(text: &str) -> PathBuf {
+pub(crate) fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -371,12 +395,20 @@ fn remove_tables(tables: &[(String, String)], removed: &mut Removed) {
     }
 }
 
+/// Whether pods of a cluster run on this machine, or hosts of it.
+fn is_up(layout: &Layout) -> bool {
+    let entries = fs::read_dir(layout.run()).into_iter().flatten().flatten();
+    let hosts = entries.filter(|e| e.file_name().to_string_lossy().starts_with("host-"));
+    Containerd::find(layout).is_some()
+        || hosts.filter_map(|e| ProcessRecord::read(&e.path())).any(|r| r.is_alive())
+}
+
 /// Puts kernel settings back, unless another cluster beside this one runs on them.
 fn restore_kernel(layout: &Layout, removed: &mut Removed) {
     let record = layout.host_changes();
     let Some(former) = files::read_json::<BTreeMap<PathBuf, String>>(&record) else { return };
     let data = layout.root().parent().unwrap_or(layout.root());
-    if Layout::all(data).iter().any(|other| other != layout && Containerd::find(other).is_some()) {
+    if Layout::all(data).iter().any(|other| other != layout && is_up(other)) {
         return;
     }
     for (path, value) in former {

@@ -160,7 +160,7 @@ fn node_name(host: &str) -> String {
 }
 
 /// The numbers of all processes recorded for the cluster that still run.
-fn own_processes(layout: &Layout) -> Vec<i32> {
+pub fn own_processes(layout: &Layout) -> Vec<i32> {
     fs::read_dir(layout.run())
         .into_iter()
         .flatten()

@@ -23,7 +23,7 @@ struct Made {
 }
 
 /// Identifies the content of a source without reading it.
-fn identity(source: &Source) -> anyhow::Result<String> {
+pub(crate) fn identity(source: &Source) -> anyhow::Result<String> {
     let of = |path: &Path| -> anyhow::Result<String> {
         let m = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(format!("{}:{}:{}:{}.{}", path.display(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
@@ -80,6 +80,47 @@ pub async fn ensure_system_images(
     }
     files::write_json(&record(layout), &Made { from, ids: ids.clone() })?;
     info!(images = ids.len(), "system images imported");
+    Ok(true)
+}
+
+/// Sees to the system images in the containerd behind a socket, with a record beside its data; says whether they had to
+/// be imported.
+pub async fn import_system_images(
+    socket: &Path,
+    record: &Path,
+    images: &crate::apply::Images,
+    snapshotter: &str,
+) -> anyhow::Result<bool> {
+    let cri = cri::Cri::new(&format!("unix://{}", socket.display()))?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    // The CRI part answers a moment after its socket is there.
+    while let Err(error) = cri.version().await {
+        anyhow::ensure!(
+            tokio::time::Instant::now() < deadline,
+            "the container runtime does not answer: {error}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let made = files::read_json::<Made>(record).filter(|m| m.from == images.identity);
+    if let Some(made) = made
+        && missing(&cri, &made.ids).await?.is_none()
+    {
+        return Ok(false);
+    }
+    let built = images.get().await?;
+    let (shared, at, snapshotter) = (built.clone(), socket.to_owned(), snapshotter.to_owned());
+    tokio::task::spawn_blocking(move || images::import(&shared, &at, &snapshotter)).await??;
+    let ids = built.ids();
+    let mut pause = Duration::from_millis(1);
+    while let Some(name) = missing(&cri, &ids).await? {
+        anyhow::ensure!(
+            tokio::time::Instant::now() < deadline,
+            "the image {name} was imported and does not appear"
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+    files::write_json(record, &Made { from: images.identity.clone(), ids })?;
     Ok(true)
 }
 

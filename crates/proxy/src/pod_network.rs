@@ -35,10 +35,11 @@ fn peer(node: &Node) -> Option<Peer> {
     };
     let pods = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr).find_map(v4)?;
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    let address = addresses.iter().filter(|a| a.type_ == "InternalIP").find_map(|a| match a.address.parse() {
-        Ok(IpAddr::V4(address)) => Some::<Ipv4Addr>(address),
-        _ => None,
-    })?;
+    let address =
+        addresses.iter().filter(|a| a.type_ == "InternalIP").find_map(|a| match a.address.parse() {
+            Ok(IpAddr::V4(address)) => Some::<Ipv4Addr>(address),
+            _ => None,
+        })?;
     Some(Peer { pods, address })
 }
 

@@ -111,7 +111,8 @@ fn validate_metadata(schema: &At, level: Level, errors: &mut FieldErrors) {
     let only_names =
         metadata.field("properties").entries().all(|(name, _)| matches!(name, "name" | "generateName"));
     let known = |field: &str| matches!(field, "type" | "properties" | "default");
-    let says_more = metadata.tree().into_iter().flatten().any(|(field, value)| !known(field) && !value.is_null());
+    let says_more =
+        metadata.tree().into_iter().flatten().any(|(field, value)| !known(field) && !value.is_null());
     if level == Level::Root && (!only_names || says_more) {
         errors.push(metadata.forbidden("must not specify anything other than name and generateName, but metadata is implicitly specified"));
     }
@@ -177,7 +178,8 @@ fn validate_type(schema: &At, level: Level, errors: &mut FieldErrors) {
     }
     for extension in ["x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"] {
         if either && flag(schema, extension) {
-            errors.push(schema.field(extension).invalid("must be false if x-kubernetes-int-or-string is true"));
+            errors
+                .push(schema.field(extension).invalid("must be false if x-kubernetes-int-or-string is true"));
         }
     }
     match (level, ty.text()) {
@@ -329,16 +331,43 @@ fn validate_pattern(pattern: &At, errors: &mut FieldErrors) {
     }
     if let Err(regex::Error::Syntax(why)) = regex::Regex::new(pattern.text()) {
         let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        errors.push(pattern.invalid(format!("must be a valid regular expression, but isn't: error parsing regexp: {why}")));
+        errors.push(
+            pattern.invalid(format!(
+                "must be a valid regular expression, but isn't: error parsing regexp: {why}"
+            )),
+        );
     }
 }
 
 /// Formats that mean something, by the type they stand at, and those of a schema that do not.
 pub(super) fn unknown_formats(schema: &At, depth: usize, found: &mut Vec<String>) {
     const OF_TEXT: [&str; 26] = [
-        "bsonobjectid", "uri", "email", "hostname", "ipv4", "ipv6", "cidr", "mac", "uuid", "uuid3", "uuid4", "uuid5",
-        "isbn", "isbn10", "isbn13", "creditcard", "ssn", "hexcolor", "rgbcolor", "byte", "password", "date", "duration",
-        "datetime", "k8sshortname", "k8slongname",
+        "bsonobjectid",
+        "uri",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "mac",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "creditcard",
+        "ssn",
+        "hexcolor",
+        "rgbcolor",
+        "byte",
+        "password",
+        "date",
+        "duration",
+        "datetime",
+        "k8sshortname",
+        "k8slongname",
     ];
     if depth > MAX_DEPTH {
         return;
@@ -362,7 +391,9 @@ pub(super) fn unknown_formats(schema: &At, depth: usize, found: &mut Vec<String>
     for (_, property) in schema.field("properties").entries() {
         unknown_formats(&property, depth + 1, found);
     }
-    for part in ["allOf", "anyOf", "oneOf"].iter().flat_map(|name| schema.field(name).items().collect::<Vec<_>>()) {
+    for part in
+        ["allOf", "anyOf", "oneOf"].iter().flat_map(|name| schema.field(name).items().collect::<Vec<_>>())
+    {
         unknown_formats(&part, depth + 1, found);
     }
 }

@@ -12,8 +12,7 @@ pub(crate) struct Selectable {
 const SIGNER: (&str, [&str; 2]) = ("spec.signerName", ["spec", "signerName"]);
 
 /// Rules of trust bundles.
-pub(crate) static CLUSTER_TRUST_BUNDLE: Selectable =
-    Selectable { rules: rules(false), fields: &[SIGNER] };
+pub(crate) static CLUSTER_TRUST_BUNDLE: Selectable = Selectable { rules: rules(false), fields: &[SIGNER] };
 
 /// Rules of requests for certificates of pods.
 pub(crate) static POD_CERTIFICATE_REQUEST: Selectable = Selectable {

@@ -139,8 +139,14 @@ impl Rules for PersistentVolume {
 /// The class was an annotation once.
 pub(crate) fn class_warnings(object: &Object) -> Vec<String> {
     const OLD: [(&str, &str); 2] = [
-        ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
-        ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+        (
+            "volume.beta.kubernetes.io/storage-class",
+            "deprecated since v1.8; use \"storageClassName\" attribute instead",
+        ),
+        (
+            "volume.beta.kubernetes.io/mount-options",
+            "deprecated since v1.31; use \"mountOptions\" attribute instead",
+        ),
     ];
     // Claims are mounted with the options of their volume.
     let known = if object.kind() == "PersistentVolumeClaim" { &OLD[..1] } else { &OLD[..] };

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::checks;
 use crate::core::persistent_volume::class_warnings;
-use crate::core::pod_spec::warnings;
 use crate::core::pod_spec::defaults::fill_claim_spec;
+use crate::core::pod_spec::warnings;
 use crate::core::resource_list;
 use crate::rules::{Facts, Rules};
 use crate::tree::{At, Tree, child, ensure, same};

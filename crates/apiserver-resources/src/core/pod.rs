@@ -7,8 +7,8 @@ use crate::core::pod_spec::warnings;
 use crate::core::pod_spec::{defaults, validation};
 use crate::core::pod_update;
 use crate::rules::{Facts, Rules};
-use crate::strategy::Grace;
 use crate::spelling;
+use crate::strategy::Grace;
 use crate::tree::{At, child, ensure, sync_first};
 
 /// Rules of pods.

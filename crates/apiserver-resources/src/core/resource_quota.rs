@@ -82,7 +82,8 @@ impl Rules for ResourceQuota {
             if let (Some((request, wanted)), Some(most)) = (wanted, amount(&limit))
                 && wanted > most
             {
-                found.push(format!("ResourceQuota {request} ({wanted}) should be less than {limit} ({most})"));
+                found
+                    .push(format!("ResourceQuota {request} ({wanted}) should be less than {limit} ({most})"));
             }
         }
         found

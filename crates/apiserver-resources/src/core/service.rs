@@ -116,7 +116,9 @@ impl Rules for Service {
         }
         spec.field("externalIPs").items().for_each(|ip| spelling::ip(&ip, &mut found));
         if external && !headless && !alias {
-            found.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+            found.push(
+                "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned(),
+            );
         }
         if !text("loadBalancerIP").is_empty() {
             spelling::ip(&spec.field("loadBalancerIP"), &mut found);
@@ -129,7 +131,9 @@ impl Rules for Service {
             found.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
         }
         if text("trafficDistribution") == "PreferClose" {
-            found.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+            found.push(
+                "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned(),
+            );
         }
         found
     }
@@ -234,7 +238,8 @@ fn drop_unused(new: &mut Object, old: &Object) {
     if lost(balances, new) {
         unused.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
     }
-    if lost(|s| type_is(s, &["LoadBalancer"]) && s.str_at(&["spec", "externalTrafficPolicy"]) == "Local", new) {
+    if lost(|s| type_is(s, &["LoadBalancer"]) && s.str_at(&["spec", "externalTrafficPolicy"]) == "Local", new)
+    {
         unused.push("healthCheckNodePort");
     }
     for field in unused {

@@ -39,7 +39,9 @@ impl Rules for NetworkPolicy {
         let mut found = Vec::new();
         let spec = At::object(new).field("spec");
         for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
-            for peer in spec.field(rules).items().flat_map(|rule| rule.field(peers).items().collect::<Vec<_>>()) {
+            for peer in
+                spec.field(rules).items().flat_map(|rule| rule.field(peers).items().collect::<Vec<_>>())
+            {
                 let block = peer.field("ipBlock");
                 spelling::cidr(&block.field("cidr"), &mut found);
                 block.field("except").items().for_each(|net| spelling::cidr(&net, &mut found));

@@ -31,7 +31,9 @@ impl Rules for ResourceSlice {
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         let driver = new.str_at(&["spec", "driver"]);
-        let told = format!("spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters");
+        let told = format!(
+            "spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters"
+        );
         if driver == driver.to_lowercase() { Vec::new() } else { vec![told] }
     }
 

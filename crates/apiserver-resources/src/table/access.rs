@@ -100,10 +100,7 @@ fn go_selector(selector: &Value) -> String {
         let values = e.get("values").and_then(Value::as_array).into_iter().flatten();
         let values: Vec<&str> = values.filter_map(Value::as_str).collect();
         let (key, operator) = (text(e, &["key"]), text(e, &["operator"]));
-        format!(
-            "LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},",
-            values.join(" ")
-        )
+        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},", values.join(" "))
     };
     let expressions: String = expressions.into_iter().flatten().map(show).collect();
     format!(

@@ -1,7 +1,7 @@
 //! Which columns and cells belong to which kind.
 use super::{
-    Printer, access, batch, columns as c, config, devices, event, network, node, pod, quota, scheduling, storage,
-    workload,
+    Printer, access, batch, columns as c, config, devices, event, network, node, pod, quota, scheduling,
+    storage, workload,
 };
 
 const fn printer(
@@ -26,7 +26,9 @@ pub(super) fn find(group: &str, plural: &str) -> &'static Printer {
         ("", "persistentvolumes") => &const { printer(c::PERSISTENT_VOLUME, storage::persistent_volume) },
         ("", "pods") => &const { printer(c::POD, pod::pod) },
         ("", "podtemplates") => &const { printer(c::POD_TEMPLATE, workload::pod_template) },
-        ("", "replicationcontrollers") => &const { printer(c::REPLICATION_CONTROLLER, workload::replication_controller) },
+        ("", "replicationcontrollers") => {
+            &const { printer(c::REPLICATION_CONTROLLER, workload::replication_controller) }
+        }
         ("", "resourcequotas") => &const { printer(c::RESOURCE_QUOTA, quota::resource_quota) },
         ("", "secrets") => &const { printer(c::SECRET, config::secret) },
         ("", "serviceaccounts") => &const { printer(c::NAME_AGE, config::name_and_age) },

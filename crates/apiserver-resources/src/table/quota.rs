@@ -51,7 +51,8 @@ fn metric(spec: &Value, status: Option<&Value>) -> String {
     let prefix = if resource { format!("{}: ", text(source, &["name"])) } else { String::new() };
     let average = target.get("averageValue").is_some() || field == "pods";
     if resource && !average {
-        let percent = |v: &Value| v.get("averageUtilization").and_then(Value::as_i64).map(|n| format!("{n}%"));
+        let percent =
+            |v: &Value| v.get("averageUtilization").and_then(Value::as_i64).map(|n| format!("{n}%"));
         let now = measured.and_then(percent).unwrap_or_else(|| "<unknown>".into());
         return format!("{prefix}{now}/{}", percent(target).unwrap_or_else(|| "<auto>".into()));
     }

@@ -319,7 +319,12 @@ fn settings_and_access() {
                 "status": {"conditions": [{"type": "Running", "status": "True"}]}}),
             " | deployments.apps | Running",
         ),
-        ("autoscaling", "scale", json!({"spec": {"replicas": 3}, "status": {"replicas": 2}}), " | 3 | 2 | 5m"),
+        (
+            "autoscaling",
+            "scale",
+            json!({"spec": {"replicas": 3}, "status": {"replicas": 2}}),
+            " | 3 | 2 | 5m",
+        ),
         (
             "autoscaling",
             "horizontalpodautoscalers",

@@ -73,8 +73,9 @@ fn conditions(schemas: &[Object], levels: &[Object], now: Timestamp) -> Vec<Act>
         } else {
             ("True", "NotFound", "but there is no such object")
         };
-        let message =
-            format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} {rest}");
+        let message = format!(
+            "This FlowSchema references the PriorityLevelConfiguration object named {level:?} {rest}"
+        );
         let found = schema.list_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Dangling");
         let same = |c: &Value| c["status"] == status && c["reason"] == reason && c["message"] == *message;
         if found.is_some_and(same) {
@@ -167,8 +168,9 @@ pub fn keep(registry: &Registry, stop: CancellationToken) {
     };
     tokio::spawn(async move {
         loop {
-            let watch =
-                |keeper: &Keeper| keeper.store.cache.watch_initial(Scope::prefix(keeper.store.key_prefix(""))).1;
+            let watch = |keeper: &Keeper| {
+                keeper.store.cache.watch_initial(Scope::prefix(keeper.store.key_prefix(""))).1
+            };
             let (mut of_schemas, mut of_levels) = (watch(&schemas), watch(&levels));
             loop {
                 let (schemas_now, levels_now) = (schemas.all(), levels.all());
@@ -239,7 +241,10 @@ mod tests {
         .unwrap();
         let level = Object::from_value(json!({"metadata": {"name": "l"}})).unwrap();
         let [Act::Condition(name, missing)] = &conditions(&[schema.clone()], &[], now)[..] else { panic!() };
-        assert_eq!((name.as_str(), &missing["status"], &missing["reason"]), ("s", &json!("True"), &json!("NotFound")));
+        assert_eq!(
+            (name.as_str(), &missing["status"], &missing["reason"]),
+            ("s", &json!("True"), &json!("NotFound"))
+        );
         let with = conditions(&[schema.clone()], std::slice::from_ref(&level), now);
         let [Act::Condition(_, found)] = &with[..] else { panic!() };
         assert_eq!((&found["status"], &found["reason"]), (&json!("False"), &json!("Found")));

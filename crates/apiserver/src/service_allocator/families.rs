@@ -169,9 +169,18 @@ mod tests {
         for (spec, expected) in [
             (json!({"type": "ClusterIP"}), "SingleStack IPv4"),
             (json!({"type": "ClusterIP", "ipFamilyPolicy": "PreferDualStack"}), "PreferDualStack IPv4"),
-            (json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}), "SingleStack IPv4"),
-            (json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}}), "SingleStack IPv4"),
-            (json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}), "RequireDualStack IPv4,IPv6"),
+            (
+                json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}),
+                "SingleStack IPv4",
+            ),
+            (
+                json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}}),
+                "SingleStack IPv4",
+            ),
+            (
+                json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}),
+                "RequireDualStack IPv4,IPv6",
+            ),
             (
                 json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv6"]}),
                 "RequireDualStack IPv6,IPv4",

@@ -155,7 +155,9 @@ impl ServiceAllocator {
             }
         }
         let name = service.name();
-        Err(StatusError::internal(format!("failed to allocate a serviceIP for Service {name:?}: range is full")))
+        Err(StatusError::internal(format!(
+            "failed to allocate a serviceIP for Service {name:?}: range is full"
+        )))
     }
 
     /// Takes the IP that a Service asks for.

@@ -107,9 +107,10 @@ pub(super) fn assign(
             0 => ports
                 .take_any(bitmap)
                 .ok_or("failed to allocate a HealthCheck NodePort 0: range is full".to_owned()),
-            port => ports.take(bitmap, port).map(|()| port).map_err(|why| {
-                format!("failed to allocate requested HealthCheck NodePort {asked}: {why}")
-            }),
+            port => ports
+                .take(bitmap, port)
+                .map(|()| port)
+                .map_err(|why| format!("failed to allocate requested HealthCheck NodePort {asked}: {why}")),
         };
         new.set(&["spec", "healthCheckNodePort"], port.map_err(StatusError::internal)?);
     }

@@ -17,8 +17,7 @@ impl Range {
 
     /// Whether an address may be given to a Service: neither the network's own nor the broadcast address.
     pub(super) fn gives(self, ip: Ipv4Addr) -> bool {
-        self.0.contains(&ip)
-            && (self.size() <= 2 || (ip != self.0.network() && ip != self.0.broadcast()))
+        self.0.contains(&ip) && (self.size() <= 2 || (ip != self.0.network() && ip != self.0.broadcast()))
     }
 
     /// Where the addresses that are given out of themselves begin, and how many there are; then the lower ones, which

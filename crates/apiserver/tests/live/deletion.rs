@@ -66,7 +66,11 @@ async fn what_makes_no_sense_is_refused() -> Result<()> {
         ),
         (json!({"dryRun": ["Some"]}), 422, "dryRun: Unsupported value: "),
         (json!({"kind": "Pod", "apiVersion": "v1"}), 400, "DeleteOptions"),
-        (json!({"preconditions": {"uid": "b"}}), 409, "Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (b) does not match the UID in record ("),
+        (
+            json!({"preconditions": {"uid": "b"}}),
+            409,
+            "Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (b) does not match the UID in record (",
+        ),
         (
             json!({"preconditions": {"resourceVersion": "1"}}),
             409,
@@ -103,7 +107,11 @@ async fn pods_on_nodes_get_the_time_they_ask_for() -> Result<()> {
             ensure!(now.status == 404, "{}", now.text());
             continue;
         };
-        ensure!(answer.json()["metadata"]["deletionGracePeriodSeconds"] == seconds, "{name}: {}", answer.text());
+        ensure!(
+            answer.json()["metadata"]["deletionGracePeriodSeconds"] == seconds,
+            "{name}: {}",
+            answer.text()
+        );
         // Less time later is taken, more is not.
         for (asked, becomes) in [(seconds + 50, seconds), (seconds.min(5) - 1, seconds.min(5) - 1)] {
             let options = json!({"gracePeriodSeconds": asked});

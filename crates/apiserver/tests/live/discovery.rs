@@ -54,8 +54,7 @@ async fn openapi_documents_may_be_kept_by_their_hash() -> Result<()> {
     }
     let url = paths["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap_or("");
     let binary = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
-    let document =
-        live.send(Who::Admin, request(Method::GET, url, binary, Bytes::new())).await?;
+    let document = live.send(Who::Admin, request(Method::GET, url, binary, Bytes::new())).await?;
     ensure!(document.header("content-type") == "application/com.github.proto-openapi.spec.v3.v1.0+protobuf");
     ensure!(document.body.starts_with(b"\x0a\x053.0.0"), "the first field is the version of OpenAPI");
     let moved = live.get("/openapi/v3/apis/apps/v1?hash=OLD").await?;

@@ -120,10 +120,20 @@ async fn lifecycle(live: &Live, good: &Good, namespace: &str) -> Result<()> {
     odd["frobs"] = 1.into();
     let strict = format!("{path}?fieldValidation=Strict");
     let refused = write(live, Method::POST, &strict, "application/json", &odd).await?;
-    ensure!(refused.status == 400 && refused.error().2.contains("unknown field \"frobs\""), "{}", refused.text());
+    ensure!(
+        refused.status == 400 && refused.error().2.contains("unknown field \"frobs\""),
+        "{}",
+        refused.text()
+    );
     let warn = format!("{path}?fieldValidation=Warn&dryRun=All");
     let warned = write(live, Method::POST, &warn, "application/json", &odd).await?;
-    ensure!(warned.headers.get_all("warning").iter().any(|w| w.as_bytes() == b"299 - \"unknown field \\\"frobs\\\"\""));
+    ensure!(
+        warned
+            .headers
+            .get_all("warning")
+            .iter()
+            .any(|w| w.as_bytes() == b"299 - \"unknown field \\\"frobs\\\"\"")
+    );
 
     // Create, get, list.
     let before = live.get(&path).await?.json();
@@ -145,7 +155,10 @@ async fn lifecycle(live: &Live, good: &Good, namespace: &str) -> Result<()> {
     }
     ensure!(told_on || got == created, "{got} is not {created}");
     let list = live.get(&selected).await?.json();
-    ensure!(list["kind"] == good.kind.list_kind() && list["items"].as_array().map(Vec::len) == Some(1), "{list}");
+    ensure!(
+        list["kind"] == good.kind.list_kind() && list["items"].as_array().map(Vec::len) == Some(1),
+        "{list}"
+    );
     if good.kind.namespaced {
         let all = good.at("").replace("/namespaces//", "/");
         let everywhere = live.get(&format!("{all}?labelSelector=lifecycle%3D{namespace}")).await?.json();
@@ -180,7 +193,10 @@ async fn lifecycle(live: &Live, good: &Good, namespace: &str) -> Result<()> {
     ] {
         let patched = write(live, Method::PATCH, &item, media, &body).await?;
         ensure!(patched.status == 200, "{media}: {}", patched.text());
-        ensure!(metadata(&patched.json(), "resourceVersion") != metadata(&last, "resourceVersion"), "{media}");
+        ensure!(
+            metadata(&patched.json(), "resourceVersion") != metadata(&last, "resourceVersion"),
+            "{media}"
+        );
         last = patched.json();
         let event = events.next().await?.context("an event")?;
         ensure!(event["type"] == "MODIFIED" && event["object"] == last, "{media}: {event}");
@@ -208,7 +224,11 @@ async fn lifecycle(live: &Live, good: &Good, namespace: &str) -> Result<()> {
     if good.kind.subresource("status").is_some() {
         let status = format!("{item}/status");
         let seen = live.get(&status).await?;
-        ensure!(seen.status == 200 && metadata(&seen.json(), "uid") == metadata(&last, "uid"), "{}", seen.text());
+        ensure!(
+            seen.status == 200 && metadata(&seen.json(), "uid") == metadata(&last, "uid"),
+            "{}",
+            seen.text()
+        );
         let written = write(live, Method::PUT, &status, "application/json", &seen.json()).await?;
         ensure!(written.status == 200, "status: {}", written.text());
         ensure!(written.json()["spec"] == seen.json()["spec"], "status changed the specification");
@@ -229,13 +249,7 @@ async fn let_go(live: &Live, item: &str) -> Result<()> {
 }
 
 /// Deletes one, and the rest as a collection.
-async fn delete(
-    live: &Live,
-    good: &Good,
-    namespace: &str,
-    last: &Value,
-    events: &mut Events,
-) -> Result<()> {
+async fn delete(live: &Live, good: &Good, namespace: &str, last: &Value, events: &mut Events) -> Result<()> {
     let path = good.at(namespace);
     let item = format!("{path}/{}", good.name(0));
     let selected = format!("{path}?labelSelector=lifecycle%3D{namespace}");
@@ -278,7 +292,10 @@ async fn delete(
     kept["metadata"]["labels"] = json!({"lifecycle": "kept"});
     live.create(&path, &kept).await?;
     let page = live.get(&format!("{selected}&limit=2")).await?.json();
-    ensure!(page["items"].as_array().map(Vec::len) == Some(2) && !metadata(&page, "continue").is_empty(), "{page}");
+    ensure!(
+        page["items"].as_array().map(Vec::len) == Some(2) && !metadata(&page, "continue").is_empty(),
+        "{page}"
+    );
     let background = json!({"propagationPolicy": "Background"});
     let collection = write(live, Method::DELETE, &selected, "application/json", &background).await?;
     ensure!(collection.status == 200, "{}", collection.text());

@@ -115,16 +115,18 @@ async fn what_is_too_large_for_the_store_gives_up_its_owners_first() -> Result<(
     ensure!(patched.status == 200, "{}", patched.text());
     ensure!(live.get(&path).await?.json()["metadata"]["labels"]["a"] == "b");
     // Nothing can be left out of these.
-    let huge = serde_json::json!({ "metadata": { "name": "huge" }, "revision": 1, "data": "x".repeat(1_800_000) });
+    let huge =
+        serde_json::json!({ "metadata": { "name": "huge" }, "revision": 1, "data": "x".repeat(1_800_000) });
     let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
     let answer =
         live.send(Who::Admin, request(Method::POST, revisions, "application/json", huge.to_string())).await?;
     let told = answer.error();
     ensure!(told == (500, String::new(), "etcdserver: request is too large".into()), "{told:?}");
     let applied = map("applied", 20_000, 10);
-    let applied = serde_json::json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": applied["metadata"],
+    let applied =
+        serde_json::json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": applied["metadata"],
         "data": applied["data"] })
-    .to_string();
+        .to_string();
     let path = format!("{MAPS}/applied?fieldManager=me");
     let apply = request(Method::PATCH, &path, "application/json", applied);
     let answer = live.send(Who::Admin, typed("application/apply-patch+yaml", apply)).await?;

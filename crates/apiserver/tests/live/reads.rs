@@ -190,7 +190,10 @@ async fn what_cannot_be_selected_by_is_told_for_each_kind() -> Result<()> {
             "/apis/resource.k8s.io/v1/resourceslices",
             "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: spec.x",
         ),
-        ("/apis/apps/v1/deployments", "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        (
+            "/apis/apps/v1/deployments",
+            "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
         ("/apis/batch/v1/jobs", "field label \"spec.x\" not supported for Job"),
         (
             "/api/v1/configmaps",
@@ -277,9 +280,11 @@ async fn flow_schemas_stand_in_the_order_they_are_tried_and_know_their_levels() 
             other => other.to_string(),
         };
         let rows = rows["rows"].as_array().cloned().unwrap_or_default();
-        let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", cell(row, 0), cell(row, 5))).collect();
+        let shown: Vec<String> =
+            rows.iter().map(|row| format!("{} {}", cell(row, 0), cell(row, 5))).collect();
         if rows.iter().all(|row| cell(row, 5) != "?") {
-            let order = ["exempt False", "probes False", "system-leader-election False", "system-node-high False"];
+            let order =
+                ["exempt False", "probes False", "system-leader-election False", "system-node-high False"];
             ensure!(shown[..4] == order && shown[4] == "a True" && shown.len() == 12, "{shown:?}");
             break;
         }

@@ -2,10 +2,12 @@
 use std::process::ExitCode;
 
 use provision::DownOptions;
+use provision::plan::Stage;
 use serde_json::json;
 
 use crate::args::Down;
 use crate::cluster;
+use crate::hosts::HostsCluster;
 use crate::output::{self, Failure};
 use crate::run::proxy_table;
 
@@ -23,10 +25,43 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
     }
     let lock = layout.lock().map_err(|e| Failure::of(&e))?;
     let table = proxy_table(layout.name());
-    let tables = ["ip", "ip6"].map(|family| (family.to_owned(), table.clone()));
     let etcd = cluster::etcd_of(&layout).ok().flatten();
-    let what = DownOptions { purge: options.purge, nft_tables: tables.to_vec(), ..DownOptions::default() };
-    let removed = provision::down(&layout, &what).await;
+    let mut tables = ["ip", "ip6"].map(|family| (family.to_owned(), table.clone())).to_vec();
+    let (mut hosts, mut problems) = (0, Vec::new());
+    if let Some(cluster) = HostsCluster::kept(&options.which)? {
+        let all = cluster.hosts()?;
+        tables.extend(all.nft_tables());
+        let names: Vec<String> = cluster.spec().hosts.into_iter().map(|h| h.name).collect();
+        // All hosts at the same time, and what others count on last: an API server without its etcd cannot say goodbye.
+        for stage in Stage::ALL.into_iter().rev() {
+            let stops = names.iter().map(|name| {
+                let host = all.host(name);
+                async move { host.stop_stage(stage).await }
+            });
+            for stopped in futures::future::join_all(stops).await {
+                if let Err(error) = stopped {
+                    tracing::debug!(%error, "a host does not stop its services");
+                }
+            }
+        }
+        let offs = names.iter().map(|name| {
+            let host = all.host(name);
+            async move { host.power_off().await }
+        });
+        for (result, name) in futures::future::join_all(offs).await.into_iter().zip(&names) {
+            match result {
+                Ok(ran) => hosts += usize::from(ran),
+                Err(e) => problems.push(format!("host {name}: {e}")),
+            }
+        }
+        if let Err(e) = all.remove_switch().await {
+            problems.push(format!("the hosts' network: {e}"));
+        }
+    }
+    let what = DownOptions { purge: options.purge, nft_tables: tables, ..DownOptions::default() };
+    let mut removed = provision::down(&layout, &what).await;
+    removed.processes += hosts;
+    removed.problems.extend(problems);
     drop(lock);
     if as_json {
         let value = json!({

@@ -5,12 +5,15 @@ use serde_json::json;
 
 use crate::args::Kubeconfig;
 use crate::cluster::Cluster;
+use crate::hosts::HostsCluster;
 use crate::output::{self, Failure};
 
 /// Prints the kubeconfig or its path.
 pub fn kubeconfig(options: &Kubeconfig, as_json: bool) -> Result<ExitCode, Failure> {
-    let cluster = Cluster::kept(&options.which)?;
-    let path = cluster.admin_kubeconfig();
+    let path = match HostsCluster::kept(&options.which)? {
+        Some(cluster) => cluster.admin_kubeconfig(),
+        None => Cluster::kept(&options.which)?.admin_kubeconfig(),
+    };
     let text = std::fs::read_to_string(&path).map_err(|e| {
         Failure::new(format!("cannot read {}: {e}", path.display()), "run `cox up` to write it again")
     })?;

@@ -12,4 +12,6 @@ pub mod secrets;
 pub mod status;
 pub mod store;
 pub mod up;
+pub mod up_file;
+pub mod up_hosts;
 pub mod validate;

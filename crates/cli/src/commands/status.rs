@@ -1,4 +1,5 @@
 //! `cox status`: components, nodes and certificates, at a glance.
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,12 +9,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ComponentStatus, Node, Pod};
 use kube::{Api, Client};
 use pki::ClusterPki;
-use provision::ProcessRecord;
+use provision::apply::Host as _;
+use provision::{Layout, ProcessRecord};
 use serde_json::{Value, json};
 
 use crate::args::Which;
 use crate::cluster::Cluster;
 use crate::commands::up::PROCESS;
+use crate::commands::up_hosts::BALANCER;
+use crate::hosts::HostsCluster;
 use crate::output::{self, Failure};
 use crate::parts::VERSION;
 
@@ -28,11 +32,30 @@ struct Line {
     detail: String,
 }
 
+/// What the report is about.
+struct Seen {
+    layout: Layout,
+    kubeconfig: PathBuf,
+    port: u16,
+}
+
 /// `cox status`.
 pub async fn status(which: Which, as_json: bool) -> Result<ExitCode, Failure> {
-    let cluster = Cluster::kept(&which)?;
-    let mut lines = vec![process(&cluster)];
-    match tokio::time::timeout(PATIENCE, ask(&cluster)).await {
+    let (seen, mut lines) = match HostsCluster::kept(&which)? {
+        Some(cluster) => {
+            let mut lines = vec![process(&cluster.layout, BALANCER)];
+            lines.extend(hosts(&cluster).await?);
+            let (kubeconfig, port) = (cluster.admin_kubeconfig(), cluster.settings.secure_port);
+            (Seen { layout: cluster.layout, kubeconfig, port }, lines)
+        }
+        None => {
+            let cluster = Cluster::kept(&which)?;
+            let lines = vec![process(&cluster.layout, PROCESS)];
+            let (kubeconfig, port) = (cluster.admin_kubeconfig(), cluster.settings.secure_port);
+            (Seen { layout: cluster.layout, kubeconfig, port }, lines)
+        }
+    };
+    match tokio::time::timeout(PATIENCE, ask(&seen)).await {
         Ok(Ok(found)) => lines.extend(found),
         Ok(Err(why)) => {
             lines.push(Line { what: "API server", name: "readyz".into(), healthy: false, detail: why })
@@ -44,13 +67,13 @@ pub async fn status(which: Which, as_json: bool) -> Result<ExitCode, Failure> {
             detail: format!("no answer within {} s", PATIENCE.as_secs()),
         }),
     }
-    lines.extend(certificates(&cluster));
+    lines.extend(certificates(&seen));
     let healthy = lines.iter().all(|l| l.healthy);
-    tell(&cluster, &lines, healthy, as_json)?;
+    tell(&seen, &lines, healthy, as_json)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn tell(cluster: &Cluster, lines: &[Line], healthy: bool, as_json: bool) -> Result<(), Failure> {
+fn tell(cluster: &Seen, lines: &[Line], healthy: bool, as_json: bool) -> Result<(), Failure> {
     if as_json {
         let items: Vec<Value> = lines
             .iter()
@@ -73,17 +96,54 @@ fn tell(cluster: &Cluster, lines: &[Line], healthy: bool, as_json: bool) -> Resu
     output::print(&text)
 }
 
-fn process(cluster: &Cluster) -> Line {
-    let record = ProcessRecord::read(&cluster.layout.process_record(PROCESS)).filter(ProcessRecord::is_alive);
+fn process(layout: &Layout, name: &str) -> Line {
+    let record = ProcessRecord::read(&layout.process_record(name)).filter(ProcessRecord::is_alive);
     let detail = match &record {
         Some(record) => format!("pid {}", record.pid),
         None => "not running; start it with `cox up`".to_owned(),
     };
-    Line { what: "process", name: PROCESS.into(), healthy: record.is_some(), detail }
+    Line { what: "process", name: name.into(), healthy: record.is_some(), detail }
 }
 
-async fn ask(cluster: &Cluster) -> Result<Vec<Line>, String> {
-    let client: Client = Remote::from_kubeconfig_file(&cluster.admin_kubeconfig(), &format!("cox/{VERSION}"))
+/// Each host, and each of its services.
+async fn hosts(cluster: &HostsCluster) -> Result<Vec<Line>, Failure> {
+    let all = cluster.hosts()?;
+    let mut lines = Vec::new();
+    for planned in cluster.spec().hosts {
+        let host = all.host(&planned.name);
+        let process = host.process();
+        let detail = match &process {
+            Some(record) => format!("{}, pid {}", planned.address, record.pid),
+            None => "not running; start it with `cox up`".to_owned(),
+        };
+        lines.push(Line { what: "host", name: planned.name.clone(), healthy: process.is_some(), detail });
+        if process.is_none() {
+            continue;
+        }
+        match host.services().await {
+            Ok(services) => lines.extend(services.into_iter().map(|(name, running)| Line {
+                what: "service",
+                name: format!("{}/{name}", planned.name),
+                healthy: running.active,
+                detail: match (running.active, running.restarts) {
+                    (true, 0) => "running".into(),
+                    (true, n) => format!("running, started again {n} times"),
+                    (false, n) => format!("ended, {n} times by now"),
+                },
+            })),
+            Err(error) => lines.push(Line {
+                what: "host",
+                name: planned.name.clone(),
+                healthy: false,
+                detail: error.to_string(),
+            }),
+        }
+    }
+    Ok(lines)
+}
+
+async fn ask(cluster: &Seen) -> Result<Vec<Line>, String> {
+    let client: Client = Remote::from_kubeconfig_file(&cluster.kubeconfig, &format!("cox/{VERSION}"))
         .await
         .and_then(|remote| remote.client())
         .map_err(|e| base::Chain(&e).to_string())?;
@@ -94,7 +154,7 @@ async fn ask(cluster: &Cluster) -> Result<Vec<Line>, String> {
         what: "API server",
         name: "readyz".into(),
         healthy: ready == "ok",
-        detail: format!("https://127.0.0.1:{}", cluster.settings.secure_port),
+        detail: format!("https://127.0.0.1:{}", cluster.port),
     }];
     for component in
         Api::<ComponentStatus>::all(client.clone()).list(&Default::default()).await.map_err(text)?
@@ -130,7 +190,7 @@ async fn ask(cluster: &Cluster) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-fn certificates(cluster: &Cluster) -> Vec<Line> {
+fn certificates(cluster: &Seen) -> Vec<Line> {
     let found = match ClusterPki::at(cluster.layout.pki()).inspect() {
         Ok(found) => found,
         Err(e) => {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Up, Which};
 use crate::cluster::{Cluster, Settings};
+use crate::hosts::HostsCluster;
 use crate::output::{self, Failure};
 use crate::run;
 
@@ -27,10 +28,11 @@ const DYING: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Shows long work on standard error; nothing where a program reads the output.
-struct Steps(Option<ProgressBar>);
+pub struct Steps(Option<ProgressBar>);
 
 impl Steps {
-    fn new(quiet: bool) -> Self {
+    /// Quiet where a program reads the output.
+    pub fn new(quiet: bool) -> Self {
         if quiet {
             return Self(None);
         }
@@ -42,13 +44,15 @@ impl Steps {
         Self(Some(bar))
     }
 
-    fn begin(&self, what: &str) {
+    /// Shows what is being done.
+    pub fn begin(&self, what: &str) {
         if let Some(bar) = &self.0 {
             bar.set_message(what.to_owned());
         }
     }
 
-    fn done(&self, what: &str, detail: &str) {
+    /// Leaves a line about what was done.
+    pub fn done(&self, what: &str, detail: &str) {
         match &self.0 {
             // No terminal: no spinner, plain lines.
             Some(bar) if bar.is_hidden() => output::note(&format!("  {what}: {detail}")),
@@ -57,7 +61,8 @@ impl Steps {
         }
     }
 
-    fn end(&self) {
+    /// Takes the display away.
+    pub fn end(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
@@ -65,7 +70,7 @@ impl Steps {
 }
 
 /// The warnings among the findings, or all that is wrong.
-fn judge(findings: &[Finding]) -> Result<Vec<String>, Failure> {
+pub fn judge(findings: &[Finding]) -> Result<Vec<String>, Failure> {
     let errors: Vec<&Finding> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
     match errors.as_slice() {
         [] => Ok(findings.iter().map(ToString::to_string).collect()),
@@ -110,7 +115,7 @@ fn running(cluster: &Cluster, which: &Which) -> Running {
 }
 
 /// Whether a process runs the same file as this one: a new build replaces the old one.
-fn same_binary(pid: i32) -> bool {
+pub fn same_binary(pid: i32) -> bool {
     let id = |path: &Path| {
         use std::os::unix::fs::MetadataExt as _;
         std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino(), m.mtime()))
@@ -136,6 +141,12 @@ async fn findings(cluster: &Cluster, host: &HostConfig) -> Vec<Finding> {
 
 /// `cox up`.
 pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
+    if let Some(file) = &options.file {
+        return super::up_file::up(&options, file, as_json).await;
+    }
+    if let Some(cluster) = HostsCluster::wanted(&options)? {
+        return super::up_hosts::up(options, cluster, as_json).await;
+    }
     let began = Instant::now();
     let cluster = Cluster::wanted(&options).await?;
     let host = cluster.host().await?;

@@ -152,6 +152,10 @@ fn neighbour(entry: &NeighbourMessage) -> Option<([u8; 6], Ipv4Addr)> {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
             NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(*found),
+            // Of a hardware address, whose family says nothing about where it leads.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                address = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from);
+            }
             _ => {}
         }
     }
@@ -214,7 +218,8 @@ async fn underlay(handle: &Handle, address: Ipv4Addr) -> Result<(u32, u32), Erro
     let mut found = handle.address().get().execute();
     let mut index = None;
     while let Some(message) = found.try_next().await.map_err(refused("list addresses"))? {
-        let is_it = |a: &AddressAttribute| matches!(a, AddressAttribute::Local(IpAddr::V4(a)) if *a == address);
+        let is_it =
+            |a: &AddressAttribute| matches!(a, AddressAttribute::Local(IpAddr::V4(a)) if *a == address);
         if message.attributes.iter().any(is_it) {
             index = Some(message.header.index);
         }
@@ -317,7 +322,8 @@ async fn tunnel_address(handle: &Handle, link: u32, wanted: Ipv4Addr) -> Result<
         if message.header.index != link || message.header.family != AddressFamily::Inet {
             continue;
         }
-        let is_it = |a: &AddressAttribute| matches!(a, AddressAttribute::Local(IpAddr::V4(a)) if *a == wanted);
+        let is_it =
+            |a: &AddressAttribute| matches!(a, AddressAttribute::Local(IpAddr::V4(a)) if *a == wanted);
         if message.attributes.iter().any(is_it) && message.header.prefix_len == 32 {
             has = true;
         } else {

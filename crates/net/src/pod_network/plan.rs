@@ -105,7 +105,9 @@ pub fn plan(found: &State, wanted: &State) -> Vec<Change> {
         found.neighbours.difference(&wanted.neighbours).filter(replaced).copied().map(Change::DropNeighbour),
     );
     let replaced = |f: &&Forward| !wanted.forwards.iter().any(|w| w.mac == f.mac);
-    out.extend(found.forwards.difference(&wanted.forwards).filter(replaced).copied().map(Change::DropForward));
+    out.extend(
+        found.forwards.difference(&wanted.forwards).filter(replaced).copied().map(Change::DropForward),
+    );
     out
 }
 

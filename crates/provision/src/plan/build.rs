@@ -160,3 +160,90 @@ impl Building<'_> {
         self.plan.services.push(service);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Stage;
+
+    fn spec(more: &str) -> ClusterSpec {
+        let text = format!(
+            "name: c\nhosts:\n\
+             - {{name: cp1, address: 192.0.2.1, roles: [control-plane, worker]}}\n\
+             - {{name: cp2, address: 192.0.2.2, roles: [control-plane]}}\n\
+             - {{name: n1, address: 192.0.2.3, roles: [worker]}}\n{more}"
+        );
+        let reading = ClusterSpec::read(&text, &|_| Ok(()));
+        reading.spec.unwrap_or_else(|| panic!("{:?}", reading.mistakes))
+    }
+
+    fn plans(spec: &ClusterSpec, options: &PlanOptions) -> Vec<HostPlan> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let now = "2026-07-01T00:00:00Z".parse().expect("a time");
+        let (trust, _) = Trust::ensure(dir.path(), spec, now).expect("made");
+        let plans = plan(spec, &trust, options).expect("planned");
+        assert_eq!(plan(spec, &trust, options).expect("planned"), plans);
+        plans
+    }
+
+    #[test]
+    fn everything_of_ours_can_be_below_one_directory() {
+        let mut options = PlanOptions::system();
+        options.paths = HostPaths::below(Path::new("/srv/x"));
+        for plan in plans(&spec(""), &options) {
+            let files = plan.files.iter().map(|f| &f.path);
+            let all = files
+                .chain(plan.directories.iter().map(|d| &d.path))
+                .chain(plan.binaries.iter().map(|b| &b.path));
+            for path in all {
+                assert!(path.starts_with("/srv/x"), "{}", path.display());
+            }
+            for service in &plan.services {
+                let elsewhere = |w: &&String| w.contains("/etc/") || w.contains("/var/");
+                assert_eq!(service.exec.iter().find(elsewhere), None, "{}", service.name);
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_go_where_the_servers_can_be_lost() {
+        let check = |more: &str, want: &str| {
+            let plans = plans(&spec(more), &PlanOptions::system());
+            let file = plans[2].file(Path::new("/etc/kubernetes/kubelet.conf")).expect("a kubeconfig");
+            assert!(file.content.is_secret() && file.mode == 0o600);
+            let text = String::from_utf8_lossy(file.content.bytes()).into_owned();
+            assert!(text.contains(&format!("server: {want}\n")), "{more}: want {want}");
+            let balancers: Vec<&str> = plans
+                .iter()
+                .filter(|p| p.services.iter().any(|s| s.stage == Stage::Balancer))
+                .map(|p| p.host.as_str())
+                .collect();
+            balancers.join(" ")
+        };
+        assert_eq!(check("", "https://127.0.0.1:6444"), "cp1 n1");
+        assert_eq!(
+            check("apiServer: {endpoint: 'k8s.example.org:443'}\n", "https://k8s.example.org:443"),
+            ""
+        );
+        let lb = "- {name: lb, address: 192.0.2.9, roles: [load-balancer]}\napiServer: {port: 7443, loadBalancer: ";
+        assert_eq!(check(&format!("{lb}nginx}}\n"), "https://192.0.2.9:7443"), "lb");
+        assert_eq!(check(&format!("{lb}haproxy}}\n"), "https://192.0.2.9:7443"), "lb");
+        assert_eq!(check(&format!("{lb}ours}}\n"), "https://127.0.0.1:6444"), "cp1 n1 lb");
+    }
+
+    #[test]
+    fn a_member_that_joins_says_so() {
+        let mut options = PlanOptions::system();
+        options.joining.insert("cp2".into());
+        let plans = plans(&spec(""), &options);
+        let says = |i: usize, word: &str| {
+            let etcd: &PlannedService = plans[i].service("etcd").expect("a member");
+            etcd.exec.iter().any(|w| w == word)
+        };
+        assert!(says(0, "--initial-cluster-state=new") && says(1, "--initial-cluster-state=existing"));
+        assert_eq!(plans[2].service("etcd"), None);
+        // Of the stages, each host has those of its roles, in order.
+        let stages: Vec<Stage> = plans[0].services.iter().map(|s| s.stage).collect();
+        assert!(stages.is_sorted() && stages[0] == Stage::Etcd && stages.last() == Some(&Stage::Node));
+    }
+}

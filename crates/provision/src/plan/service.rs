@@ -6,9 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// When in the life of a cluster a service starts. All hosts' services of a stage start together, and are ready
 /// before those of the next start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Stage {
     /// Where objects are kept.
     Etcd,
@@ -28,7 +30,7 @@ impl Stage {
 }
 
 /// How a service says that it has started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Not at all.
     Simple,
@@ -37,7 +39,7 @@ pub enum ServiceType {
 }
 
 /// Which processes end with a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopWith {
     /// All that it started.
     All,
@@ -46,7 +48,7 @@ pub enum StopWith {
 }
 
 /// How to tell that a service works; asked on the host itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
     /// It runs: that is all one can tell.
     None,
@@ -84,7 +86,7 @@ pub enum Ready {
 }
 
 /// A service of a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedService {
     /// Name of the unit without `.service`.
     pub name: String,

@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use super::hosts::{HostDraft, SshDraft, texts};
+use super::local::local_address;
 use super::reader::{Fields, Given};
 use super::{
     ApiServer, Cipher, ClusterSpec, Encryption, Endpoint, LoadBalancer, Network, Part, PodNetwork, Provider,
-    Role, Topology, local_address, nth_address,
+    Role, Topology, nth_address,
 };
 
 /// Everything that was read; `None` is what could not be, or what has no default.

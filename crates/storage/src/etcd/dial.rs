@@ -87,9 +87,10 @@ pub(super) async fn dial(
         let config = load(files).map_err(|e| e.to_string())?;
         let name = ServerName::try_from(address.host.clone())
             .map_err(|_| format!("{:?} is no name that a certificate can have", address.host))?;
+        // What does not speak TLS closes, and if we were still speaking, the kernel makes that a reset.
         let failed = |e: io::Error| match explain(&e) {
             Some(why) => why,
-            None if e.kind() == io::ErrorKind::UnexpectedEof => {
+            None if is_end(&e) => {
                 "it ends the connection instead of TLS; does its URL have to begin with http://?".into()
             }
             None => format!("TLS failed: {e}"),
@@ -99,11 +100,12 @@ pub(super) async fn dial(
         // Since TLS 1.3 the other side tells only now whether it takes our certificate: in place of its first words.
         let mut first = vec![0; 1024];
         match tokio::time::timeout(FIRST_WORDS, read.read(&mut first)).await {
-            Ok(Ok(0)) => Err("it closes the connection at once; does it take our client certificate?".into()),
+            Ok(Ok(0)) => Err(CLOSED.into()),
             Ok(Ok(count)) => {
                 first.truncate(count);
                 Ok(Box::new(tokio::io::join(io::Cursor::new(first).chain(read), write)) as Box<dyn Io>)
             }
+            Ok(Err(e)) if explain(&e).is_none() && is_end(&e) => Err(CLOSED.into()),
             Ok(Err(e)) => Err(failed(e)),
             Err(_) => Ok(Box::new(tokio::io::join(read, write))),
         }
@@ -119,6 +121,15 @@ pub(super) async fn dial(
             .into(),
         )),
     }
+}
+
+/// Why a connection is of no use that ends right after TLS has begun.
+const CLOSED: &str = "it closes the connection at once; does it take our client certificate?";
+
+/// Whether the other side has ended the connection.
+fn is_end(e: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(e.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
 }
 
 fn refused(e: &io::Error) -> String {
@@ -243,6 +254,38 @@ mod tests {
         assert!(Address::parse("http://127.0.0.1:1").expect("a URL").is_local());
         for bad in ["10.0.0.1:2379", "", "unix:///run/etcd.sock", "https://a/path", "ftp://a"] {
             assert!(matches!(Address::parse(bad), Err(OpenError::Endpoint { .. })), "{bad}");
+        }
+    }
+
+    /// What is said about a server that ends each connection after the first bytes.
+    async fn said_about_an_end(reset: bool) -> String {
+        let dir = tempfile::tempdir().expect("a directory");
+        let authority = dir.path().join("ca.crt");
+        let made = rcgen::generate_simple_self_signed(["ca".to_owned()]).expect("a certificate");
+        std::fs::write(&authority, made.cert.pem()).expect("written");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a connection");
+            io::Read::read(&mut socket, &mut [0; 4096]).expect("a greeting");
+            if reset {
+                let linger = Some(Duration::ZERO);
+                rustix::net::sockopt::set_socket_linger(&socket, linger).expect("it resets when it closes");
+            }
+        });
+        let address = Address::parse(&url).expect("a URL");
+        let Err(said) = dial(&address, Some(&TlsFiles { authority, client: None })).await else {
+            panic!("it does not speak TLS")
+        };
+        server.join().expect("no panic");
+        said.to_string()
+    }
+
+    #[tokio::test]
+    async fn who_ends_the_connection_instead_of_tls_may_want_http() {
+        for reset in [false, true] {
+            let said = said_about_an_end(reset).await;
+            assert!(said.contains("have to begin with http://"), "{said}");
         }
     }
 

@@ -17,7 +17,10 @@ const OLD_NODE_LABELS: [(&str, &str); 8] = [
         "failure-domain.beta.kubernetes.io/region",
         "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
     ),
-    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
+    ),
     (
         "beta.kubernetes.io/instance-type",
         "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
@@ -52,7 +55,10 @@ const OLD_ANNOTATIONS: [(&str, &str); 3] = [
         "non-functional in v1.16+; use the \"priorityClassName\" field instead",
     ),
     ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
-    ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    (
+        "security.alpha.kubernetes.io/unsafe-sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
 ];
 
 /// Sources of volumes that are on their way out or gone: the field, its name in the warning, and how far it is.
@@ -82,7 +88,9 @@ pub(crate) fn of_pod(new: &Object, old: Option<&Object>) -> Vec<String> {
 pub(crate) fn of_template(new: &Object, old: Option<&Object>, path: &[&'static str]) -> Vec<String> {
     let mut found = Vec::new();
     let place = |object| At::object(object).fields(path);
-    if !old.is_some_and(|old| old.generation() == new.generation() || same(place(new).get(), place(old).get())) {
+    if !old
+        .is_some_and(|old| old.generation() == new.generation() || same(place(new).get(), place(old).get()))
+    {
         all(&place(new), true, &mut found);
     }
     found
@@ -118,7 +126,8 @@ fn all(pod: &At, template: bool, found: &mut Vec<String>) {
     paths::paths(&spec.field("volumes"), found);
     let aliases: Vec<At> = spec.field("hostAliases").items().map(|alias| alias.field("ip")).collect();
     twice(&aliases, "ip", found);
-    let secrets: Vec<At> = spec.field("imagePullSecrets").items().map(|secret| secret.field("name")).collect();
+    let secrets: Vec<At> =
+        spec.field("imagePullSecrets").items().map(|secret| secret.field("name")).collect();
     twice(&secrets, "name", found);
     for secret in secrets.iter().filter(|name| name.text().is_empty()) {
         found.push(format!("{}: invalid empty name \"\"", secret.path()));
@@ -241,10 +250,13 @@ fn variables(env: &At, found: &mut Vec<String>) {
     for variable in env.items() {
         let (name, value) = (variable.field("name").text(), variable.field("value").text());
         let reference = format!("$({name})");
-        let extends = value.contains(&reference) && value != reference && !variable.field("valueFrom").exists();
+        let extends =
+            value.contains(&reference) && value != reference && !variable.field("valueFrom").exists();
         if names.contains(&name) && !extends {
             let path = variable.path();
-            found.push(format!("{path}: hides previous definition of {name:?}, which may be dropped when using apply"));
+            found.push(format!(
+                "{path}: hides previous definition of {name:?}, which may be dropped when using apply"
+            ));
         }
         names.push(name);
     }

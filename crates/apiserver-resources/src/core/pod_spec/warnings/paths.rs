@@ -10,7 +10,11 @@ struct File {
 
 impl File {
     fn show(&self) -> String {
-        if self.source.is_empty() { format!("{:?}", self.path) } else { format!("{:?} ({})", self.path, self.source) }
+        if self.source.is_empty() {
+            format!("{:?}", self.path)
+        } else {
+            format!("{:?} ({})", self.path, self.source)
+        }
     }
 
     /// Whether one lies in the other, or both are the same.
@@ -58,7 +62,8 @@ fn projected(source: &At) -> Vec<File> {
         return one(token.field("path").text(), "ServiceAccountToken".to_owned());
     }
     if bundle.exists() {
-        let name = if bundle.field("name").exists() { bundle.field("name") } else { bundle.field("signerName") };
+        let name =
+            if bundle.field("name").exists() { bundle.field("name") } else { bundle.field("signerName") };
         return one(bundle.field("path").text(), format!("ClusterTrustBundle {:?}", name.text()));
     }
     let parts = [

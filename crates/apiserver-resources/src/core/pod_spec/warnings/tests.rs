@@ -85,7 +85,9 @@ fn each_oddity_is_told() {
         ),
         (port(json!({"containerPort": 80, "protocol": "UDP"})), ""),
         (
-            container(json!({"ports": [{"name": "a", "containerPort": 1, "protocol": "TCP"}, {"name": "a", "containerPort": 2, "protocol": "TCP"}]})),
+            container(
+                json!({"ports": [{"name": "a", "containerPort": 1, "protocol": "TCP"}, {"name": "a", "containerPort": 2, "protocol": "TCP"}]}),
+            ),
             "spec.containers[0].ports[1]: duplicate port name \"a\" with spec.containers[0].ports[0], services and probes that select ports by name will use spec.containers[0].ports[0]",
         ),
         (
@@ -111,7 +113,8 @@ fn each_oddity_is_told() {
 
 #[test]
 fn annotations_that_became_fields() {
-    let pod = |annotations: Value, spec: Value| json!({"metadata": {"annotations": annotations}, "spec": spec});
+    let pod =
+        |annotations: Value, spec: Value| json!({"metadata": {"annotations": annotations}, "spec": spec});
     let told = |template: Value| {
         let set = json!({"metadata": {"name": "d"}, "spec": {"template": template}});
         of_template(&Object::from_value(set).unwrap(), None, &["spec", "template"]).join("\n")
@@ -123,7 +126,10 @@ fn annotations_that_became_fields() {
         "spec.template.metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]: deprecated since v1.30; use the \"appArmorProfile\" field instead"
     );
     let same = json!({"type": "Localhost", "localhostProfile": "x"});
-    assert_eq!(told(pod(apparmor, json!({"containers": c, "securityContext": {"appArmorProfile": same}}))), "");
+    assert_eq!(
+        told(pod(apparmor, json!({"containers": c, "securityContext": {"appArmorProfile": same}}))),
+        ""
+    );
     assert_eq!(
         told(pod(json!({"seccomp.security.alpha.kubernetes.io/pod": "x"}), json!({}))),
         "spec.template.metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]: non-functional in v1.27+; use the \"seccompProfile\" field instead"
@@ -141,7 +147,9 @@ fn names_that_are_no_host_names_are_told_once() {
         let told = strategy_for(group, plural, "").warnings(&object, None);
         (told.len(), strategy_for(group, plural, "").warnings(&object, Some(&object)).len())
     };
-    for (group, plural) in [("apps", "deployments"), ("apps", "replicasets"), ("batch", "jobs"), ("batch", "cronjobs")] {
+    for (group, plural) in
+        [("apps", "deployments"), ("apps", "replicasets"), ("batch", "jobs"), ("batch", "cronjobs")]
+    {
         assert_eq!(named(plural, group), (1, 0), "{plural}");
     }
     assert_eq!(named("pods", ""), (1, 0));

@@ -1,0 +1,361 @@
+//! `cox up --nodes N`: hosts in namespaces of this machine, each made what its plan says.
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use client::Remote;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::ApiResource;
+use kube::{Api, Client};
+use provision::apply::{ApplyError, Bringing, Changes, Target, install_all, start_all};
+use provision::plan::{Stage, manifests, plan};
+use provision::spec::{ClusterSpec, Role};
+use provision::{
+    Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
+};
+use serde_json::{Value, json};
+
+use crate::args::Up;
+use crate::commands::up::Steps;
+use crate::hosts::HostsCluster;
+use crate::output::{self, Failure};
+use crate::parts::VERSION;
+
+/// Name of the record of the balancer that this machine itself uses.
+pub const BALANCER: &str = "balancer";
+/// How long the balancer gets to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// What hosts need of this machine beyond what a node needs: programs, and the packages they come in.
+const PROGRAMS: [(&str, &str); 3] =
+    [("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
+
+/// Brings all hosts up, or repairs them.
+pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
+    cluster.layout.exists().map_err(|e| Failure::of(&e))?;
+    let warnings = super::up::judge(&findings(&cluster))?;
+    if !as_json {
+        warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
+    }
+    let _lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
+    cluster.layout.prepare().map_err(|e| Failure::of(&e))?;
+    cluster.keep()?;
+    let steps = Steps::new(as_json);
+    let spec = cluster.spec();
+    steps.begin("certificates");
+    let trust = cluster.trust(&spec)?;
+    let plans = plan(&spec, &trust, &cluster.plan_options()).map_err(|e| Failure::of(&e))?;
+    let mut changed = write_kubeconfig(&cluster, &trust)?;
+
+    let hosts = cluster.hosts()?;
+    steps.begin("hosts");
+    changed |= hosts.ensure_switch().await.map_err(|e| Failure::of(&e))?;
+    let starts = plans.iter().zip(0..).map(|(plan, number)| hosts.start(plan, number));
+    let mut booted = 0;
+    for (result, plan) in futures::future::join_all(starts).await.into_iter().zip(&plans) {
+        let started = result.map_err(|e| {
+            let log = hosts.host(&plan.host).logs().join("init.log");
+            Failure::new(format!("host {}: {e}", plan.host), format!("whole log: {}", log.display()))
+        })?;
+        booted += usize::from(started);
+    }
+    if booted > 0 {
+        changed = true;
+        steps.done("hosts", &format!("{booted} started"));
+    }
+
+    let targets: Vec<Target> =
+        plans.into_iter().map(|plan| Target { host: HostsCluster::host(&hosts, &plan.host), plan }).collect();
+    let source = images::Source::of_this_host()
+        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
+    let patience = Duration::from_secs(options.wait);
+    let bringing = Bringing::new(source, patience)?;
+    let shown = Mutex::default();
+    let tell = teller(&steps, &shown);
+    let mut changes = Changes::new();
+    let logs = cluster.layout.logs().display().to_string();
+    let next = format!("logs of each host's services are in {logs}/HOST; `cox up` goes on from here");
+    let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
+    install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
+    start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    steps.begin("balancer");
+    changed |= ensure_balancer(&cluster, &spec).await?;
+    let client = admin(&cluster.admin_kubeconfig()).await?;
+    steps.begin("objects of the cluster");
+    install_objects(&client, &spec, patience).await?;
+    let after = [Stage::Controllers, Stage::Node];
+    start_all(&targets, &after, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    for (host, all) in changes.iter().filter(|(_, all)| !all.is_empty()) {
+        steps.done(host, &crate::cluster_file::count(all.len(), "change"));
+    }
+    steps.begin("waiting for the nodes");
+    nodes_ready(&client, &spec, patience).await?;
+    steps.end();
+    changed |= changes.values().any(|all| !all.is_empty());
+    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what is being done on all hosts in one line.
+pub fn teller<'a>(
+    steps: &'a Steps,
+    shown: &'a Mutex<BTreeMap<String, String>>,
+) -> impl Fn(&str, &str) + Sync + 'a {
+    move |host, what| {
+        let mut shown = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shown.insert(host.to_owned(), what.to_owned());
+        let all: Vec<String> = shown.iter().map(|(host, what)| format!("{host}: {what}")).collect();
+        steps.begin(&all.join(", "));
+    }
+}
+
+/// What failed on all hosts, and what to do.
+pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
+    match errors {
+        [one] => Failure::new(one.to_string(), next),
+        many => {
+            let all: Vec<String> = many.iter().map(|e| format!("- {e}")).collect();
+            Failure::new(
+                format!("{} hosts are not what they shall be\n  {}", many.len(), all.join("\n  ")),
+                next,
+            )
+        }
+    }
+}
+
+/// What stands in the way on this machine.
+fn findings(cluster: &HostsCluster) -> Vec<Finding> {
+    let port = cluster.settings.secure_port;
+    let facts = Facts::gather(cluster.layout.root(), &[port]);
+    let wish = Wish {
+        node: true,
+        ports: vec![WantedPort {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            port,
+            what: "API server".into(),
+            flag: "--secure-port",
+        }],
+        networks: Vec::new(),
+        neighbours: Vec::new(),
+        own_processes: own_processes(&cluster.layout),
+        running: false,
+    };
+    let mut found = check(&facts, &wish);
+    let mut needed = PROGRAMS.to_vec();
+    if cluster.settings.control_planes > 1 {
+        needed.push(("etcd", "etcd-server"));
+    }
+    for (program, package) in needed {
+        if find_program(program).is_none() {
+            found.push(Finding {
+                severity: Severity::Error,
+                problem: format!("not installed: {program}"),
+                next: format!("apt-get install {package}"),
+            });
+        }
+    }
+    found
+}
+
+/// Says whether it had to be written.
+fn write_kubeconfig(cluster: &HostsCluster, trust: &provision::plan::Trust) -> Result<bool, Failure> {
+    let path = cluster.admin_kubeconfig();
+    let text = trust.kubeconfig(&trust.pki().admin(), &cluster.server()).map_err(|e| Failure::of(&e))?;
+    if std::fs::read(&path).is_ok_and(|found| found == text.expose().as_bytes()) {
+        return Ok(false);
+    }
+    pki::write_private(&path, text.expose().as_bytes()).map_err(|e| Failure::of(&e))?;
+    Ok(true)
+}
+
+/// The command line of the process behind a record.
+fn command_line(pid: i32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    text.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+}
+
+/// Leads this machine's loopback address to the API servers; says whether it did not before.
+async fn ensure_balancer(cluster: &HostsCluster, spec: &ClusterSpec) -> Result<bool, Failure> {
+    let fail = |what: &str, e: &dyn std::fmt::Display| Failure::new(format!("cannot {what}: {e}"), "");
+    let program = std::env::current_exe().map_err(|e| fail("find this program", &e))?;
+    let listen = format!("127.0.0.1:{}", cluster.settings.secure_port);
+    let authority = cluster.layout.pki().join("ca.crt");
+    let mut arguments = vec![
+        "balancer".to_owned(),
+        format!("--listen={listen}"),
+        format!("--certificate-authority={}", authority.display()),
+    ];
+    for host in spec.hosts_with(Role::ControlPlane) {
+        let address = std::net::SocketAddr::new(host.address, spec.api_server.port);
+        arguments.push(format!("--backend={address}"));
+    }
+    let path = cluster.layout.process_record(BALANCER);
+    if let Some(record) = ProcessRecord::read(&path).filter(ProcessRecord::is_alive) {
+        if command_line(record.pid).get(1..) == Some(&arguments[..]) && super::up::same_binary(record.pid) {
+            return Ok(false);
+        }
+        if let Some(process) = record.open() {
+            process.stop(GRACE).await.map_err(|e| fail("stop the balancer", &e))?;
+        }
+    }
+    let log = cluster.layout.logs().join("balancer.log");
+    let output = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(&log)
+        .map_err(|e| fail(&format!("open {}", log.display()), &e))?;
+    let errors = output.try_clone().map_err(|e| fail("open the log", &e))?;
+    let mut child = tokio::process::Command::new(program)
+        .args(&arguments)
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|e| fail("start the balancer", &e))?;
+    let record = child.id().and_then(|pid| ProcessRecord::of(i32::try_from(pid).ok()?));
+    if let Some(record) = &record {
+        record.write(&path).map_err(|e| fail("record the balancer", &e))?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if tokio::net::TcpStream::connect(&listen).await.is_ok() {
+            return Ok(true);
+        }
+        if child.try_wait().is_ok_and(|ended| ended.is_some()) || Instant::now() > deadline {
+            return Err(Failure::new(
+                format!("the balancer does not listen on {listen}"),
+                format!("see {}", log.display()),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A client with all rights.
+pub async fn admin(kubeconfig: &Path) -> Result<Client, Failure> {
+    Remote::from_kubeconfig_file(kubeconfig, &format!("cox/{VERSION}"))
+        .await
+        .and_then(|remote| remote.client())
+        .map_err(|e| Failure::of(&e))
+}
+
+/// The objects that a cluster has from the beginning; those that are there already are left as they are.
+pub async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+    for object in manifests(spec).into_iter().flat_map(|m| m.objects) {
+        let deadline = Instant::now() + patience;
+        // A server that has just started may still have to learn who may do what.
+        while let Err(error) = install_object(client, &object).await {
+            if Instant::now() > deadline {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                let kind = object["kind"].as_str().unwrap_or_default();
+                let why = base::Chain(&error);
+                return Err(Failure::new(format!("cannot make {kind} {name}: {why}"), ""));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Error> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let version = text(&object["apiVersion"]);
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &text(&object["kind"])));
+    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let params = PatchParams::apply("cox").force();
+    api.patch(&text(&object["metadata"]["name"]), &params, &Patch::Apply(object)).await.map(drop)
+}
+
+/// Waits until every node is Ready.
+pub async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let is_ready = |node: Option<&Node>| {
+        let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
+        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    let deadline = tokio::time::Instant::now() + patience;
+    for host in spec.hosts_with(Role::Worker) {
+        let ready = kube::runtime::wait::await_condition(nodes.clone(), &host.name, is_ready);
+        match tokio::time::timeout_at(deadline, ready).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(Failure::of(&error)),
+            Err(_) => {
+                return Err(Failure::new(
+                    format!("node {} is not Ready after {} s", host.name, patience.as_secs()),
+                    format!("see `kubectl describe node {}` and `cox status`", host.name),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says where the cluster is and what was done.
+fn say(
+    cluster: &HostsCluster,
+    took: Duration,
+    changed: bool,
+    changes: &Changes,
+    as_json: Option<Vec<String>>,
+) -> Result<(), Failure> {
+    let kubeconfig = cluster.admin_kubeconfig();
+    let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+    if let Some(warnings) = as_json {
+        let listed: serde_json::Map<String, Value> = changes
+            .iter()
+            .map(|(host, all)| (host.clone(), all.iter().map(ToString::to_string).collect()))
+            .collect();
+        return output::print_json(&json!({
+            "name": cluster.layout.name(),
+            "server": cluster.server(),
+            "kubeconfig": kubeconfig,
+            "seconds": seconds,
+            "changed": changed,
+            "changes": listed,
+            "warnings": warnings,
+        }));
+    }
+    if !changed {
+        return output::print(&format!(
+            "Cluster {:?} is as it shall be; nothing was changed.\nKubeconfig: {}\n",
+            cluster.layout.name(),
+            kubeconfig.display()
+        ));
+    }
+    let image = format!("{}:{}", images::HELLO, images::VERSION);
+    output::print(&format!(
+        "Cluster {:?} is ready after {seconds} s: {} nodes, {} of them control planes.\nKubeconfig: {}\n\n  \
+         export KUBECONFIG={}\n  kubectl get nodes -o wide\n  \
+         kubectl create deployment hello --image={image} --replicas={}\n",
+        cluster.layout.name(),
+        cluster.settings.nodes,
+        cluster.settings.control_planes,
+        kubeconfig.display(),
+        kubeconfig.display(),
+        cluster.settings.nodes,
+    ))
+}
+
+/// `cox host-init`: the first process of a host.
+pub async fn host_init(spec: &Path) -> Result<ExitCode, Failure> {
+    let text =
+        std::fs::read(spec).map_err(|e| Failure::new(format!("cannot read {}: {e}", spec.display()), ""))?;
+    let spec = serde_json::from_slice(&text).map_err(|e| Failure::of(&e))?;
+    provision::local::run_init(spec).await?;
+    Ok(ExitCode::SUCCESS)
+}
