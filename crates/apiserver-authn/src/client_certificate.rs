@@ -10,7 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
 use crate::{AuthRequest, Authenticator, AuthnError, CREDENTIAL_ID, Now, sha256, with_authenticated_group};
 
@@ -21,6 +21,7 @@ const MAX_ENTRIES: usize = 1024;
 /// Checks client certificates against a bundle of CAs.
 pub struct ClientCertificate {
     verifier: Arc<dyn ClientCertVerifier>,
+    authorities: Vec<CertificateDer<'static>>,
     now: Now,
     checked: Mutex<HashMap<[u8; 32], Checked>>,
 }
@@ -45,8 +46,10 @@ impl ClientCertificate {
     /// Trusts the CAs of a PEM bundle.
     pub fn new(ca_bundle: &[u8], now: Now) -> Result<Self, ClientCertificateError> {
         let mut roots = RootCertStore::empty();
+        let mut authorities = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(ca_bundle) {
             let certificate = certificate.map_err(|_| ClientCertificateError::NoCertificates)?;
+            authorities.push(certificate.clone());
             roots.add(certificate).map_err(|e| ClientCertificateError::Unusable(e.to_string()))?;
         }
         if roots.is_empty() {
@@ -56,7 +59,7 @@ impl ClientCertificate {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|e| ClientCertificateError::Unusable(e.to_string()))?;
-        Ok(Self { verifier, now, checked: Mutex::default() })
+        Ok(Self { verifier, authorities, now, checked: Mutex::default() })
     }
 
     /// The user of a chain, leaf first; `None` for an empty one.
@@ -75,9 +78,13 @@ impl ClientCertificate {
         let (_, parsed) =
             X509Certificate::from_der(leaf).map_err(|_| AuthnError("x509: malformed certificate".into()))?;
         let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        self.verifier
-            .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since))
-            .map_err(|e| refusal(&parsed, &e, now))?;
+        let good = if parsed.version() == X509Version::V1 {
+            self.verify_first_version(&parsed, since)
+        } else {
+            let time = UnixTime::since_unix_epoch(since);
+            self.verifier.verify_client_cert(leaf, intermediates, time).map(drop)
+        };
+        good.map_err(|e| refusal(&parsed, &e, now))?;
         let user = subject(&parsed, &key);
         // A certificate without a name names nobody.
         if user.name.is_empty() {
@@ -94,6 +101,34 @@ impl ClientCertificate {
             checked.insert(key, Checked { until, user: user.clone() });
         }
         Ok(Some(user))
+    }
+}
+
+impl ClientCertificate {
+    /// Checks a certificate of X.509's first version, which has no extensions: `openssl x509 -req` makes those by itself,
+    /// Go takes them, and the library knows the third version alone. One of our authorities has to have signed it itself.
+    fn verify_first_version(&self, leaf: &X509Certificate<'_>, now: Duration) -> Result<(), rustls::Error> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if now < leaf.validity().not_before.timestamp() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now > leaf.validity().not_after.timestamp() {
+            return Err(CertificateError::Expired.into());
+        }
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        let signed_by = |authority: &CertificateDer<'_>| {
+            let Ok((_, authority)) = X509Certificate::from_der(authority) else { return false };
+            let (key, signature) =
+                (&authority.public_key().subject_public_key.data, &leaf.signature_value.data);
+            authority.subject().as_raw() == leaf.issuer().as_raw()
+                && algorithms
+                    .iter()
+                    .any(|one| one.verify_signature(key, leaf.tbs_certificate.as_ref(), signature).is_ok())
+        };
+        if self.authorities.iter().any(signed_by) {
+            return Ok(());
+        }
+        Err(CertificateError::UnknownIssuer.into())
     }
 }
 
@@ -194,6 +229,48 @@ mod tests {
     fn at(seconds: &Arc<AtomicU64>) -> Now {
         let seconds = seconds.clone();
         Arc::new(move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed)))
+    }
+
+    /// As `openssl req -x509` and `openssl x509 -req` make them.
+    const OLD_CA: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBeDCCAR+gAwIBAgIUStqiV28bBwZ2T0frz7q9SWA8mIIwCgYIKoZIzj0EAwIw\n\
+        EjEQMA4GA1UEAwwHa3ViZS1jYTAeFw0yNjExMjAxNTU5MzRaFw0zNjExMTcxNTU5\n\
+        MzRaMBIxEDAOBgNVBAMMB2t1YmUtY2EwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\n\
+        AAQBwF0kMx0tn/WIdWK9/zqdHGsY0uc3gjGE2USuYhEEcsYMMjuQlxabhllKRa7T\n\
+        4F6VdX5gnStzJ25cW08hAB3Qo1MwUTAdBgNVHQ4EFgQUY4fn7b9aHgxyk1OLiBdc\n\
+        b9AjQXQwHwYDVR0jBBgwFoAUY4fn7b9aHgxyk1OLiBdcb9AjQXQwDwYDVR0TAQH/\n\
+        BAUwAwEB/zAKBggqhkjOPQQDAgNHADBEAiB1DcTmqDzbGEp/qOsHUQUBEJjjg+GO\n\
+        hV7NxlLNLiOpqwIgJ3GeEHxNFWJL5YmxiwofG6DPY6VXUIz+vw3tEQcyyvU=\n\
+        -----END CERTIFICATE-----\n\
+        ";
+    const OLD_LEAF: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBOzCB4QIUO/e+jt3X7FCrQAa2gEStCqBTegQwCgYIKoZIzj0EAwIwEjEQMA4G\n\
+        A1UEAwwHa3ViZS1jYTAeFw0yNjExMjAxNTU5MzVaFw0yNzExMjAxNTU5MzVaMC4x\n\
+        FzAVBgNVBAoMDnN5c3RlbTptYXN0ZXJzMRMwEQYDVQQDDAprdWJlLWFkbWluMFkw\n\
+        EwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAERuGfBFQABPLe9FrXaNv/+t8ZXzUAT+PM\n\
+        Z/ljQ2y9j/nXa8uxRoaYE8jT1I3SMpVDfIVRqC+QAiuHjF9N7jtcSjAKBggqhkjO\n\
+        PQQDAgNJADBGAiEAhtY+mUEqgIU9kjxW/4O7CP84+CajUZmdsDsVZK9N1yMCIQDh\n\
+        3TCdY42et+lFiQgsMu1j2lR7CePVUbEfUwrqk0SOtg==\n\
+        -----END CERTIFICATE-----\n\
+        ";
+
+    #[test]
+    fn a_certificate_of_the_first_version_is_checked_too() {
+        let seconds = Arc::new(AtomicU64::new(1_795_300_000));
+        let trusting = ClientCertificate::new(OLD_CA.as_bytes(), at(&seconds)).unwrap();
+        let leaf = CertificateDer::from_pem_slice(OLD_LEAF.as_bytes()).unwrap();
+        let user = trusting.user(std::slice::from_ref(&leaf)).unwrap().unwrap();
+        assert_eq!((user.name.as_str(), user.groups[0].as_str()), ("kube-admin", "system:masters"));
+
+        let other = ClientCertificate::new(ca().0.as_bytes(), at(&seconds)).unwrap();
+        assert!(other.user(std::slice::from_ref(&leaf)).unwrap_err().0.contains("unknown authority"));
+        // The same words signed by nobody: the last byte of the signature is another one.
+        let mut forged = leaf.to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        let fresh = ClientCertificate::new(OLD_CA.as_bytes(), at(&seconds)).unwrap();
+        assert!(fresh.user(&[CertificateDer::from(forged)]).is_err());
+        seconds.fetch_add(400 * DAY, Ordering::Relaxed);
+        assert!(fresh.user(std::slice::from_ref(&leaf)).unwrap_err().0.contains("has expired"));
     }
 
     #[test]

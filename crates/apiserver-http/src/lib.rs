@@ -22,6 +22,7 @@ mod listener;
 pub mod metrics;
 mod negotiate;
 mod openapi;
+mod possession;
 mod query;
 mod read;
 mod request_info;

@@ -56,6 +56,14 @@ pub fn json(status: StatusCode, media: Media, value: &impl Serialize) -> Respons
     }
 }
 
+/// JSON with indentation, as upstream writes what people ask for with curl.
+pub fn indented(value: &serde_json::Value) -> Response<Body> {
+    match serde_json::to_vec_pretty(value) {
+        Ok(encoded) => json_bytes(StatusCode::OK, Media::Json, encoded),
+        Err(e) => error(&StatusError::internal(e)),
+    }
+}
+
 /// An answer of one object.
 pub fn object(status: StatusCode, media: Media, object: &Object) -> Response<Body> {
     json(status, media, object)

@@ -171,7 +171,10 @@ impl Server {
             return Ok(answer);
         }
         if let Some(document) = self.documents.get(trimmed) {
-            return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, document));
+            return Ok(match trimmed {
+                "/version" => respond::indented(document),
+                _ => respond::json(StatusCode::OK, crate::negotiate::Media::Json, document),
+            });
         }
         if trimmed == "/" {
             let mut paths: Vec<&str> = vec!["/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3"];
@@ -191,7 +194,7 @@ impl Server {
             paths.extend(self.documents.keys().map(String::as_str));
             paths.sort_unstable();
             let value = serde_json::json!({ "paths": paths });
-            return Ok(respond::json(StatusCode::OK, crate::negotiate::Media::Json, &value));
+            return Ok(respond::indented(&value));
         }
         Err(StatusError::no_such_path())
     }

@@ -11,9 +11,6 @@ use storage::{SharedLeases, Storage};
 use crate::facts::Decoder;
 use crate::store::{Hook, Shared, Store, prefix};
 
-/// Events live for an hour, as `--event-ttl` of upstream's server.
-const EVENT_TTL: Duration = Duration::from_secs(3600);
-
 /// Finds the store of a resource.
 pub struct Registry {
     stores: BTreeMap<(String, String), Arc<Store>>,
@@ -61,8 +58,13 @@ impl RegistryBuilder {
         Ok(())
     }
 
-    /// Puts admission and hooks in.
-    pub fn finish(self, admission: Arc<Chain>, hooks: &BTreeMap<(&str, &str), Arc<dyn Hook>>) -> Registry {
+    /// Puts admission and hooks in. `event_ttl`: how long events are kept.
+    pub fn finish(
+        self,
+        admission: Arc<Chain>,
+        hooks: &BTreeMap<(&str, &str), Arc<dyn Hook>>,
+        event_ttl: Duration,
+    ) -> Registry {
         let leases = Arc::new(SharedLeases::new(self.storage.clone()));
         let shared = Shared { storage: self.storage, leases, admission };
         let stores = self
@@ -70,7 +72,7 @@ impl RegistryBuilder {
             .into_iter()
             .map(|(key, (kind, cache))| {
                 let hook = hooks.get(&(key.0.as_str(), key.1.as_str())).cloned();
-                let ttl = (key.1 == "events").then_some(EVENT_TTL);
+                let ttl = (key.1 == "events").then_some(event_ttl);
                 (key, Arc::new(Store::new(kind, cache, shared.clone(), hook, ttl)))
             })
             .collect();

@@ -7,6 +7,7 @@ mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
+mod capabilities;
 #[cfg(test)]
 mod cases;
 mod certificates;
@@ -31,6 +32,7 @@ mod strategy;
 pub mod table;
 mod tree;
 
+pub use capabilities::allow_privileged;
 pub use convert::convert;
 pub use lookup::{stored_field, strategy_for, supported_field};
 pub use meta::{NameRule, name_rule, validate_object_meta, validate_object_meta_update};

@@ -114,7 +114,9 @@ pub(crate) fn identity(config: &Config, view: Arc<View>) -> Result<Identity, Sta
         cluster: view.clone(),
         now: now.clone(),
     }));
-    methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
+    if config.bootstrap_tokens {
+        methods.push(Box::new(BootstrapTokens::new(view, now.clone())));
+    }
     for jwt in &config.authentication.jwt {
         let trust =
             OutboundTrust { authorities: jwt.certificate_authority.clone(), ..OutboundTrust::default() };
@@ -147,9 +149,11 @@ pub(crate) fn identity(config: &Config, view: Arc<View>) -> Result<Identity, Sta
             })
         })?));
     }
-    requests.push(Box::new(fresh(&config.client_ca, move |ca| {
-        ClientCertificate::new(ca, now.clone()).map_err(|e| e.to_string())
-    })?));
+    if let Some(client_ca) = &config.client_ca {
+        requests.push(Box::new(fresh(client_ca, move |ca| {
+            ClientCertificate::new(ca, now.clone()).map_err(|e| e.to_string())
+        })?));
+    }
     requests.push(Box::new(BearerToken(tokens.clone())));
     let jwks_uri = format!("https://{}:{}/openid/v1/jwks", config.advertise, config.listen.port());
     Ok(Identity {

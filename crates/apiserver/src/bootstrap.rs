@@ -261,10 +261,13 @@ impl<'a> Bootstrap<'a> {
     /// What aggregated API servers and kubelets read to authenticate clients.
     pub async fn authentication_config(
         &self,
-        client_ca: &str,
+        client_ca: Option<&str>,
         front_proxy: Option<&(FrontProxy, String)>,
     ) -> StatusResult<()> {
-        let mut data = json!({ "client-ca-file": client_ca });
+        let mut data = json!({});
+        if let Some(ca) = client_ca {
+            data["client-ca-file"] = json!(ca);
+        }
         if let Some((proxy, ca)) = front_proxy {
             let list = |values: &[String]| json!(json!(values).to_string());
             data["requestheader-client-ca-file"] = json!(ca);

@@ -1,4 +1,5 @@
 //! What an API server is told.
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -96,8 +97,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Versions, cipher suites, certificates for other names.
     pub tls_options: TlsOptions,
-    /// `--client-ca-file`.
-    pub client_ca: PathBuf,
+    /// `--client-ca-file`; without it, client certificates say nothing.
+    pub client_ca: Option<PathBuf>,
     /// `--token-auth-file`.
     pub token_file: Option<PathBuf>,
     /// `--anonymous-auth`, or the paths that a configuration file names.
@@ -114,8 +115,18 @@ pub struct Config {
     pub admission: Admission,
     /// Service-account tokens.
     pub service_accounts: ServiceAccounts,
+    /// `--enable-bootstrap-token-auth`.
+    pub bootstrap_tokens: bool,
     /// Client of kubelets; without one, logs and exec are refused.
     pub kubelet: Option<KubeletClient>,
+    /// Types of node addresses by which kubelets are reached, best first (`--kubelet-preferred-address-types`).
+    pub kubelet_address_types: Vec<String>,
+    /// `--allow-privileged`: whether containers may be. It holds for all servers of a process.
+    pub allow_privileged: bool,
+    /// `--event-ttl`: how long events are kept.
+    pub event_ttl: Duration,
+    /// Groups and versions that are not served (`--runtime-config`).
+    pub not_served: BTreeSet<(String, String)>,
     /// `--service-cluster-ip-range`.
     pub service_cidr: Ipv4Net,
     /// `--service-node-port-range`.
@@ -130,6 +141,10 @@ pub struct Config {
 }
 
 impl Config {
+    /// How kubelets are reached where nothing else is said.
+    pub const KUBELET_ADDRESS_TYPES: [&str; 5] =
+        ["InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP"];
+
     /// What upstream's server does when it is told nothing more: it listens on port 6443 of every address and allows
     /// everything.
     pub fn new(
@@ -145,7 +160,7 @@ impl Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
             advertise: IpAddr::from([0, 0, 0, 0]),
             tls,
-            client_ca,
+            client_ca: Some(client_ca),
             token_file: None,
             anonymous: Anonymous::Refused,
             authentication: Authentication::default(),
@@ -155,7 +170,12 @@ impl Config {
             authorization_policy: None,
             admission: Admission::default(),
             service_accounts,
+            bootstrap_tokens: true,
             kubelet: None,
+            kubelet_address_types: Self::KUBELET_ADDRESS_TYPES.map(str::to_owned).to_vec(),
+            allow_privileged: true,
+            event_ttl: Duration::from_secs(3600),
+            not_served: BTreeSet::new(),
             service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12),
             node_ports: 30000..=32767,
             shared: false,

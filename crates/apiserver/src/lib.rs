@@ -4,6 +4,7 @@
 mod authentication;
 mod authorization;
 mod bootstrap;
+mod component_probe;
 mod config;
 mod endpoints;
 mod feed;
@@ -27,6 +28,7 @@ pub use apiserver_authz::config::AuthorizationFlags;
 pub use apiserver_http::endpoints::Component;
 pub use apiserver_http::{Body, CipherSuiteName, MinVersion, Serving, SniCertificate, TlsFiles, TlsOptions};
 pub use authentication::{Authentication, FrontProxy, TokenWebhookConfig};
+pub use component_probe::HttpProbe;
 pub use config::{Admission, AuthorizationMode, Config, EncryptionFile, KubeletClient, ServiceAccounts};
 pub use outbound::{Outbound, OutboundTrust};
 pub use server::{ApiServer, Route, StartError};

@@ -111,7 +111,7 @@ fn unusable<'a>(path: &'a Path) -> impl Fn(&dyn std::fmt::Display) -> StartError
 }
 
 /// A client of kubelets: our certificate, their CA.
-fn kubelet_access(files: &KubeletClient) -> Result<KubeletAccess, StartError> {
+fn kubelet_access(files: &KubeletClient, address_types: &[String]) -> Result<KubeletAccess, StartError> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&read(&files.authority)?) {
         let certificate = certificate.map_err(|e| unusable(&files.authority)(&e))?;
@@ -130,9 +130,7 @@ fn kubelet_access(files: &KubeletClient) -> Result<KubeletAccess, StartError> {
         .map_err(|e| unusable(&files.certificate)(&e))?;
     Ok(KubeletAccess {
         dialer: streaming::dial::Dialer::tls(Arc::new(config)),
-        address_types: ["InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP"]
-            .map(str::to_owned)
-            .to_vec(),
+        address_types: address_types.to_vec(),
         limits: streaming::Limits::default(),
     })
 }
@@ -167,6 +165,7 @@ fn go_arch() -> &'static str {
 impl ApiServer {
     /// Starts serving; returns when `/readyz` is ok.
     pub async fn start(mut config: Config, stop: CancellationToken) -> Result<Self, StartError> {
+        apiserver_resources::allow_privileged(config.allow_privileged);
         let listener = Listener::bind(config.listen, &config.tls, &config.tls_options).await?;
         let address = listener.address().map_err(|e| StartError::Setting(e.to_string()))?;
         let Sealed { check, health: keys } = sealed::seal(&mut config, &stop, kept()).await?;
@@ -206,7 +205,7 @@ impl ApiServer {
         let allocator = Arc::new(allocator);
         let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
         hooks.insert(("", "services"), allocator.clone());
-        let registry = Arc::new(builder.finish(admission.clone(), &hooks));
+        let registry = Arc::new(builder.finish(admission.clone(), &hooks, config.event_ttl));
 
         let identity = identity(&config, view)?;
         let documents = BTreeMap::from([
@@ -214,7 +213,11 @@ impl ApiServer {
             ("/.well-known/openid-configuration".to_owned(), identity.discovery),
             ("/openid/v1/jwks".to_owned(), identity.jwks),
         ]);
-        let access = config.kubelet.as_ref().map(kubelet_access).transpose()?;
+        let access = config
+            .kubelet
+            .as_ref()
+            .map(|files| kubelet_access(files, &config.kubelet_address_types))
+            .transpose()?;
         let ready = Arc::new(AtomicBool::new(false));
         let stopping = Arc::new(AtomicBool::new(false));
         let drain = CancellationToken::new();
@@ -225,7 +228,9 @@ impl ApiServer {
             Box::new(move |text| times.write(text)),
         ];
         let server = Arc::new(Server {
-            kinds: Kinds::new(served()),
+            kinds: Kinds::new(served().filter(|kind| {
+                !config.not_served.contains(&(kind.group.to_string(), kind.version.to_string()))
+            })),
             registry: registry.clone(),
             authenticator: identity.requests,
             tokens: identity.tokens,
@@ -260,7 +265,8 @@ impl ApiServer {
             address: config.advertise,
             port: address.port(),
         };
-        let client_ca = String::from_utf8_lossy(&read(&config.client_ca)?).into_owned();
+        let client_ca = config.client_ca.as_ref().map(read).transpose()?;
+        let client_ca = client_ca.map(|pem| String::from_utf8_lossy(&pem).into_owned());
         let front_proxy = match &config.authentication.front_proxy {
             Some(proxy) => {
                 let ca = String::from_utf8_lossy(&read(&proxy.client_ca)?).into_owned();
@@ -281,7 +287,7 @@ impl ApiServer {
             } else {
                 bootstrap.endpoints(&advertised, &[advertised.address]).await?;
             }
-            bootstrap.authentication_config(&client_ca, front_proxy.as_ref()).await?;
+            bootstrap.authentication_config(client_ca.as_deref(), front_proxy.as_ref()).await?;
             bootstrap.storage_answers().await
         };
         repeated(work).await.map_err(StartError::Bootstrap)?;

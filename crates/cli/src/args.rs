@@ -276,6 +276,17 @@ pub fn is_part(name: &str) -> bool {
     matches!(name, "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" | "kubelet" | "kube-proxy")
 }
 
+/// The part that `hyperkube` has under a shorter name.
+pub fn part_of_hyperkube(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "apiserver" => "kube-apiserver",
+        "controller-manager" => "kube-controller-manager",
+        "scheduler" => "kube-scheduler",
+        "proxy" => "kube-proxy",
+        _ => return None,
+    })
+}
+
 /// The completion script of a shell.
 pub fn completion(shell: clap_complete::Shell) -> String {
     let mut script = Vec::new();

@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(found, want, "{flag}");
         };
         check(Part::Kubelet, "max-pods", "");
-        check(Part::KubeApiserver, "experimental-encryption-provider-config", "");
+        check(Part::KubeApiserver, "encryption-provider-config", "");
         check(Part::KubeScheduler, "v", "");
         check(Part::Etcd, "anything", "");
         check(Part::Kubelet, "max-podz", "kubelet has no such flag; did you mean \"max-pods\"?");

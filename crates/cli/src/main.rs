@@ -32,6 +32,18 @@ fn main() -> ExitCode {
         argv.splice(0..1, ["cox".to_owned(), name]);
     } else if name == "hyperkube" {
         argv[0] = "cox".to_owned();
+        if let Some(part) = argv.get_mut(1)
+            && let Some(full) = args::part_of_hyperkube(part)
+        {
+            full.clone_into(part);
+        }
+    }
+    if let [_, part, flags @ ..] = argv.as_slice()
+        && args::is_part(part)
+        && let Err(failure) = parts::removed_flags::check(part, flags)
+    {
+        output::print_failure(&failure, args::wants_json(&argv));
+        return ExitCode::from(failure.code);
     }
     // What scripts written for upstream's binaries ask.
     if let [_, part, flag] = argv.as_slice()

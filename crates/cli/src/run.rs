@@ -95,7 +95,7 @@ fn local_client(server: &Arc<ApiServer>, user: &str, groups: &[&str], agent: &st
 }
 
 fn api_config(cluster: &Cluster, opened: Opened, mut components: Vec<Arc<dyn Component>>) -> ApiConfig {
-    components.push(opened.component);
+    components.extend(opened.components);
     let pki = cluster.pki();
     let serving = pki.api_server();
     let kubelet = pki.api_server_kubelet_client();

@@ -25,4 +25,4 @@ pub use key::ObjectKey;
 pub use queue::WorkQueue;
 pub use recorder::{EventType, Recorder, reference};
 pub use service_accounts::ServiceAccounts;
-pub use transport::{KubeconfigError, Remote, in_process};
+pub use transport::{InClusterError, KubeconfigError, Remote, in_process};

@@ -43,6 +43,15 @@ pub enum KubeconfigError {
         #[source]
         source: Box<kube::config::KubeconfigError>,
     },
+    /// Its client certificate is of X.509's first version.
+    #[error(
+        "cannot make a client from kubeconfig {path}: its client certificate is of X.509 version 1, and version 3 is needed; \
+         `openssl x509 -req` makes one with -extfile and -extensions"
+    )]
+    FirstVersion {
+        /// The file.
+        path: String,
+    },
     /// Its certificates or server make no client.
     #[error("cannot make a client from kubeconfig {path}")]
     Client {
@@ -53,6 +62,11 @@ pub enum KubeconfigError {
         source: Box<kube::Error>,
     },
 }
+
+/// This process runs in no pod, or in one without an account.
+#[derive(Debug, thiserror::Error)]
+#[error("no kubeconfig is given, and there is no account of a pod to use")]
+pub struct InClusterError(#[source] Box<kube::config::InClusterError>);
 
 /// An API server as the current context of a kubeconfig file names it, with the credentials to speak to it.
 #[derive(Clone)]
@@ -73,6 +87,25 @@ impl Remote {
         Ok(Self { path: name, config, agent: user_agent.to_owned() })
     }
 
+    /// A server that asks for no credentials; [`Self::at`] says where.
+    pub fn without_credentials(user_agent: &str) -> Self {
+        let config = Config::new(http::Uri::from_static("http://localhost:8080"));
+        Self { path: "none".into(), config, agent: user_agent.to_owned() }
+    }
+
+    /// The account of the pod that this process runs in: token and CA as mounted, the server as in the environment.
+    pub fn in_cluster(user_agent: &str) -> Result<Self, InClusterError> {
+        let config = Config::incluster().map_err(|source| InClusterError(Box::new(source)))?;
+        Ok(Self { path: "of the pod".into(), config, agent: user_agent.to_owned() })
+    }
+
+    /// The same credentials at another URL.
+    #[must_use]
+    pub fn at(mut self, server: http::Uri) -> Self {
+        self.config.cluster_url = server;
+        self
+    }
+
     /// A client with the file's own credentials.
     pub fn client(&self) -> Result<Client, KubeconfigError> {
         let mut config = self.config.clone();
@@ -91,7 +124,13 @@ impl Remote {
     }
 
     fn connect(&self, config: Config) -> Result<Client, KubeconfigError> {
-        Client::try_from(config)
-            .map_err(|source| KubeconfigError::Client { path: self.path.clone(), source: Box::new(source) })
+        Client::try_from(config).map_err(|source| {
+            let path = self.path.clone();
+            // The library's words name a private key, which is well.
+            if format!("{source:?}").contains("UnsupportedCertVersion") {
+                return KubeconfigError::FirstVersion { path };
+            }
+            KubeconfigError::Client { path, source: Box::new(source) }
+        })
     }
 }

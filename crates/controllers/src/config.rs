@@ -16,6 +16,8 @@ pub struct Config {
     pub leader_elect: bool,
     /// Pod networks to give nodes their parts of; empty: node IPAM does not run.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Networks of the Services, of which nodes are given no part.
+    pub service_cidrs: Vec<IpNet>,
     /// Size of a node's part, IPv4.
     pub node_cidr_mask_v4: u8,
     /// Size of a node's part, IPv6.
@@ -47,6 +49,7 @@ impl Default for Config {
             identity: "cox".into(),
             leader_elect: true,
             cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
             node_cidr_mask_v4: 24,
             node_cidr_mask_v6: 64,
             root_ca: String::new(),

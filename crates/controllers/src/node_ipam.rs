@@ -21,6 +21,8 @@ pub struct NodeIpam {
     recorder: Recorder,
     nodes: Cache<Node>,
     pools: Vec<Pool>,
+    /// Not to be given to nodes.
+    services: Vec<IpNet>,
     /// Given out, and maybe not in the cache yet.
     given: Mutex<BTreeMap<String, Vec<IpNet>>>,
 }
@@ -40,6 +42,7 @@ impl NodeIpam {
             recorder: context.recorder.named("cidrAllocator"),
             nodes: context.informers.cache(),
             pools: context.config.cluster_cidrs.iter().map(pool).collect(),
+            services: context.config.service_cidrs.clone(),
             given: Mutex::default(),
         }
     }
@@ -55,6 +58,7 @@ impl NodeIpam {
         }
         let mut used: HashSet<IpNet> = given.values().flatten().copied().collect();
         used.extend(nodes.iter().flat_map(|n| parts_of(n)));
+        used.extend(&self.services);
         let parts: Option<Vec<IpNet>> = self.pools.iter().map(|pool| pool.first_free(&used)).collect();
         given.extend(parts.clone().map(|parts| (name.to_owned(), parts)));
         parts
@@ -143,6 +147,8 @@ mod tests {
             ("10.244.0.0/16", 24, &["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24")),
             ("10.244.0.0/16", 24, &["10.244.0.0/23"], Some("10.244.2.0/24")),
             ("10.244.0.0/16", 24, &["10.244.0.128/25"], Some("10.244.1.0/24")),
+            // Those of the Services.
+            ("10.96.0.0/11", 24, &["10.96.0.0/12"], Some("10.112.0.0/24")),
             ("10.244.0.0/24", 24, &[], Some("10.244.0.0/24")),
             ("10.244.0.0/24", 24, &["10.244.0.0/24"], None),
             ("10.244.0.0/24", 16, &[], None),

@@ -3,9 +3,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, Config, EncryptionFile, KubeletClient, ServiceAccounts, Serving, TlsFiles};
+use apiserver::{
+    ApiServer, Component, Config, EncryptionFile, HttpProbe, KubeletClient, ServiceAccounts, Serving,
+    TlsFiles,
+};
 use clap::Args;
 
 use super::admission::AdmissionFlags;
@@ -13,7 +17,7 @@ use super::api_server_identity::{AuthenticationFlags, TlsFlags};
 use super::authorization::AuthorizationFlags;
 use super::opened::Opened;
 use crate::output::Failure;
-use crate::parts::go_duration;
+use crate::parts::{go_duration, health, runtime_config};
 
 /// Flags of the API server, with upstream's names.
 #[derive(Args, Debug)]
@@ -25,7 +29,7 @@ pub struct Flags {
     #[command(flatten)]
     etcd: EtcdFlags,
     /// How secrets and more are sealed in the store: an EncryptionConfiguration.
-    #[arg(long, visible_alias = "experimental-encryption-provider-config")]
+    #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
     /// Whether changes of that file are followed.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", requires = "encryption_provider_config")]
@@ -49,9 +53,9 @@ pub struct Flags {
     /// Its key.
     #[arg(long)]
     tls_private_key_file: PathBuf,
-    /// CA of client certificates.
+    /// CA of client certificates; without it they say nothing.
     #[arg(long)]
-    client_ca_file: PathBuf,
+    client_ca_file: Option<PathBuf>,
     /// Static tokens, CSV.
     #[arg(long)]
     token_auth_file: Option<PathBuf>,
@@ -85,6 +89,9 @@ pub struct Flags {
     /// Audiences of the API; the issuer if absent.
     #[arg(long, value_delimiter = ',')]
     api_audiences: Vec<String>,
+    /// Whether tokens of Secrets of type bootstrap.kubernetes.io/token are taken; they are if absent.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    enable_bootstrap_token_auth: Option<bool>,
     /// Client certificate for kubelets.
     #[arg(long, requires_all = ["kubelet_client_key", "kubelet_certificate_authority"])]
     kubelet_client_certificate: Option<PathBuf>,
@@ -94,6 +101,21 @@ pub struct Flags {
     /// CA of the kubelets' serving certificates.
     #[arg(long)]
     kubelet_certificate_authority: Option<PathBuf>,
+    /// Types of node addresses by which kubelets are reached, best first.
+    #[arg(long, value_delimiter = ',', default_values = Config::KUBELET_ADDRESS_TYPES, value_parser = Config::KUBELET_ADDRESS_TYPES)]
+    kubelet_preferred_address_types: Vec<String>,
+    /// Whether containers may be privileged.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    allow_privileged: bool,
+    /// How many API servers there are. Each says by itself that it is there, so that nothing depends on it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    apiserver_count: u32,
+    /// How long events are kept.
+    #[arg(long, default_value = "1h0m0s", value_parser = go_duration)]
+    event_ttl: Duration,
+    /// Versions of the API to serve or not: GROUP/VERSION=true|false, api/all, api/ga, api/beta, api/alpha.
+    #[arg(long, value_delimiter = ',')]
+    runtime_config: Vec<String>,
     /// Network of the Services.
     #[arg(long, default_value = "10.96.0.0/12")]
     service_cluster_ip_range: ipnet::Ipv4Net,
@@ -221,10 +243,16 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         None => flags.bind_address,
     };
+    // Where upstream asks them too: on this host, at the ports they have when nobody says another.
+    let mut components: Vec<Arc<dyn Component>> = vec![
+        Arc::new(HttpProbe::local("controller-manager", health::CONTROLLER_MANAGER_PORT)),
+        Arc::new(HttpProbe::local("scheduler", health::SCHEDULER_PORT)),
+    ];
     let opened = match flags.data_dir {
         Some(dir) => Opened::embedded(dir).await?,
         None => Opened::etcd(flags.etcd.options()).await?,
     };
+    components.extend(opened.components);
     let kubelet = match (
         flags.kubelet_client_certificate,
         flags.kubelet_client_key,
@@ -235,6 +263,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         }
         _ => None,
     };
+    let not_served = runtime_config::not_served(&flags.runtime_config)
+        .map_err(|what| Failure::new(what, "see --runtime-config"))?;
+    tracing::debug!(count = flags.apiserver_count, "API servers tell of themselves with leases");
     let mut issuers = flags.service_account_issuer.into_iter();
     let issuer = issuers.next().unwrap_or_default();
     let config = Config {
@@ -264,12 +295,17 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
             extend_token_expiration: flags.service_account_extend_token_expiration,
             audiences: flags.api_audiences,
         },
+        bootstrap_tokens: flags.enable_bootstrap_token_auth.unwrap_or(true),
         kubelet,
+        kubelet_address_types: flags.kubelet_preferred_address_types,
+        allow_privileged: flags.allow_privileged,
+        event_ttl: flags.event_ttl,
+        not_served,
         service_cidr: flags.service_cluster_ip_range,
         node_ports: flags.service_node_port_range,
         shared: opened.shared,
         serving: flags.serving.into(),
-        components: vec![opened.component],
+        components,
     };
     let server = ApiServer::start(config, stop.clone()).await.map_err(|e| Failure::of(&e))?;
     tracing::info!(address = %server.address(), "the API server serves");

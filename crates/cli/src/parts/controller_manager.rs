@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::health::{self, HealthFlags};
 use super::signing::SigningFlags;
 use crate::output::Failure;
 
@@ -12,14 +13,29 @@ use crate::output::Failure;
 #[derive(Args, Debug)]
 pub struct Flags {
     /// How to reach the API server.
+    #[arg(long, required_unless_present = "master")]
+    kubeconfig: Option<PathBuf>,
+    /// URL of the API server; it wins over the kubeconfig's.
     #[arg(long)]
-    kubeconfig: PathBuf,
+    master: Option<String>,
+    /// Where to tell of one's health.
+    #[command(flatten)]
+    health: HealthFlags,
     /// Leads only while it holds the Lease.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     leader_elect: bool,
     /// Networks of the pods.
     #[arg(long, value_delimiter = ',')]
     cluster_cidr: Vec<ipnet::IpNet>,
+    /// Whether nodes are given parts of these networks; they are if absent, where there are any.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    allocate_node_cidrs: Option<bool>,
+    /// Networks of the Services: nodes are given no part of them.
+    #[arg(long, value_delimiter = ',')]
+    service_cluster_ip_range: Vec<ipnet::IpNet>,
+    /// Name of the cluster, for what is made outside of it; nothing is.
+    #[arg(long, default_value = "kubernetes")]
+    cluster_name: String,
     /// Size of a node's part, IPv4.
     #[arg(long, default_value_t = 24)]
     node_cidr_mask_size: u8,
@@ -41,7 +57,17 @@ pub struct Flags {
 /// Runs the controllers until they are asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let remote = super::remote(&flags.kubeconfig, "kube-controller-manager").await?;
+    if flags.allocate_node_cidrs == Some(true) && flags.cluster_cidr.is_empty() {
+        return Err(Failure::new(
+            "nodes cannot be given networks: there is no --cluster-cidr",
+            "see --allocate-node-cidrs",
+        ));
+    }
+    let remote =
+        super::remote(flags.kubeconfig.as_deref(), flags.master.as_deref(), "kube-controller-manager")
+            .await?;
+    flags.health.serve(health::CONTROLLER_MANAGER_PORT, &stop).await?;
+    tracing::debug!(cluster = flags.cluster_name, "controllers of a cluster");
     let client = remote.client().map_err(|e| Failure::of(&e))?;
     let root_ca = match &flags.root_ca_file {
         Some(path) => std::fs::read_to_string(path).map_err(|e| {
@@ -52,7 +78,8 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let mut config = controllers::Config {
         identity: super::identity(),
         leader_elect: flags.leader_elect,
-        cluster_cidrs: flags.cluster_cidr,
+        cluster_cidrs: if flags.allocate_node_cidrs == Some(false) { Vec::new() } else { flags.cluster_cidr },
+        service_cidrs: flags.service_cluster_ip_range,
         node_cidr_mask_v4: flags.node_cidr_mask_size,
         root_ca,
         controllers: flags.controllers,

@@ -10,9 +10,9 @@ use crate::output::Failure;
 /// Flags of the cluster DNS.
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// How to reach the API server.
+    /// How to reach the API server; in a pod, as its service account if absent.
     #[arg(long)]
-    kubeconfig: PathBuf,
+    kubeconfig: Option<PathBuf>,
     /// Addresses and ports to listen on, UDP and TCP.
     #[arg(long, value_delimiter = ',', required = true)]
     listen: Vec<SocketAddr>,
@@ -33,7 +33,14 @@ pub struct Flags {
 /// Runs the DNS until it is asked to stop.
 pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&flags.kubeconfig, "coredns").await?;
+    let client = match &flags.kubeconfig {
+        Some(path) => super::client_of(path, "coredns").await?,
+        None => {
+            let agent = format!("coredns/{}", super::VERSION);
+            let pod = client::Remote::in_cluster(&agent).map_err(|e| Failure::of(&e))?;
+            pod.client().map_err(|e| Failure::of(&e))?
+        }
+    };
     let config = dns::Config {
         domain: flags.cluster_domain,
         resolv_conf: Some(flags.resolv_conf),

@@ -111,14 +111,24 @@ impl Flags {
     /// Flags first, then the file, then the defaults.
     fn settled(self, file: KubeletFile) -> Result<kubelet::Config, Failure> {
         let serving_cert_dir = self.identity.serving_cert_dir(file.server_tls_bootstrap);
-        let need = |found: Option<PathBuf>, flag: &str, field: &str| {
+        let own = self.identity.own_serving_files();
+        let pair = match (
+            self.tls_cert_file.or(file.tls_cert_file),
+            self.tls_private_key_file.or(file.tls_private_key_file),
+        ) {
+            (Some(certificate), Some(key)) => (certificate, key),
             // A certificate that is asked for comes from no file.
-            found.or_else(|| serving_cert_dir.clone()).ok_or_else(|| {
-                Failure::new(
+            (None, None) => serving_cert_dir.clone().map_or(own, |dir| (dir.clone(), dir)),
+            (certificate, _) => {
+                let (flag, field) = match certificate {
+                    None => ("tls-cert-file", "tlsCertFile"),
+                    Some(_) => ("tls-private-key-file", "tlsPrivateKeyFile"),
+                };
+                return Err(Failure::new(
                     format!("the kubelet's server has no {flag}"),
                     format!("name it with --{flag}, or {field} in the file"),
-                )
-            })
+                ));
+            }
         };
         let or = |flag: Vec<IpAddr>, file: Vec<IpAddr>| if flag.is_empty() { file } else { flag };
         let node = self.hostname_override.unwrap_or_else(super::host_name).to_lowercase();
@@ -126,12 +136,8 @@ impl Flags {
         let server = kubelet::ServerConfig {
             address: self.address.or(file.address).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
             port: self.port.or(file.port).unwrap_or(10250),
-            cert_file: need(self.tls_cert_file.or(file.tls_cert_file), "tls-cert-file", "tlsCertFile")?,
-            key_file: need(
-                self.tls_private_key_file.or(file.tls_private_key_file),
-                "tls-private-key-file",
-                "tlsPrivateKeyFile",
-            )?,
+            cert_file: pair.0,
+            key_file: pair.1,
             client_ca_file: self.client_ca_file.or(file.client_ca_file),
             token_webhook: file.token_webhook.unwrap_or(true),
             access_webhook: file.access_webhook.unwrap_or(true),
@@ -190,6 +196,9 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     let (kubeconfig, identity) = (flags.kubeconfig.clone(), flags.identity.clone());
     let rotate = file.rotate_certificates;
     let config = flags.settled(file)?;
+    if config.server.as_ref().is_some_and(|server| server.cert_file == identity.own_serving_files().0) {
+        identity.ensure_own_serving_files(&config.node_name)?;
+    }
     let client = identity.client(&kubeconfig, &config.node_name, rotate, &stop).await?;
     super::ended(kubelet::run(config, client, stop).await)
 }
@@ -232,7 +241,10 @@ mod tests {
         assert_eq!((config.max_pods, server.port, server.anonymous), (7, 1, false));
         assert_eq!(server.cert_file, PathBuf::from("flag.crt"));
 
-        let failure = flags(&[]).settled(KubeletFile::default()).unwrap_err();
+        let server = flags(&["--cert-dir=/pki"]).settled(KubeletFile::default()).unwrap().server.unwrap();
+        assert_eq!(server.cert_file, PathBuf::from("/pki/kubelet.crt"));
+
+        let failure = flags(&["--tls-private-key-file=k"]).settled(KubeletFile::default()).unwrap_err();
         assert!(failure.what.contains("tls-cert-file"), "{failure}");
     }
 

@@ -31,6 +31,32 @@ impl IdentityFlags {
         asked.then(|| self.cert_dir.clone())
     }
 
+    /// Certificate and key of who was given none and may not ask for one: made once, and kept.
+    pub fn own_serving_files(&self) -> (PathBuf, PathBuf) {
+        (self.cert_dir.join("kubelet.crt"), self.cert_dir.join("kubelet.key"))
+    }
+
+    /// Makes those files where they are missing.
+    pub fn ensure_own_serving_files(&self, node_name: &str) -> Result<(), Failure> {
+        let (certificate, key) = self.own_serving_files();
+        if certificate.exists() && key.exists() {
+            return Ok(());
+        }
+        let failed = |e: &(dyn std::error::Error + 'static)| {
+            Failure::new(
+                format!("the kubelet's server gets no certificate: {}", base::Chain(e)),
+                "name one with --tls-cert-file and --tls-private-key-file, or see --cert-dir",
+            )
+        };
+        let names = vec![pki::AlternativeName::Dns(node_name.to_owned())];
+        let (text, private) = super::health::own_certificate(node_name, names).map_err(|e| failed(&e))?;
+        std::fs::create_dir_all(&self.cert_dir).map_err(|e| failed(&e))?;
+        pki::write_private(&key, private.as_bytes()).map_err(|e| failed(&e))?;
+        pki::write_public(&certificate, text.as_bytes()).map_err(|e| failed(&e))?;
+        tracing::info!(file = %certificate.display(), "made a serving certificate that nobody else signed");
+        Ok(())
+    }
+
     /// The client of the kubelet; its certificate is asked for first where it has to be, and replaced until `stop` where
     /// the flags or the file (`rotateCertificates`) say so.
     pub async fn client(

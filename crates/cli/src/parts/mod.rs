@@ -8,10 +8,13 @@ pub mod balancer;
 pub mod controller_manager;
 pub mod dns;
 pub mod files;
+mod health;
 pub mod kubelet;
 mod kubelet_identity;
 pub mod opened;
 pub mod proxy;
+pub mod removed_flags;
+mod runtime_config;
 pub mod scheduler;
 mod signing;
 
@@ -40,14 +43,22 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
     Ok(stop)
 }
 
-/// The API server that `--kubeconfig` names, for a part of this name.
-async fn remote(kubeconfig: &Path, part: &str) -> Result<Remote, Failure> {
-    Remote::from_kubeconfig_file(kubeconfig, &format!("{part}/{VERSION}")).await.map_err(|e| Failure::of(&e))
+/// The API server that `--kubeconfig` or `--master` names, for a part of this name.
+async fn remote(kubeconfig: Option<&Path>, master: Option<&str>, part: &str) -> Result<Remote, Failure> {
+    let agent = format!("{part}/{VERSION}");
+    let remote = match kubeconfig {
+        Some(path) => Remote::from_kubeconfig_file(path, &agent).await.map_err(|e| Failure::of(&e))?,
+        None => Remote::without_credentials(&agent),
+    };
+    let Some(master) = master else { return Ok(remote) };
+    let url = if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
+    let url = url.parse().map_err(|e| Failure::new(format!("{master}: {e}"), "see --master"))?;
+    Ok(remote.at(url))
 }
 
 /// The client that `--kubeconfig` gives.
 pub async fn client_of(kubeconfig: &Path, part: &str) -> Result<kube::Client, Failure> {
-    remote(kubeconfig, part).await?.client().map_err(|e| Failure::of(&e))
+    remote(Some(kubeconfig), None, part).await?.client().map_err(|e| Failure::of(&e))
 }
 
 /// Ends a part that ran until it was asked to stop.

@@ -17,8 +17,11 @@ pub struct Flags {
     #[arg(long)]
     config: Option<PathBuf>,
     /// How to reach the API server; clientConnection.kubeconfig of the file if absent.
-    #[arg(long, required_unless_present_any = ["config", "cleanup"])]
+    #[arg(long, required_unless_present_any = ["config", "cleanup", "master"])]
     kubeconfig: Option<PathBuf>,
+    /// URL of the API server; it wins over the kubeconfig's.
+    #[arg(long)]
+    master: Option<String>,
     /// Name of this node; the host's name if absent.
     #[arg(long)]
     hostname_override: Option<String>,
@@ -82,7 +85,12 @@ fn v4_first(all: &[IpNet]) -> Option<IpNet> {
 fn check_mode(mode: &str) -> Result<(), Failure> {
     match mode {
         "" | "nftables" => Ok(()),
-        "iptables" | "ipvs" => Err(Failure::new(
+        // Upstream's own default: what Services do is the same, and nobody has to change a file for it.
+        "iptables" => {
+            tracing::warn!("Services are made real with nftables, in place of iptables");
+            Ok(())
+        }
+        "ipvs" => Err(Failure::new(
             format!("proxy mode {mode:?} is not supported: Services are made real with nftables"),
             "leave the mode out, or set it to nftables (--proxy-mode, or mode in the file)",
         )),
@@ -162,14 +170,15 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
     }
     let settled = flags.settled()?;
     check_mode(settled.mode.as_deref().unwrap_or_default())?;
-    let Some(kubeconfig) = settled.kubeconfig else {
+    if settled.kubeconfig.is_none() && flags.master.is_none() {
         return Err(Failure::new(
             "no kubeconfig is given",
             "name one with --kubeconfig, or with clientConnection.kubeconfig in the file",
         ));
-    };
+    }
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&kubeconfig, "kube-proxy").await?;
+    let remote = super::remote(settled.kubeconfig.as_deref(), flags.master.as_deref(), "kube-proxy").await?;
+    let client = remote.client().map_err(|e| Failure::of(&e))?;
     let address = match settled.bind_address.filter(|a| !a.is_unspecified()) {
         Some(address) => address,
         None => super::own_address("--bind-address").await?,
@@ -224,11 +233,9 @@ mod tests {
 
     #[test]
     fn modes_that_are_not_there_are_told_with_what_to_do() {
-        assert!(check_mode("").is_ok() && check_mode("nftables").is_ok());
-        for mode in ["iptables", "ipvs"] {
-            let failure = check_mode(mode).unwrap_err();
-            assert!(failure.what.contains(mode) && failure.next.contains("nftables"), "{failure}");
-        }
+        assert!(["", "nftables", "iptables"].into_iter().all(|mode| check_mode(mode).is_ok()));
+        let failure = check_mode("ipvs").unwrap_err();
+        assert!(failure.what.contains("ipvs") && failure.next.contains("nftables"), "{failure}");
         assert!(check_mode("ebpf").unwrap_err().what.contains("unknown proxy mode"));
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use client::ElectionConfig;
 
+use super::health::{self, HealthFlags};
 use crate::output::Failure;
 use crate::parts::files::scheduler::{self as file, SchedulerFile};
 
@@ -15,8 +16,14 @@ pub struct Flags {
     #[arg(long)]
     config: Option<PathBuf>,
     /// How to reach the API server; clientConnection.kubeconfig of the file if absent.
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long, required_unless_present_any = ["config", "master"])]
     kubeconfig: Option<PathBuf>,
+    /// URL of the API server; it wins over the kubeconfig's.
+    #[arg(long)]
+    master: Option<String>,
+    /// Where to tell of one's health.
+    #[command(flatten)]
+    health: HealthFlags,
     /// Leads only while it holds the Lease; it does if absent.
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     leader_elect: Option<bool>,
@@ -83,14 +90,17 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         tracing::warn!(file = flags.config.as_deref().map(|p| p.display().to_string()), "{warning}");
     }
     let election = flags.election(&file)?;
-    let Some(kubeconfig) = flags.kubeconfig.or(file.kubeconfig) else {
+    let kubeconfig = flags.kubeconfig.or(file.kubeconfig);
+    if kubeconfig.is_none() && flags.master.is_none() {
         return Err(Failure::new(
             "no kubeconfig is given",
             "name one with --kubeconfig, or with clientConnection.kubeconfig in the file",
         ));
-    };
+    }
     let stop = super::stop_on_signal()?;
-    let client = super::client_of(&kubeconfig, "kube-scheduler").await?;
+    let remote = super::remote(kubeconfig.as_deref(), flags.master.as_deref(), "kube-scheduler").await?;
+    let client = remote.client().map_err(|e| Failure::of(&e))?;
+    flags.health.serve(health::SCHEDULER_PORT, &stop).await?;
     let defaults = scheduler::Config::default();
     let config = scheduler::Config {
         election,

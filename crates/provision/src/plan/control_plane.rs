@@ -79,6 +79,8 @@ fn api_server(building: &mut Building<'_>) {
     let pki = |file: &str| paths.pki(file);
     let mut flags = Flags::default();
     flags.add("advertise-address", host.address);
+    // System pods of others need it: pod networks, storage drivers.
+    flags.add("allow-privileged", "true");
     flags.add("bind-address", "0.0.0.0");
     flags.add("secure-port", spec.api_server.port);
     flags.path("tls-cert-file", pki("apiserver.crt"));

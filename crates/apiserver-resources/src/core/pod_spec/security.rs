@@ -128,6 +128,10 @@ pub(crate) fn validate_container(context: &At, errors: &mut FieldErrors) {
     if let Some(mount) = Some(context.field("procMount")).filter(At::exists) {
         checks::one_of(&mount, &["Default", "Unmasked"], errors);
     }
+    let privileged = context.field("privileged");
+    if privileged.is_true() && !crate::capabilities::privileged_is_allowed() {
+        errors.push(privileged.forbidden("disallowed by cluster policy"));
+    }
     if context.field("allowPrivilegeEscalation").bool() == Some(false) {
         if context.field("privileged").is_true() {
             errors.push(

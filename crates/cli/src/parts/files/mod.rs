@@ -45,7 +45,14 @@ pub fn load<T>(
     let fail = |why: String| {
         Failure::new(format!("cannot use {}: {why}", path.display()), format!("--config wants a {kind}"))
     };
-    let size = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+    let found = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?;
+    if found.is_dir() {
+        // Long ago it was the directory of static pods.
+        return Err(fail(
+            "it is a directory; that of static pods is named with --pod-manifest-path of the kubelet".into(),
+        ));
+    }
+    let size = found.len();
     if size > MOST_BYTES {
         return Err(fail(format!("it has {size} bytes, {MOST_BYTES} are read at most")));
     }
@@ -65,6 +72,11 @@ fn parse<T>(
     let mut fields = Fields { at: String::new(), left };
     let version: String = fields.take("apiVersion")?.unwrap_or_default();
     let found: String = fields.take("kind")?.unwrap_or_default();
+    if found == kind
+        && let Some(since) = former(&version)
+    {
+        return Err(format!("{kind} of {version} is {since}; write apiVersion: {api_version}"));
+    }
     if (version.as_str(), found.as_str()) != (api_version, kind) {
         return Err(format!(
             "no kind {found:?} is registered for version {version:?}; wanted {kind} of {api_version}"
@@ -72,6 +84,34 @@ fn parse<T>(
     }
     let read = read(&mut fields)?;
     Ok((read, fields.end(ignored)?))
+}
+
+/// What became of a version of these kinds.
+fn former(api_version: &str) -> Option<&'static str> {
+    Some(match api_version {
+        "componentconfig/v1alpha1" => "gone since v1.12, when each part got a group of its own",
+        "kubescheduler.config.k8s.io/v1alpha1" => "removed in v1.19",
+        "kubescheduler.config.k8s.io/v1alpha2" => "removed in v1.20",
+        "kubescheduler.config.k8s.io/v1beta1" => "removed in v1.23",
+        "kubescheduler.config.k8s.io/v1beta2" => "removed in v1.28",
+        "kubescheduler.config.k8s.io/v1beta3" => "removed in v1.29",
+        "kubelet.config.k8s.io/v1alpha1" => "gone since v1.10",
+        _ => return None,
+    })
+}
+
+/// What to write in place of a field that former versions of these kinds had.
+fn former_field(path: &str) -> Option<&'static str> {
+    Some(match path {
+        "algorithmSource" => "use profiles",
+        "bindTimeoutSeconds" => "use pluginConfig of VolumeBinding in a profile",
+        "disablePreemption" => "disable DefaultPreemption among a profile's plugins",
+        "hardPodAffinitySymmetricWeight" => "use pluginConfig of InterPodAffinity in a profile",
+        "schedulerName" => "use schedulerName in a profile",
+        "healthzBindAddress" | "metricsBindAddress" => "use --bind-address and --secure-port",
+        "resourceContainer" | "udpIdleTimeout" => "leave it out",
+        _ => return None,
+    })
 }
 
 impl Fields {
@@ -156,7 +196,10 @@ fn leftovers(
             }
             Ok(())
         }
-        _ => Err(format!("unknown field \"{at}{path}\"")),
+        _ => Err(match former_field(path) {
+            Some(instead) => format!("unknown field \"{at}{path}\": former versions had it; {instead}"),
+            None => format!("unknown field \"{at}{path}\""),
+        }),
     }
 }
 
@@ -231,6 +274,9 @@ mod tests {
         check("limits: {pod: 3}", Err("unknown field \"limits.pod\""));
         check("limit: {pods: 3}", Err("unknown field \"limit\""));
         check("other: 1", Err("unknown field \"other\""));
+        let former =
+            "unknown field \"schedulerName\": former versions had it; use schedulerName in a profile";
+        check("schedulerName: x", Err(former));
         check("limits: {pods: many}", Err("limits.pods: invalid type: string \"many\", expected u8"));
         check("limits: 3", Err("unknown field \"limits\""));
     }
@@ -243,6 +289,11 @@ mod tests {
             "no kind \"Example\" is registered for version \"example.io/v2\"; wanted Example of example.io/v1"
         );
         assert!(kind("{}").contains("wanted Example"));
+        let old = kind("apiVersion: kubescheduler.config.k8s.io/v1alpha1\nkind: Example");
+        assert_eq!(
+            old,
+            "Example of kubescheduler.config.k8s.io/v1alpha1 is removed in v1.19; write apiVersion: example.io/v1"
+        );
         assert_eq!(kind("- 1"), "it holds no object");
         assert!(!kind("a: [").is_empty());
         assert!(kind("kind: Example\nkind: Example").contains("duplicate"));
