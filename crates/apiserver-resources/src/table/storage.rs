@@ -153,7 +153,7 @@ pub(super) fn storage_migration(object: &Object, _now: Timestamp) -> Vec<Value> 
         group => format!("{}.{group}", resource("resource")),
     };
     let conditions = object.list_at(&["status", "conditions"]).iter();
-    let held = conditions.filter(|c| text(c, &["status"]) == "True").map(|c| text(c, &["type"]));
-    let status = held.filter(|ty| matches!(*ty, "Running" | "Failed" | "Succeeded")).next_back();
+    let mut held = conditions.filter(|c| text(c, &["status"]) == "True").map(|c| text(c, &["type"]));
+    let status = held.rfind(|ty| matches!(*ty, "Running" | "Failed" | "Succeeded"));
     vec![object.name().into(), of.into(), status.unwrap_or("Unknown").into()]
 }
