@@ -564,7 +564,7 @@ impl Store {
             delete::preconditions(
                 &old.object,
                 options,
-                &GroupResource::new(&*self.kind.group, &*self.kind.kind),
+                &GroupResource::new(&self.kind.group, &self.kind.kind),
             )?;
             if !admitted {
                 let mut attributes =

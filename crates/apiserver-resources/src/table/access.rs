@@ -25,7 +25,7 @@ pub(super) fn role_binding(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) fn signing_request(object: &Object, now: Timestamp) -> Vec<Value> {
-    let mut conditions = object.list_at(&["status", "conditions"]);
+    let conditions = object.list_at(&["status", "conditions"]);
     let has = |ty: &str| conditions.iter().any(|c| text(c, &["type"]) == ty);
     let mut status = match (has("Denied"), has("Approved")) {
         (true, _) => "Denied",
@@ -57,7 +57,7 @@ pub(super) fn trust_bundle(object: &Object, _now: Timestamp) -> Vec<Value> {
 
 pub(super) fn pod_certificate(object: &Object, _now: Timestamp) -> Vec<Value> {
     let spec = |field: &str| Value::from(object.str_at(&["spec", field]));
-    let conditions = object.list_at(&["status", "conditions"]).iter().map(|c| text(c, &["type"]));
+    let mut conditions = object.list_at(&["status", "conditions"]).iter().map(|c| text(c, &["type"]));
     let state = conditions.rfind(|ty| matches!(*ty, "Issued" | "Denied" | "Failed"));
     vec![
         object.name().into(),

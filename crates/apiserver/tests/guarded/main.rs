@@ -45,7 +45,11 @@ async fn start(dir: &Path, audit: Option<apiserver::audit::Config>) -> Live {
     let config = configured(dir, audit, 0).await;
     let stop = CancellationToken::new();
     let authority = config.client_ca.clone();
-    Live { server: ApiServer::start(config, stop.clone()).await.unwrap(), stop, authority }
+    Live {
+        server: ApiServer::start(config, stop.clone()).await.unwrap(),
+        stop,
+        authority: authority.expect("the test config has one"),
+    }
 }
 
 /// What such a server is told; 0: any port.
