@@ -112,7 +112,6 @@ const KUBELET: &[Removed] = &[
     gone("keep-terminated-pod-volumes", "removed in v1.31", "leave it out"),
     gone("network-plugin", "removed in v1.24", CNI),
     gone("network-plugin-dir", "gone with Docker since v1.24", CNI),
-    gone("network-plugin-mtu", "removed in v1.24", CNI),
     gone(
         "pod-infra-container-image",
         "removed in v1.35",
