@@ -84,7 +84,7 @@ impl ControlPlane {
         let port = self.port.to_string();
         let mut command = Command::new(binary());
         command.args(["kube-apiserver", "--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
-        command.args(["--secure-port", &port, "--data-dir", &path("db")]);
+        command.args(["--allow-privileged=true", "--secure-port", &port, "--data-dir", &path("db")]);
         if !more.iter().any(|m| m.starts_with("--authorization-")) {
             command.arg("--authorization-mode=Node,RBAC");
         }
