@@ -1,6 +1,7 @@
 //! The cache over the real embedded storage.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -354,6 +355,8 @@ struct Breaking {
     cut: tokio::sync::watch::Receiver<Option<storage::Error>>,
     /// Each list and each watch needs a permit: while there is none, the world goes on.
     open: tokio::sync::Semaphore,
+    /// Lists and watches that were asked for.
+    asked: AtomicUsize,
 }
 
 #[async_trait]
@@ -366,6 +369,7 @@ impl Storage for Breaking {
         self.storage.get(key, at).await
     }
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, storage::Error> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.open.acquire().await.map_err(|_| storage::Error::Closed)?.forget();
         self.storage.range(request).await
     }
@@ -382,6 +386,7 @@ impl Storage for Breaking {
         self.storage.delete(key, expect).await
     }
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, storage::Error> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.open.acquire().await.map_err(|_| storage::Error::Closed)?.forget();
         let watch = self.storage.watch(prefix, after).await?;
         let progress = watch.progress();
@@ -415,7 +420,12 @@ impl Storage for Breaking {
 async fn broken(world: &World, error: storage::Error) -> (Arc<Breaking>, Cache, Watch, Revision) {
     let (cut, receiver) = tokio::sync::watch::channel(None);
     let open = tokio::sync::Semaphore::new(2);
-    let storage = Arc::new(Breaking { storage: world.storage.clone(), cut: receiver, open });
+    let storage = Arc::new(Breaking {
+        storage: world.storage.clone(),
+        cut: receiver,
+        open,
+        asked: AtomicUsize::new(0),
+    });
     for key in ["a/changed", "a/gone", "a/replaced", "a/same"] {
         world.put(key, "node=x").await;
     }
@@ -426,6 +436,10 @@ async fn broken(world: &World, error: storage::Error) -> (Arc<Breaking>, Cache, 
         tokio::task::yield_now().await;
     }
     cut.send_replace(Some(error));
+    // Only then has the cache seen that its watch broke, and nothing that happens from now on comes through it.
+    while storage.asked.load(Ordering::Relaxed) < 3 {
+        tokio::task::yield_now().await;
+    }
     (storage, cache, watch, snapshot.revision)
 }
 
