@@ -104,11 +104,11 @@ mod tests {
     #[test]
     fn keys_are_found_from_home_and_from_the_file() {
         let check = |key: &str, home: Option<&str>, want: &str| {
-            let found = key_path(Path::new(key), Path::new("/work"), home.map(Path::new));
+            let found = key_path(Path::new(key), Path::new("/clusters"), home.map(Path::new));
             assert_eq!(found, Path::new(want), "{key}");
         };
         check("~/.ssh/id", Some("/home/me"), "/home/me/.ssh/id");
-        check("keys/id", Some("/home/me"), "/work/keys/id");
+        check("keys/id", Some("/home/me"), "/clusters/keys/id");
         check("/keys/id", None, "/keys/id");
     }
 
