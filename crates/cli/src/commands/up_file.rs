@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pki::ClusterPki;
-use provision::apply::{Bringing, Changes, Target, install_all, start_all};
+use provision::apply::{
+    Bringing, CLUSTER_MARK, Changes, Host as _, Target, install_all, start_all, survey_all,
+};
 use provision::plan::{PlanOptions, Ready, Stage, Trust, plan};
 use provision::spec::{ClusterSpec, Provider};
 use provision::{Layout, SshHost};
@@ -47,12 +49,17 @@ pub async fn up(options: &Up, file: &Path, as_json: bool) -> Result<ExitCode, Fa
         .mode(0o700)
         .create(&control)
         .map_err(|e| Failure::new(format!("cannot make {}: {e}", control.display()), ""))?;
-    let plan_options = PlanOptions::system();
+    let mut plan_options = PlanOptions::system();
     let cox = plan_options.paths.program("cox");
+    let hosts: Vec<Arc<SshHost>> = spec
+        .hosts
+        .iter()
+        .map(|host| Arc::new(SshHost::new(host, &control, &cox).with_packages(spec.packages.as_deref())))
+        .collect();
+    steps.begin("looking at the hosts");
+    survey(&spec, &hosts, &mut plan_options).await?;
     let plans = plan(&spec, &trust, &plan_options).map_err(|e| Failure::of(&e))?;
-    let hosts = spec.hosts.iter().map(|host| SshHost::new(host, &control, &cox));
-    let targets: Vec<Target> =
-        hosts.zip(plans).map(|(host, plan)| Target { host: Arc::new(host), plan }).collect();
+    let targets: Vec<Target> = hosts.into_iter().zip(plans).map(|(host, plan)| Target { host, plan }).collect();
     let patience = Duration::from_secs(options.wait);
     let source = images::Source::of_this_host()
         .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
@@ -75,9 +82,30 @@ pub async fn up(options: &Up, file: &Path, as_json: bool) -> Result<ExitCode, Fa
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &spec, patience).await?;
+    if !options.no_verify && changes.values().any(|all| !all.is_empty()) {
+        steps.begin("trying pods, names and Services on every node");
+        super::verify::verify(&client, &spec).await?;
+    }
     steps.end();
     say(&spec, &server, &kubeconfig, began.elapsed(), &changes, as_json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Looks at the hosts before anything is done to them, and tells plans what they are like.
+async fn survey(spec: &ClusterSpec, hosts: &[Arc<SshHost>], options: &mut PlanOptions) -> Result<(), Failure> {
+    let asked: Vec<&dyn provision::apply::Host> = hosts.iter().map(|h| &**h as &dyn provision::apply::Host).collect();
+    let (found, warnings) = survey_all(spec, &asked)
+        .await
+        .map_err(|errors| all_failed("nothing was changed; `cox up` begins anew", &errors))?;
+    warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
+    options.traits = found.iter().map(|(host, survey)| (host.clone(), survey.traits())).collect();
+    let marks = hosts.iter().filter(|h| found.get(h.name()).is_some_and(|s| s.unmarked())).map(|host| async {
+        let mark = format!("{}\n", spec.name);
+        host.write_file(Path::new(CLUSTER_MARK), 0o644, mark.as_bytes())
+            .await
+            .map_err(|e| Failure::new(format!("host {}: {e}", host.name()), ""))
+    });
+    futures::future::try_join_all(marks).await.map(drop)
 }
 
 fn say(
@@ -113,20 +141,26 @@ fn say(
 }
 
 /// `cox probe`: whether a service of this host works, as another `cox` asks over ssh; the question is standard input.
-pub async fn probe() -> Result<ExitCode, Failure> {
+pub async fn probe(patience_ms: u64) -> Result<ExitCode, Failure> {
     let ready: Ready = serde_json::from_reader(std::io::Read::take(std::io::stdin(), 1 << 16))
         .map_err(|e| Failure::of(&e))?;
-    provision::probe(&ready).await.map_err(|why| Failure::new(why, ""))?;
-    Ok(ExitCode::SUCCESS)
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(patience_ms);
+    loop {
+        match provision::probe(&ready).await {
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            Err(why) if tokio::time::Instant::now() >= deadline => return Err(Failure::new(why, "")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 /// `cox import-images`: gives this host's container runtime the system images, made of this binary.
-pub async fn import_images(socket: &Path) -> Result<ExitCode, Failure> {
+pub async fn import_images(socket: &Path, snapshotter: &str) -> Result<ExitCode, Failure> {
     let source = images::Source::of_this_host()
         .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
     let bringing = Bringing::new(source, Duration::ZERO)?;
     let record = Path::new("/var/lib/cox/system-images.json");
-    let imported = provision::import_system_images(socket, record, &bringing.images, "overlayfs").await?;
+    let imported = provision::import_system_images(socket, record, &bringing.images, snapshotter).await?;
     output::print(if imported { "imported\n" } else { "present\n" })?;
     Ok(ExitCode::SUCCESS)
 }
