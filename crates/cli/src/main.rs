@@ -104,9 +104,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Db(options) => commands::db::db(options, json).await,
             Command::Migrate(options) => commands::migrate::migrate(*options, json).await,
             Command::Secrets(verb) => commands::secrets::secrets(verb, json).await,
-            Command::HostInit { spec } => commands::up_hosts::host_init(&spec).await,
-            Command::Probe => commands::up_file::probe().await,
-            Command::ImportImages { socket } => commands::up_file::import_images(&socket).await,
+            Command::HostInit { spec } => commands::on_host::host_init(&spec).await,
+            Command::Probe => commands::on_host::probe().await,
+            Command::ImportImages { socket } => commands::on_host::import_images(&socket).await,
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 let script = args::completion(shell);
