@@ -64,7 +64,7 @@ pub fn read(file: &Path) -> Result<Reading, Failure> {
     let place = |key: &Path| key_path(key, base, home.as_deref());
     let outside = Outside { key: &|key| look_at_key(&place(key)), flag: &look_at_flag };
     let mut reading = ClusterSpec::read_with(&text, outside);
-    for spec in &mut reading.spec {
+    if let Some(spec) = &mut reading.spec {
         spec.packages = spec.packages.as_deref().map(place);
     }
     for host in reading.spec.iter_mut().flat_map(|spec| &mut spec.hosts) {
@@ -81,11 +81,16 @@ pub fn told(file: &Path, mistake: &Mistake) -> String {
 /// The cluster that the file describes, with the keys' places; warnings are told aside.
 pub fn load(file: &Path) -> Result<ClusterSpec, Failure> {
     let reading = read(file)?;
+    if reading.spec.is_some() {
+        reading.mistakes.iter().for_each(|warning| crate::output::note(&told(file, warning)));
+    }
+    judged(file, reading)
+}
+
+/// The cluster that was read, or everything that is wrong.
+pub fn judged(file: &Path, reading: Reading) -> Result<ClusterSpec, Failure> {
     let line = |m: &Mistake| format!("\n  {}", told(file, m));
     if let Some(spec) = reading.spec {
-        for warning in &reading.mistakes {
-            crate::output::note(&told(file, warning));
-        }
         return Ok(spec);
     }
     let errors: Vec<&Mistake> = reading.mistakes.iter().filter(|m| m.gravity == Gravity::Error).collect();

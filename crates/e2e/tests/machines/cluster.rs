@@ -50,6 +50,9 @@ impl Cluster {
     pub fn cox(&self, arguments: &[&str]) -> Result<Answer> {
         let mut command = self.wire.command(&binary());
         command.args(arguments);
+        if let Some(log) = std::env::var_os("COX_LOG") {
+            command.env("RUST_LOG", log);
+        }
         run(command, None, PATIENCE).with_context(|| format!("cox {}", arguments.join(" ")))
     }
 
@@ -66,6 +69,9 @@ impl Cluster {
     pub fn up(&self) -> Result<Value> {
         let answer = self.answer_of_up(&["-o", "json"])?;
         ensure!(answer.code == Some(0), "cox up failed: {}{}", answer.out, answer.err);
+        if std::env::var_os("COX_LOG").is_some() {
+            println!("{}", answer.err);
+        }
         serde_json::from_str(answer.out.lines().last().unwrap_or("")).context("cox up -o json")
     }
 

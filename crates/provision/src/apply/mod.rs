@@ -10,7 +10,7 @@ mod install;
 mod start;
 mod survey;
 
-pub use host::{ApplyError, FileFacts, Host, HostError, Output, Running};
+pub use host::{ApplyError, FileFacts, Host, HostError, Output, Piece, Running};
 pub use install::install;
 pub(crate) use install::{hex, sha256};
 pub use start::{remove_unplanned, start};
@@ -149,8 +149,12 @@ pub async fn start_all(
     into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {
     for stage in stages {
-        let started = targets.iter().map(|t| start(&t.plan, *stage, &*t.host, bringing, tell));
-        collect(targets, futures::future::join_all(started).await, into)?;
+        let started = targets.iter().map(|t| {
+            let before = into.get(&t.plan.host).map_or(&[][..], Vec::as_slice);
+            start(&t.plan, *stage, &*t.host, before, bringing, tell)
+        });
+        let results = futures::future::join_all(started).await;
+        collect(targets, results, into)?;
     }
     Ok(())
 }

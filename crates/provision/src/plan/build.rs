@@ -6,6 +6,7 @@ use std::{
 };
 
 use pki::CertificatePaths;
+use serde::{Deserialize, Serialize};
 
 use super::{
     BinarySource, Content, HostPaths, HostPlan, PlannedBinary, PlannedDirectory, PlannedFile, PlannedService,
@@ -33,7 +34,8 @@ pub struct PlanOptions {
 }
 
 /// What a plan has to know of the host that it is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HostTraits {
     /// The file that names the host's resolvers, where `/etc/resolv.conf` is of no use in pods.
     pub resolv_conf: Option<PathBuf>,

@@ -19,10 +19,10 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 
 use self::answers::{file_of, hint, inspected, listed, refused_by_sudo};
-use self::scripts::{INSPECT, INSTALL, KERNEL, MISSING, REMOVE, SERVICES, START, WRITE};
+use self::scripts::{INSPECT, INSTALL, KERNEL, MISSING, PROGRAM, PUT, REMOVE, SERVICES, START, WRITE};
 use crate::{
-    apply::{FileFacts, Host, HostError, Images, Output, Running, sha256},
-    plan::{PlannedRuntime, PlannedService, Ready, unit_path, unit_text},
+    apply::{FileFacts, Host, HostError, Images, Output, Piece, Running, sha256},
+    plan::{PlannedRuntime, PlannedService, Ready, unit_text},
     spec,
 };
 
@@ -30,6 +30,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(900);
 /// What our marks say about services: with what each was started.
 const MARKS: &str = "/var/lib/cox/services";
+/// Says which `cox` a host has.
+const PROGRAM_MARK: &str = "/var/lib/cox/program";
 /// Where packages lie on a host while they are installed.
 const PACKAGES: &str = "/var/lib/cox/packages";
 /// How long a host itself waits for a service, before we are asked for patience.
@@ -155,10 +157,13 @@ impl SshHost {
             let ((), output) = tokio::join!(write, child.wait_with_output());
             output
         };
+        let began = tokio::time::Instant::now();
         let output = tokio::time::timeout(PATIENCE, talk)
             .await
             .map_err(|_| unreachable(format!("no end of a command within {} s", PATIENCE.as_secs())))?
             .map_err(|e| unreachable(e.to_string()))?;
+        let what: Vec<&str> = command.iter().map(|word| word.get(..48).unwrap_or(word)).take(6).collect();
+        tracing::debug!(host = self.name, ?what, took = ?began.elapsed(), "a host was asked");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (code, out, err) =
             (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr));
@@ -178,8 +183,10 @@ impl SshHost {
             said: e.to_string(),
         };
         let file = std::fs::File::open(from).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len().to_string();
         let (target, mode) = (path.display().to_string(), format!("{mode:o}"));
-        let output = self.talk_with(&["sh", "-c", WRITE, "sh", &target, &mode], Input::File(file)).await?;
+        let command = ["sh", "-c", WRITE, "sh", &target, &mode, &size];
+        let output = self.talk_with(&command, Input::File(file)).await?;
         succeeded(&format!("write {target}"), output).map(drop)
     }
 
@@ -269,8 +276,29 @@ impl Host for SshHost {
     }
 
     async fn write_file(&self, path: &Path, mode: u32, content: &[u8]) -> Result<(), HostError> {
-        let (path, mode) = (path.display().to_string(), format!("{mode:o}"));
-        self.script(&format!("write {path}"), WRITE, &[&path, &mode], content).await.map(drop)
+        let (path, mode, size) = (path.display().to_string(), format!("{mode:o}"), content.len().to_string());
+        self.script(&format!("write {path}"), WRITE, &[&path, &mode, &size], content).await.map(drop)
+    }
+
+    async fn put(&self, pieces: &[Piece<'_>]) -> Result<(), HostError> {
+        let (mut words, mut input) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            match piece {
+                Piece::Directory(path, mode) => {
+                    words.extend(["D".to_owned(), format!("{mode:o}"), path.display().to_string()]);
+                }
+                Piece::Link(path, to) => {
+                    words.extend(["L".to_owned(), to.display().to_string(), path.display().to_string()]);
+                }
+                Piece::File(path, mode, content) => {
+                    words.extend(["F".to_owned(), format!("{mode:o}"), path.display().to_string()]);
+                    words.push(content.len().to_string());
+                    input.extend_from_slice(content);
+                }
+            }
+        }
+        let arguments: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.script("write its files", PUT, &arguments, &input).await.map(drop)
     }
 
     async fn link(&self, path: &Path, to: &Path) -> Result<(), HostError> {
@@ -288,11 +316,13 @@ impl Host for SshHost {
             // It is told by something else than its content.
             _ => sha256(&tokio::fs::read(from).await.map_err(refused)?),
         };
-        let wanted = FileFacts::File { sha256, mode: 0o755 };
-        if self.inspect(&[path]).await?.get(path) == Some(&wanted) {
+        let at = path.display().to_string();
+        let is_there = self.script("look at its cox", PROGRAM, &[&at, &sha256, PROGRAM_MARK, ""], b"").await?;
+        if is_there.trim() == "same" {
             return Ok(false);
         }
         self.upload(from, path, 0o755).await?;
+        self.script("look at its cox", PROGRAM, &[&at, &sha256, PROGRAM_MARK, "written"], b"").await?;
         Ok(true)
     }
 
@@ -332,9 +362,8 @@ impl Host for SshHost {
     }
 
     async fn start_service(&self, service: &PlannedService, digest: &str) -> Result<(), HostError> {
-        self.write_file(&unit_path(service), 0o644, unit_text(service).as_bytes()).await?;
-        let step = format!("start {}", service.name);
-        self.script(&step, START, &[&service.name, digest, MARKS], b"").await.map(drop)
+        let (step, unit) = (format!("start {}", service.name), unit_text(service));
+        self.script(&step, START, &[&service.name, digest, MARKS], unit.as_bytes()).await.map(drop)
     }
 
     async fn remove_service(&self, name: &str) -> Result<(), HostError> {

@@ -7,10 +7,28 @@ elif [ -d "$p" ]; then printf 'D %s\n%s\n' "$(stat -c %a "$p")" "$p"
 elif [ -e "$p" ]; then printf 'F %s %s\n%s\n' "$(stat -c %a "$p")" "$(sha256sum <"$p" | cut -d' ' -f1)" "$p"
 fi; done"#;
 
-/// Writes standard input beside the file, gives it its mode, then puts it in the file's place.
+/// Puts standard input, of a known size, beside the file, gives it its mode, then puts it in the file's place: a
+/// connection that breaks leaves what was there.
 pub(super) const WRITE: &str = r#"set -e; umask 022; d=$(dirname "$1"); mkdir -p "$d"; umask 077
 t=$(mktemp "$d/.cox.XXXXXX"); trap 'rm -f "$t"' EXIT
-cat >"$t"; chmod "$2" "$t"; sync "$t" 2>/dev/null || true; mv -fT "$t" "$1""#;
+cat >"$t"; [ "$(stat -c %s "$t")" = "$3" ]; chmod "$2" "$t"; sync "$t" 2>/dev/null || true; mv -fT "$t" "$1""#;
+
+/// Makes directories (`D mode path`), links (`L to path`) and files (`F mode path size`), whose contents are standard
+/// input, one behind the other.
+pub(super) const PUT: &str = r#"set -e; t=; trap '[ -z "$t" ] || rm -f "$t"' EXIT
+while [ $# -gt 0 ]; do umask 022; case $1 in
+D) mkdir -p "$3"; chmod "$2" "$3"; shift 3 ;;
+L) mkdir -p "$(dirname "$3")"; ln -sfn "$2" "$3.new"; mv -fT "$3.new" "$3"; shift 3 ;;
+F) d=$(dirname "$3"); mkdir -p "$d"; umask 077; t=$(mktemp "$d/.cox.XXXXXX"); head -c "$4" >"$t"
+[ "$(stat -c %s "$t")" = "$4" ]; chmod "$2" "$t"; mv -fT "$t" "$3"; t=; shift 4 ;;
+esac; done; sync -f /etc 2>/dev/null || true"#;
+
+/// Says `same` if a program is there with this SHA-256 and mode 0755. A mark saves reading all of it the next time; with
+/// a fourth argument, what is there was just written and is only marked.
+pub(super) const PROGRAM: &str = r#"[ -f "$1" ] && [ "$(stat -c %a "$1")" = 755 ] || exit 0
+m="$2 $(stat -c '%s %i %Y %Z' "$1")"; [ "$(cat "$3" 2>/dev/null)" = "$m" ] && echo same && exit 0
+[ -n "$4" ] || [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$2" ] || exit 0
+mkdir -p "$(dirname "$3")"; echo "$m" >"$3"; echo same"#;
 
 /// Of packages, each with a file that it brings (`runc=/usr/sbin/runc`), prints those that are missing. A file that is
 /// there without its package will do: somebody saw to it in another way.
@@ -50,10 +68,12 @@ if [ "$w" = "$h" ]; then k=kept; else k=edited; fi
 echo "service=$n $g $k"; u="$u $n.service"; done
 [ -z "$u" ] || systemctl show -p Id,ActiveState,UnitFileState,NRestarts $u"#;
 
-/// Starts a service whose unit is there, now and with its machine; notes what it was started with.
-pub(super) const START: &str = r#"set -e; mkdir -p "$3"; rm -f "$3/$1"
-systemctl -q enable --no-reload "$1.service"; systemctl daemon-reload; systemctl --no-block restart "$1.service"
-printf '%s %s\n' "$2" "$(sha256sum </etc/systemd/system/"$1.service" | cut -d' ' -f1)" >"$3/$1""#;
+/// Writes the unit of a service, which is standard input, and starts it now and with its machine; notes what it was
+/// started with.
+pub(super) const START: &str = r#"set -e; umask 022; mkdir -p "$3"; rm -f "$3/$1"; u=/etc/systemd/system; f=$1.service
+cat >"$u/.$f.new"; mv -fT "$u/.$f.new" "$u/$f"; mkdir -p "$u/multi-user.target.wants"
+ln -sfn "$u/$f" "$u/multi-user.target.wants/$f"; systemctl daemon-reload; systemctl --no-block restart "$f"
+printf '%s %s\n' "$2" "$(sha256sum <"$u/$f" | cut -d' ' -f1)" >"$3/$1""#;
 
 /// Stops a service and forgets it.
 pub(super) const REMOVE: &str = r#"set -e; systemctl -q disable --now "$1.service" || true
