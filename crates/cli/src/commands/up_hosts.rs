@@ -32,6 +32,8 @@ use crate::parts::VERSION;
 
 /// Name of the record of the balancer that this machine itself uses.
 pub const BALANCER: &str = "balancer";
+/// The file that is there while a change has not been seen to work.
+const UNTRIED: &str = "untried";
 /// How long the balancer gets to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// What hosts need of this machine beyond what a node needs: programs, and the packages they come in.
@@ -104,9 +106,8 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &cluster.spec, patience).await?;
     changed |= changes.values().any(|all| !all.is_empty());
-    if changed && !options.no_verify && matches!(hosts, Hosts::Ssh { .. }) {
-        steps.begin("trying pods, names and Services on every node");
-        super::verify::verify(&client, &cluster.spec).await?;
+    if let Hosts::Ssh { .. } = &hosts {
+        verify(&cluster, &client, changed, options.no_verify, &steps).await?;
     }
     steps.end();
     say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
@@ -131,6 +132,29 @@ async fn survey(cluster: &HostsCluster, hosts: &Hosts) -> Result<Vec<String>, Fa
     });
     futures::future::try_join_all(marks).await?;
     Ok(warnings)
+}
+
+/// Tries the cluster after a change, and after a change that was not tried or did not work.
+async fn verify(
+    cluster: &HostsCluster,
+    client: &Client,
+    changed: bool,
+    on_trust: bool,
+    steps: &Steps,
+) -> Result<(), Failure> {
+    let mark = cluster.layout.root().join(UNTRIED);
+    let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", mark.display()), "");
+    if changed && !on_trust {
+        std::fs::write(&mark, "").map_err(failed)?;
+    }
+    if mark.exists() && !on_trust {
+        steps.begin("trying pods, names and Services on every node");
+        super::verify::verify(client, &cluster.spec).await?;
+    }
+    match std::fs::remove_file(&mark) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Starts the hosts that are namespaces of this machine; says whether anything had to be.

@@ -23,7 +23,7 @@ const LABEL: &str = "app.kubernetes.io/component=cox-verify";
 /// Port of the pods.
 const PORT: u16 = 8080;
 /// How long what does not answer is asked again: rules are a moment behind the objects that they come from.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest that the pod of a node may need.
 const START: Duration = Duration::from_secs(60);
 /// How many other nodes a pod asks: each of a small cluster.

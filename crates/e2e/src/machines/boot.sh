@@ -26,7 +26,7 @@ ln -sfn /run var/run
 first_boot() {
   # No service of this machine's packages, no configuration of a cluster.
   rm -rf etc/systemd/system etc/rc?.d etc/cron* etc/sysctl.d etc/modules-load.d etc/containerd etc/cni etc/kubernetes \
-    etc/nginx etc/haproxy etc/resolv.conf etc/hostname etc/fstab etc/machine-id usr/local/bin
+    etc/nginx etc/haproxy etc/resolv.conf etc/hostname etc/fstab etc/machine-id usr/local/bin usr/sbin/policy-rc.d
   mkdir -p etc/systemd/system/multi-user.target.wants etc/systemd/system-generators etc/systemd/system.conf.d \
     etc/sysctl.d etc/modules-load.d usr/local/bin
   : >etc/resolv.conf

@@ -225,6 +225,11 @@ impl Machine {
         }
     }
 
+    /// A file of it, as this process reaches it.
+    pub fn path(&self, file: &str) -> PathBuf {
+        Path::new("/proc").join(self.init.to_string()).join("root").join(file.trim_start_matches('/'))
+    }
+
     /// Runs a script as root, past ssh, and tells how it ended.
     pub fn answer(&self, script: &str) -> Result<Answer> {
         let mut command = Command::new("nsenter");

@@ -1,5 +1,6 @@
 //! A cluster that `cox up -f` makes of machines, as its administrator has it: a file, a directory, a way to the machines.
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,14 +15,26 @@ pub struct Cluster {
     pub machines: Vec<Machine>,
     pub wire: Wire,
     name: String,
+    cox: PathBuf,
+}
+
+/// The binary under test without what debuggers need: half of it has not to be carried over ssh and into images.
+fn stripped(wire: &Wire) -> Result<PathBuf> {
+    let path = wire.dir().join("cox");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&path).arg(binary());
+    let answer = run(strip, None, PATIENCE).context("strip")?;
+    ensure!(answer.code == Some(0), "strip: {}", answer.err);
+    Ok(path)
 }
 
 impl Cluster {
     /// Machines without a cluster.
     pub fn boot(name: &str, machines: &[(&str, u8)]) -> Result<Self> {
         let wire = Wire::new(&format!("m{}", &name[..1]))?;
+        let cox = stripped(&wire)?;
         let machines = wire.boot(machines)?;
-        Ok(Self { machines, wire, name: name.to_owned() })
+        Ok(Self { machines, wire, name: name.to_owned(), cox })
     }
 
     pub fn machine(&self, name: &str) -> &Machine {
@@ -48,7 +61,7 @@ impl Cluster {
 
     /// Runs `cox` where the machines are reached.
     pub fn cox(&self, arguments: &[&str]) -> Result<Answer> {
-        let mut command = self.wire.command(&binary());
+        let mut command = self.wire.command(&self.cox);
         command.args(arguments);
         if let Some(log) = std::env::var_os("COX_LOG") {
             command.env("RUST_LOG", log);

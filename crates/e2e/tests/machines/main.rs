@@ -1,12 +1,12 @@
 //! `cox up -f cluster.yaml` over real ssh, to machines with systemd: what only such hosts can show, in order.
 //!
 //! `cargo test -p e2e --test machines -- NAME` runs the scenarios whose name contains NAME, and those they build on.
+mod apart;
 mod changes;
 mod cluster;
 mod network;
-mod refusals;
 mod reboot;
-mod second;
+mod refusals;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -33,8 +33,11 @@ const STACKED: &[Scenario] = &[
     ("a host that is added joins", changes::join),
 ];
 
-/// A member of etcd, a control plane and a worker, each on a machine of its own.
-const APART: &[Scenario] = &[("etcd, control plane and worker apart", second::up)];
+/// Each role on a machine of its own; pods go through a tunnel.
+const APART: &[Scenario] = &[
+    ("etcd, control plane, worker and load balancer apart", apart::up),
+    ("a firewall between machines is told with the likely cause", apart::firewall),
+];
 
 fn run_all(name: &str, machines: &[(&str, u8)], scenarios: &[Scenario], filters: &[String]) -> (u32, u32, u32) {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()));
@@ -72,7 +75,7 @@ fn run_all(name: &str, machines: &[(&str, u8)], scenarios: &[Scenario], filters:
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let missing = e2e::machines::missing(&["etcd", "containerd", "runc", "nft", "kubectl", "dpkg-deb"]);
+    let missing = e2e::machines::missing(&["etcd", "containerd", "runc", "nft", "kubectl", "dpkg-deb", "strip", "haproxy"]);
     if !rustix::process::geteuid().is_root() || !missing.is_empty() {
         println!("SKIPPED: machines need root and programs (missing: {missing:?}); nothing was tested");
         return ExitCode::SUCCESS;
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
     let machines = [("a", 11), ("b", 12), ("c", 13), ("d", 14)];
     let all = [
         run_all("stacked", &machines, STACKED, &filters),
-        run_all("apart", &machines[..3], APART, &filters),
+        run_all("apart", &machines, APART, &filters),
     ];
     let (passed, failed, skipped) =
         all.iter().fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2));
