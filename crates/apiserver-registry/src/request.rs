@@ -1,4 +1,5 @@
 //! What a caller of the store says besides the object.
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use api::kinds::Kind;
@@ -33,16 +34,16 @@ pub struct Warnings {
 
 /// Facts for the audit trail that are found on the way; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Notes(Arc<Mutex<Vec<(&'static str, String)>>>);
+pub struct Notes(Arc<Mutex<Vec<(Cow<'static, str>, String)>>>);
 
 impl Notes {
     /// Adds some.
-    pub fn add(&self, facts: impl IntoIterator<Item = (&'static str, String)>) {
+    pub fn add(&self, facts: impl IntoIterator<Item = (Cow<'static, str>, String)>) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).extend(facts);
     }
 
     /// All so far.
-    pub fn take(&self) -> Vec<(&'static str, String)> {
+    pub fn take(&self) -> Vec<(Cow<'static, str>, String)> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
     }
 }
