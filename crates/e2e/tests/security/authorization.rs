@@ -1,13 +1,11 @@
 //! What one may, by a server that is asked and by a file that is followed.
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{eventually, free_port, run};
-use serde_json::Value;
+use e2e::{eventually, run};
 
-use crate::authority::{Authority, Pair};
+use crate::authority::Pair;
 use crate::binary;
 use crate::control_plane::ControlPlane;
 use crate::hook::Webhook;

@@ -148,11 +148,11 @@ fn owners(plane: &ControlPlane, team: &Kubectl) -> Result<()> {
 fn nodes(plane: &ControlPlane, kubectl: &Kubectl, team: &Kubectl) -> Result<()> {
     kubectl.feed(
         "create",
-        "apiVersion: v1\nkind: Node\nmetadata:\n  name: n\n  labels: {kubernetes.io/os: linux, topology.kubernetes.io/zone: z}\n",
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: host\n  labels: {kubernetes.io/os: linux, topology.kubernetes.io/zone: z}\n",
     )?;
     let status = r#"--patch={"status":{"allocatable":{"cpu":"1","memory":"1Gi"}}}"#;
-    kubectl.args(&["patch", "node", "n", "--subresource=status", "--type=merge", status])?;
-    let binding = r#"{"apiVersion":"v1","kind":"Binding","metadata":{"name":"plain"},"target":{"kind":"Node","name":"n"}}"#;
+    kubectl.args(&["patch", "node", "host", "--subresource=status", "--type=merge", status])?;
+    let binding = r#"{"apiVersion":"v1","kind":"Binding","metadata":{"name":"plain"},"target":{"kind":"Node","name":"host"}}"#;
     let admin = plane.pair("admin");
     let arguments = ["--cert", admin.certificate(), "--key", admin.key(), "-H", "content-type: application/json", "-d", binding];
     let (code, text) = plane.curl_with(&arguments, "/api/v1/namespaces/team/pods/plain/binding")?;
