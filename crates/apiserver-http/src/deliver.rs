@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use apiserver_registry::Notes;
 use http::Response;
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
@@ -25,6 +26,8 @@ pub struct Request {
     pub running: Option<Running>,
     /// When everything has to be sent; `None`: never.
     pub deadline: Option<Duration>,
+    /// What is found on the way.
+    pub notes: Notes,
 }
 
 impl Request {

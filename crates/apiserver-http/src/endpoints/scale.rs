@@ -144,8 +144,7 @@ impl Endpoint for Scale {
             }
             verb => return Err(StatusError::method_not_supported(&kind.group_resource(), verb)),
         };
-        let mut response = read::one(context, agreed, StatusCode::OK, scale(&stored.object));
-        respond::warn(&mut response, &warnings.take());
+        let response = read::one(context, agreed, StatusCode::OK, scale(&stored.object));
         Ok(response)
     }
 }

@@ -83,8 +83,7 @@ impl Endpoint for ServiceAccountToken {
             warnings.add(warning);
         }
         token.set(&["metadata", "creationTimestamp"], timestamp(now));
-        let mut response = respond::object(StatusCode::CREATED, media, &token);
-        respond::warn(&mut response, &warnings.take());
+        let response = respond::object(StatusCode::CREATED, media, &token);
         Ok(response)
     }
 }
