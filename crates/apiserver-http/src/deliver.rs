@@ -164,6 +164,7 @@ mod tests {
             slot: limits.enter(false, false).ok(),
             running: None,
             deadline: Some(deadline),
+            ..Request::default()
         };
         let mut body = request(Duration::from_secs(60)).deliver(Instant::now(), streamed(2)).into_body();
         assert!(body.frame().await.is_some());
