@@ -53,7 +53,8 @@ impl ImagePolicyWebhook {
     pub fn from_config(find: &FindReviewer, config: Option<&Value>) -> Result<Self, ConfigError> {
         let Some(config) = config else { return Err(ConfigError("no config specified".into())) };
         let (kubeconfig, options) = settings::read(config)?;
-        let server = find(Path::new(&kubeconfig)).map_err(|why| ConfigError(format!("{kubeconfig}: {why}")))?;
+        let server =
+            find(Path::new(&kubeconfig)).map_err(|why| ConfigError(format!("{kubeconfig}: {why}")))?;
         Ok(Self { server, options, kept: Mutex::new(Lru::new(KEPT)) })
     }
 
@@ -106,7 +107,9 @@ fn read(body: &[u8]) -> Result<Status, String> {
     let answer: Value = serde_json::from_slice(body).map_err(|e| format!("the answer is not JSON: {e}"))?;
     let (kind, version) = (answer["kind"].as_str(), answer["apiVersion"].as_str());
     if (kind, version) != (Some("ImageReview"), Some("imagepolicy.k8s.io/v1alpha1")) {
-        return Err(format!("the answer is no ImageReview of imagepolicy.k8s.io/v1alpha1: {kind:?} {version:?}"));
+        return Err(format!(
+            "the answer is no ImageReview of imagepolicy.k8s.io/v1alpha1: {kind:?} {version:?}"
+        ));
     }
     serde_json::from_value(answer["status"].clone()).map_err(|e| format!("the answer's status: {e}"))
 }

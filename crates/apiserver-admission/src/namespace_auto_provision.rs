@@ -85,7 +85,11 @@ mod tests {
             let pod = json!({"metadata": {"name": "p", "namespace": namespace}});
             let got = Ask { operation, ..Ask::create_pod(pod) }.run(&plugin).await.map(drop);
             assert_eq!(got, want, "{namespace}");
-            assert_eq!(!namespaces.0.lock().unwrap().drain(..).collect::<Vec<_>>().is_empty(), made, "{namespace}");
+            assert_eq!(
+                !namespaces.0.lock().unwrap().drain(..).collect::<Vec<_>>().is_empty(),
+                made,
+                "{namespace}"
+            );
         }
         let ask = Ask {
             object: Some(object(json!({"metadata": {"name": "b"}}))),

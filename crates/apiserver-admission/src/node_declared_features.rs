@@ -27,7 +27,8 @@ fn required(old: &Object, new: &Object) -> Vec<&'static str> {
     if whole(old) != whole(new) {
         features.push("InPlacePodLevelResourcesVerticalScaling");
     }
-    let (before, after) = (old.list_at(&["spec", "initContainers"]), new.list_at(&["spec", "initContainers"]));
+    let (before, after) =
+        (old.list_at(&["spec", "initContainers"]), new.list_at(&["spec", "initContainers"]));
     let differs = |(old, new): (&Value, &Value)| {
         !is_sidecar(old) && resources(old.get("resources")) != resources(new.get("resources"))
     };
@@ -84,16 +85,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_needs_a_node_that_can() {
-        let cluster = FakeCluster::default()
-            .with(Resource::NODES, json!({"metadata": {"name": "old"}}))
-            .with(Resource::NODES, json!({"metadata": {"name": "able"}, "status": {"declaredFeatures":
-                ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"]}}));
+        let cluster =
+            FakeCluster::default().with(Resource::NODES, json!({"metadata": {"name": "old"}})).with(
+                Resource::NODES,
+                json!({"metadata": {"name": "able"}, "status": {"declaredFeatures":
+                ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"]}}),
+            );
         let plugin = NodeDeclaredFeatureValidator(Arc::new(cluster));
         let cpu = |n: &str| json!({"requests": {"cpu": n}});
         let init = |policy: Value, n: &str| json!({"initContainers": [{"name": "i", "restartPolicy": policy, "resources": cpu(n)}]});
         let whole = |n: &str| json!({"resources": cpu(n)});
         let main = |n: &str| json!({"containers": [{"name": "c", "resources": cpu(n)}]});
-        let lacks = |what: &str| Some(format!("pods \"p\" is forbidden: pod update requires features {what} which are not available on node \"old\""));
+        let lacks = |what: &str| {
+            Some(format!(
+                "pods \"p\" is forbidden: pod update requires features {what} which are not available on node \"old\""
+            ))
+        };
         let pods = "InPlacePodLevelResourcesVerticalScaling";
         let inits = "InPlacePodVerticalScalingInitContainers";
         for (node, before, after, generations, want) in [
@@ -105,10 +112,17 @@ mod tests {
             ("old", init(json!(null), "1"), init(json!(null), "2"), (1, 2), lacks(inits)),
             ("old", init(json!("Always"), "1"), init(json!("Always"), "2"), (1, 2), None),
             ("", whole("1"), whole("2"), (1, 2), None),
-            ("none", whole("1"), whole("2"), (1, 2), Some("pods \"p\" is forbidden: node \"none\" not found".into())),
+            (
+                "none",
+                whole("1"),
+                whole("2"),
+                (1, 2),
+                Some("pods \"p\" is forbidden: node \"none\" not found".into()),
+            ),
         ] {
             let pod = |spec: &Value, generation: i64| {
-                let mut pod = object(json!({"metadata": {"name": "p", "generation": generation}, "spec": spec}));
+                let mut pod =
+                    object(json!({"metadata": {"name": "p", "generation": generation}, "spec": spec}));
                 pod.set(&["spec", "nodeName"], node);
                 pod
             };

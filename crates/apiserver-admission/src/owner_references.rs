@@ -32,7 +32,8 @@ fn blocks(reference: &&Value) -> bool {
 
 /// References that hold up an owner's deletion and did not before.
 fn newly_blocking<'a>(new: &'a Object, old: Option<&Object>) -> Vec<&'a Value> {
-    let before: BTreeSet<&str> = old.into_iter().flat_map(references).filter(blocks).map(|r| text(r, "uid")).collect();
+    let before: BTreeSet<&str> =
+        old.into_iter().flat_map(references).filter(blocks).map(|r| text(r, "uid")).collect();
     references(new).iter().filter(blocks).filter(|r| !before.contains(text(r, "uid"))).collect()
 }
 
@@ -78,17 +79,18 @@ impl Plugin for OwnerReferences {
         if blocking.is_empty() {
             return Ok(());
         }
-        let finalize = |group: &str, version: &str, resource: &str, namespace: &str, name: &str| RequestInfo {
-            verb: "update".into(),
-            is_resource: true,
-            api_group: group.into(),
-            api_version: version.into(),
-            namespace: namespace.into(),
-            resource: resource.into(),
-            subresource: "finalizers".into(),
-            name: name.into(),
-            ..RequestInfo::default()
-        };
+        let finalize =
+            |group: &str, version: &str, resource: &str, namespace: &str, name: &str| RequestInfo {
+                verb: "update".into(),
+                is_resource: true,
+                api_group: group.into(),
+                api_version: version.into(),
+                namespace: namespace.into(),
+                resource: resource.into(),
+                subresource: "finalizers".into(),
+                name: name.into(),
+                ..RequestInfo::default()
+            };
         if self.authorize.decide(a.user, &finalize("*", "*", "*", "", "*")).await.is_ok() {
             return Ok(());
         }

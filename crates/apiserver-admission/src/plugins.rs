@@ -427,7 +427,8 @@ mod tests {
             both.contains("admission-control plugin \"Initializers\" is unknown: Kubernetes 1.14"),
             "{both}"
         );
-        let built = flags(&["ImagePolicyWebhook"], &[]).settled().unwrap().build(&needs(), &Settings::default());
+        let built =
+            flags(&["ImagePolicyWebhook"], &[]).settled().unwrap().build(&needs(), &Settings::default());
         let untold = "couldn't init admission plugin \"ImagePolicyWebhook\": no config specified";
         assert_eq!(built.err().unwrap().0, untold);
         for (name, ..) in REMOVED {

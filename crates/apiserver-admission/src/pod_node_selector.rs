@@ -59,7 +59,10 @@ impl PodNodeSelector {
     async fn check(&self, a: &Attributes<'_>, pod: &Object) -> StatusResult<()> {
         let own = selector_of(pod);
         if conflict(&self.of_namespace(a.namespace).await?, &own) {
-            return Err(refused(pod, "pod node label selector conflicts with its namespace node label selector"));
+            return Err(refused(
+                pod,
+                "pod node label selector conflicts with its namespace node label selector",
+            ));
         }
         let allowed = self.configured(a.namespace)?;
         if !allowed.is_empty() && own.iter().any(|(key, value)| allowed.get(key) != Some(value)) {
@@ -122,7 +125,10 @@ impl Plugin for PodNodeSelector {
         let wanted = self.of_namespace(a.namespace).await?;
         let Some(pod) = a.object_mut() else { return Ok(()) };
         if conflict(&wanted, &selector_of(pod)) {
-            return Err(refused(pod, "pod node label selector conflicts with its namespace node label selector"));
+            return Err(refused(
+                pod,
+                "pod node label selector conflicts with its namespace node label selector",
+            ));
         }
         for (key, value) in wanted {
             pod.set(&["spec", "nodeSelector", &key], value);
@@ -149,7 +155,8 @@ mod tests {
     use crate::testing::{Ask, FakeCluster};
 
     fn plugin(config: Value) -> PodNodeSelector {
-        let namespace = |name: &str, annotations: Value| json!({"metadata": {"name": name, "annotations": annotations}});
+        let namespace =
+            |name: &str, annotations: Value| json!({"metadata": {"name": name, "annotations": annotations}});
         let cluster = FakeCluster::default()
             .with(Resource::NAMESPACES, namespace("plain", json!({})))
             .with(Resource::NAMESPACES, namespace("held", json!({})))
@@ -162,9 +169,12 @@ mod tests {
 
     #[tokio::test]
     async fn pods_run_where_their_namespace_says() {
-        let plugin = plugin(json!({"podNodeSelectorPluginConfig": {DEFAULT: "env=test", "held": "env=test,disk=ssd"}}));
+        let plugin = plugin(
+            json!({"podNodeSelectorPluginConfig": {DEFAULT: "env=test", "held": "env=test,disk=ssd"}}),
+        );
         let conflicts = "pods \"p\" is forbidden: pod node label selector conflicts with its namespace node label selector";
-        let outside = "pods \"p\" is forbidden: pod node label selector labels conflict with its namespace whitelist";
+        let outside =
+            "pods \"p\" is forbidden: pod node label selector labels conflict with its namespace whitelist";
         for (namespace, asks, want) in [
             ("plain", json!({}), Ok(json!({"env": "test"}))),
             ("plain", json!({"disk": "ssd"}), Ok(json!({"env": "test", "disk": "ssd"}))),
@@ -180,7 +190,8 @@ mod tests {
             ("broken", json!({}), Err("invalid selector: [a b c]")),
             ("none", json!({}), Err("Internal error occurred: namespace none does not exist")),
         ] {
-            let pod = json!({"metadata": {"name": "p", "namespace": namespace}, "spec": {"nodeSelector": asks}});
+            let pod =
+                json!({"metadata": {"name": "p", "namespace": namespace}, "spec": {"nodeSelector": asks}});
             let got = Ask::create_pod(pod).run(&plugin).await;
             let got = got.map(|pod| pod.at(&["spec", "nodeSelector"]).cloned().unwrap_or_default());
             assert_eq!(got, want.map_err(str::to_owned), "{namespace} {asks}");

@@ -22,7 +22,10 @@ fn beyond(pod: &Object, node: &Object) -> Vec<String> {
         (requested > allocatable)
             .then(|| format!("{name}, requested: {requested}, allocatable: {allocatable}"))
     };
-    [compare("cpu", Quantity::milli_value), compare("memory", Quantity::value)].into_iter().flatten().collect()
+    [compare("cpu", Quantity::milli_value), compare("memory", Quantity::value)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[async_trait]
@@ -88,13 +91,22 @@ mod tests {
                 "2500m",
                 "2Gi",
                 2,
-                told("Node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000; memory, \
-                      requested: 2147483648, allocatable: 1073741824"),
+                told(
+                    "Node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000; memory, \
+                      requested: 2147483648, allocatable: 1073741824",
+                ),
             ),
             ("n", "", "3", "1Gi", 2, None),
             ("n", "resize", "3", "1Gi", 1, None),
             ("", "resize", "3", "1Gi", 2, None),
-            ("w", "resize", "1", "1Gi", 2, told("pod resize is only supported on linux nodes, node \"w\" is \"windows\"")),
+            (
+                "w",
+                "resize",
+                "1",
+                "1Gi",
+                2,
+                told("pod resize is only supported on linux nodes, node \"w\" is \"windows\""),
+            ),
             ("none", "resize", "1", "1Gi", 2, told("node \"none\" not found")),
         ] {
             let pod = |generation: i64, cpu: &str| {

@@ -74,7 +74,8 @@ impl Toleration {
     fn problems(&self, path: &FieldPath) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if self.key.is_empty() && self.operator != "Exists" {
-            let why = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let why =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.push(FieldError::invalid(&path.child("operator"), self.operator.as_str(), why));
         }
         if self.toleration_seconds.is_some() && self.effect != "NoExecute" {
@@ -233,7 +234,8 @@ mod tests {
     use crate::testing::{Ask, FakeCluster};
 
     fn plugin(config: Value) -> Result<PodTolerationRestriction, ConfigError> {
-        let namespace = |name: &str, annotations: Value| json!({"metadata": {"name": name, "annotations": annotations}});
+        let namespace =
+            |name: &str, annotations: Value| json!({"metadata": {"name": name, "annotations": annotations}});
         let cluster = FakeCluster::default()
             .with(Resource::NAMESPACES, namespace("plain", json!({})))
             .with(Resource::NAMESPACES, namespace("own", json!({
@@ -261,7 +263,9 @@ mod tests {
         let gone = |seconds: i64| json!({"key": "gone", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         let narrow = json!({"key": "shared", "operator": "Equal", "value": "x", "effect": "NoSchedule"});
         let outside = |whose: &str| {
-            Err(format!("pod tolerations (possibly merged with namespace default tolerations) conflict with its {whose} whitelist"))
+            Err(format!(
+                "pod tolerations (possibly merged with namespace default tolerations) conflict with its {whose} whitelist"
+            ))
         };
         for (operation, namespace, cpu, given, want) in [
             (Operation::Create, "plain", "0", json!([]), Ok(json!([shared]))),
@@ -275,7 +279,13 @@ mod tests {
             (Operation::Create, "own", "1", json!([]), outside("namespace")),
             (Operation::Update, "own", "0", json!([shared]), outside("namespace")),
             (Operation::Create, "free", "0", json!([team]), Ok(json!([team]))),
-            (Operation::Create, "broken", "0", json!([]), Err("EOF while parsing a list at line 1 column 1".into())),
+            (
+                Operation::Create,
+                "broken",
+                "0",
+                json!([]),
+                Err("EOF while parsing a list at line 1 column 1".into()),
+            ),
         ] {
             let pod = json!({"metadata": {"name": "p", "namespace": namespace}, "spec": {"tolerations": given,
                 "containers": [{"resources": {"requests": {"cpu": cpu}}}]}});
@@ -291,8 +301,16 @@ mod tests {
         for (one, other, covers) in [
             (json!({"operator": "Exists"}), json!({"key": "a", "operator": "Equal", "value": "b"}), true),
             (json!({"key": "a", "operator": "Exists"}), json!({"key": "b", "operator": "Exists"}), false),
-            (json!({"key": "a", "operator": "Exists", "effect": "NoSchedule"}), json!({"key": "a", "operator": "Exists"}), false),
-            (json!({"key": "a", "operator": "Equal", "value": "b"}), json!({"key": "a", "operator": "Equal", "value": "c"}), false),
+            (
+                json!({"key": "a", "operator": "Exists", "effect": "NoSchedule"}),
+                json!({"key": "a", "operator": "Exists"}),
+                false,
+            ),
+            (
+                json!({"key": "a", "operator": "Equal", "value": "b"}),
+                json!({"key": "a", "operator": "Equal", "value": "c"}),
+                false,
+            ),
             (json!({"key": "a", "value": "b"}), json!({"key": "a", "operator": "Equal", "value": "b"}), true),
             (json!({"key": "a", "operator": "Equal"}), json!({"key": "a", "operator": "Exists"}), false),
         ] {
@@ -302,7 +320,9 @@ mod tests {
 
     #[test]
     fn a_configuration_is_checked() {
-        let why = plugin(json!({"default": [{"value": "x"}], "whitelist": [{"key": "a", "operator": "Is", "effect": "No"}]}));
+        let why = plugin(
+            json!({"default": [{"value": "x"}], "whitelist": [{"key": "a", "operator": "Is", "effect": "No"}]}),
+        );
         let why = why.err().unwrap().0;
         for want in [
             "invalid config: [podtolerationrestriction.default[0].operator: Invalid value: \"\": operator must be Exists",

@@ -55,7 +55,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_node_says_where_a_pod_is() {
-        let labels = json!({"topology.kubernetes.io/zone": "z1", "topology.kubernetes.io/region": "r", "other": "x"});
+        let labels =
+            json!({"topology.kubernetes.io/zone": "z1", "topology.kubernetes.io/region": "r", "other": "x"});
         let cluster = FakeCluster::default()
             .with(Resource::NODES, json!({"metadata": {"name": "n", "labels": labels}}))
             .with(Resource::NODES, json!({"metadata": {"name": "bare"}}));

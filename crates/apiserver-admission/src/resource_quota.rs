@@ -114,7 +114,9 @@ fn judge(quota: &Object, taken: &Taken<'_>) -> Verdict {
     if restricted.is_empty() || !taken.counted.is_in_all(&scopes, taken.object) {
         return Verdict::Unconcerned;
     }
-    if taken.is_pod() && let Some(why) = quota::unspecified(taken.object, &restricted) {
+    if taken.is_pod()
+        && let Some(why) = quota::unspecified(taken.object, &restricted)
+    {
         return Verdict::Refuse(format!("failed quota: {}: {why}", quota.name()));
     }
     let used = amounts(quota.at(&["status", "used"]));

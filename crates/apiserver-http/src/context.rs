@@ -101,11 +101,7 @@ impl Context {
                 other => {
                     let path = machinery::FieldPath::new("dryRun");
                     let errors = [machinery::FieldError::not_supported(&path, other, &["All"])];
-                    let options = GroupVersionKind::new(
-                        "meta.k8s.io",
-                        "v1",
-                        options_kind(&self.info.verb),
-                    );
+                    let options = GroupVersionKind::new("meta.k8s.io", "v1", options_kind(&self.info.verb));
                     return Err(StatusError::invalid(&options, "", &errors));
                 }
             }

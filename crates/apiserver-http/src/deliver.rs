@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use apiserver_registry::Notes;
+use bytes::Bytes;
 use http::Response;
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;

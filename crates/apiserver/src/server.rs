@@ -34,9 +34,9 @@ use crate::config::{Config, KubeletClient};
 use crate::guards::{self, Decides, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::masters::Masters;
 use crate::metered::{Metered, StoreTimes};
+use crate::plugin_needs::{self, Known, Namespaces};
 use crate::sealed::{self, Sealed};
 use crate::service_allocator::ServiceAllocator;
-use crate::plugin_needs::{self, Known, Namespaces};
 use crate::view::View;
 use crate::{authorization, endpoints, feed, flow_control, service_repair};
 

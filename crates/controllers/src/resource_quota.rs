@@ -238,7 +238,8 @@ fn plan(seen: &Seen, now: Timestamp) -> Plan {
     let mut used: Amounts = before.clone();
     used.extend(counted);
     used.retain(|name, _| hard.contains_key(name));
-    let written = seen.quota.at(&["status", "hard"]).is_some() && seen.quota.at(&["status", "used"]).is_some();
+    let written =
+        seen.quota.at(&["status", "hard"]).is_some() && seen.quota.at(&["status", "used"]).is_some();
     Plan {
         write: !written || hard != shown || used != before,
         lowers: used.iter().any(|(name, now)| before.get(name).is_some_and(|before| now < before)),
@@ -251,7 +252,9 @@ fn frees(change: &Change<Pod>) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else { return change.new.is_none() };
     let deadline = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.active_deadline_seconds).is_some();
     let is_over = |pod: &Pod| pods::is_terminal(pod);
-    (is_over(new) && !is_over(old)) || pods::is_terminating(new) != pods::is_terminating(old) || deadline(old) != deadline(new)
+    (is_over(new) && !is_over(old))
+        || pods::is_terminating(new) != pods::is_terminating(old)
+        || deadline(old) != deadline(new)
 }
 
 impl Controller for ResourceQuotaController {
@@ -276,18 +279,28 @@ impl Controller for ResourceQuotaController {
             move |namespace: &str| counting(&quotas, namespace, Counted { group, resource })
         };
         let wake = by("", "pods", self.quotas.clone());
-        wakes.on(&self.pods, move |change| {
-            if frees(change) { wake(&change.key.namespace) } else { Vec::new() }
-        });
+        wakes.on(
+            &self.pods,
+            move |change| {
+                if frees(change) { wake(&change.key.namespace) } else { Vec::new() }
+            },
+        );
         let wake = by("", "services", self.quotas.clone());
         wakes.on(&self.services, move |change| {
             let ports = |service: &Service| service.spec.as_ref().map(|s| (s.type_.clone(), s.ports.clone()));
-            let same = change.old.is_none() || change.new.as_ref().is_some_and(|new| change.old.as_ref().is_some_and(|old| ports(old) == ports(new)));
+            let same = change.old.is_none()
+                || change
+                    .new
+                    .as_ref()
+                    .is_some_and(|new| change.old.as_ref().is_some_and(|old| ports(old) == ports(new)));
             if same { Vec::new() } else { wake(&change.key.namespace) }
         });
         let wake = by("", "persistentvolumeclaims", self.quotas.clone());
         wakes.on(&self.volume_claims, move |change| {
-            let same = change.old.is_none() || change.new.as_ref().is_some_and(|new| change.old.as_ref().is_some_and(|old| old.spec == new.spec && old.status == new.status));
+            let same = change.old.is_none()
+                || change.new.as_ref().is_some_and(|new| {
+                    change.old.as_ref().is_some_and(|old| old.spec == new.spec && old.status == new.status)
+                });
             if same { Vec::new() } else { wake(&change.key.namespace) }
         });
         let definitions = self.informers.cache::<PartialObjectMeta<CustomResourceDefinition>>();
@@ -345,14 +358,16 @@ mod tests {
     }
 
     fn check(spec: Value, status: Value, listed: Vec<(&str, &str, Vec<Value>)>, want: (Value, bool, bool)) {
-        let quota = object(json!({"metadata": {"name": "q", "namespace": "a"}, "spec": spec, "status": status}));
+        let quota =
+            object(json!({"metadata": {"name": "q", "namespace": "a"}, "spec": spec, "status": status}));
         let listed = listed.into_iter().map(|(group, plural, objects)| Listed {
             group: group.into(),
             plural: plural.into(),
             objects: objects.into_iter().map(object).collect(),
         });
         let plan = plan(&Seen { quota, listed: listed.collect() }, "2026-01-01T00:00:00Z".parse().unwrap());
-        let used: BTreeMap<String, String> = plan.used.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
+        let used: BTreeMap<String, String> =
+            plan.used.iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
         assert_eq!((json!(used), plan.write, plan.lowers), want, "{spec} {status}");
     }
 
@@ -363,13 +378,33 @@ mod tests {
         let hard = json!({"pods": "5", "requests.cpu": "4", "count/pods": "9"});
         let used = json!({"pods": "2", "requests.cpu": "1500m", "count/pods": "3"});
         check(json!({"hard": hard}), json!(null), vec![("", "pods", running())], (used.clone(), true, false));
-        check(json!({"hard": hard}), json!({"hard": hard, "used": used}), vec![("", "pods", running())], (used.clone(), false, false));
+        check(
+            json!({"hard": hard}),
+            json!({"hard": hard, "used": used}),
+            vec![("", "pods", running())],
+            (used.clone(), false, false),
+        );
         let same = json!({"pods": "2", "requests.cpu": "1.5", "count/pods": "3"});
-        check(json!({"hard": hard}), json!({"hard": hard, "used": same}), vec![("", "pods", running())], (used.clone(), false, false));
+        check(
+            json!({"hard": hard}),
+            json!({"hard": hard, "used": same}),
+            vec![("", "pods", running())],
+            (used.clone(), false, false),
+        );
         let more = json!({"pods": "3", "requests.cpu": "2", "count/pods": "3"});
-        check(json!({"hard": hard}), json!({"hard": hard, "used": more}), vec![("", "pods", running())], (used.clone(), true, true));
+        check(
+            json!({"hard": hard}),
+            json!({"hard": hard, "used": more}),
+            vec![("", "pods", running())],
+            (used.clone(), true, true),
+        );
         // Less is asked for than before.
-        check(json!({"hard": {"pods": "5"}}), json!({"hard": hard, "used": used}), vec![("", "pods", running())], (json!({"pods": "2"}), true, false));
+        check(
+            json!({"hard": {"pods": "5"}}),
+            json!({"hard": hard, "used": used}),
+            vec![("", "pods", running())],
+            (json!({"pods": "2"}), true, false),
+        );
     }
 
     #[test]
@@ -385,8 +420,16 @@ mod tests {
         check(
             json!({"hard": {"count/deployments.apps": "5", "configmaps": "3", "services": "2", "count/things.example.com": "1"}}),
             json!({"hard": {}, "used": {"count/things.example.com": "4"}}),
-            vec![("apps", "deployments", vec![json!({}), json!({})]), ("", "configmaps", vec![json!({})]), ("", "services", vec![])],
-            (json!({"count/deployments.apps": "2", "configmaps": "1", "services": "0", "count/things.example.com": "4"}), true, false),
+            vec![
+                ("apps", "deployments", vec![json!({}), json!({})]),
+                ("", "configmaps", vec![json!({})]),
+                ("", "services", vec![]),
+            ],
+            (
+                json!({"count/deployments.apps": "2", "configmaps": "1", "services": "0", "count/things.example.com": "4"}),
+                true,
+                false,
+            ),
         );
     }
 

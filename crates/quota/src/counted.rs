@@ -47,7 +47,8 @@ const CLAIM: [&str; 3] = ["count/persistentvolumeclaims", "persistentvolumeclaim
 /// Whether a quota's name is one of a device that a pod asks for by itself.
 fn is_extended(name: &str) -> bool {
     let native = !name.contains('/') || name.contains("kubernetes.io/");
-    name.starts_with("requests.") && (!native || name.starts_with("requests.deviceclass.resource.kubernetes.io/"))
+    name.starts_with("requests.")
+        && (!native || name.starts_with("requests.deviceclass.resource.kubernetes.io/"))
 }
 
 impl Counted<'_> {
@@ -76,7 +77,8 @@ impl Counted<'_> {
             }
             ("", "services") => SERVICE.contains(&name),
             ("", "persistentvolumeclaims") => {
-                let by_class = |suffix: &str| name.ends_with(&format!(".storageclass.storage.k8s.io/{suffix}"));
+                let by_class =
+                    |suffix: &str| name.ends_with(&format!(".storageclass.storage.k8s.io/{suffix}"));
                 CLAIM.contains(&name) || CLAIM[1..].iter().any(|suffix| by_class(suffix))
             }
             ("resource.k8s.io", "resourceclaims") => {

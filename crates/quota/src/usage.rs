@@ -207,24 +207,38 @@ mod tests {
 
     #[test]
     fn others_take_what_they_name() {
-        let claim = |allocated: Value| json!({"spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}},
-            "status": {"allocatedResources": allocated}});
-        let taken = |storage: &str| json!({"count/persistentvolumeclaims": "1", "persistentvolumeclaims": "1",
+        let claim = |allocated: Value| {
+            json!({"spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}},
+            "status": {"allocatedResources": allocated}})
+        };
+        let taken = |storage: &str| {
+            json!({"count/persistentvolumeclaims": "1", "persistentvolumeclaims": "1",
             "requests.storage": storage, "fast.storageclass.storage.k8s.io/persistentvolumeclaims": "1",
-            "fast.storageclass.storage.k8s.io/requests.storage": storage});
+            "fast.storageclass.storage.k8s.io/requests.storage": storage})
+        };
         check("", "persistentvolumeclaims", claim(json!({})), taken("1Gi"));
         check("", "persistentvolumeclaims", claim(json!({"storage": "3Gi"})), taken("3Gi"));
         let balanced = json!({"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
             "ports": [{"nodePort": 30000}, {"nodePort": 0}, {}]}});
-        check("", "services", balanced, json!({"count/services": "1", "services": "1", "services.loadbalancers": "1", "services.nodeports": "1"}));
+        check(
+            "",
+            "services",
+            balanced,
+            json!({"count/services": "1", "services": "1", "services.loadbalancers": "1", "services.nodeports": "1"}),
+        );
         check("", "secrets", json!({}), json!({"count/secrets": "1", "secrets": "1"}));
         check("batch", "jobs", json!({}), json!({"count/jobs.batch": "1"}));
         let exactly = |class: &str, mode: &str, count: i64| json!({"deviceClassName": class, "allocationMode": mode, "count": count});
         let devices = json!({"spec": {"devices": {"requests": [
             {"exactly": exactly("gpu", "ExactCount", 2)},
             {"firstAvailable": [exactly("gpu", "ExactCount", 1), exactly("gpu", "ExactCount", 3), exactly("nic", "All", 0)]}]}}});
-        check("resource.k8s.io", "resourceclaims", devices, json!({"count/resourceclaims.resource.k8s.io": "1",
-            "gpu.deviceclass.resource.k8s.io/devices": "5", "nic.deviceclass.resource.k8s.io/devices": "32"}));
+        check(
+            "resource.k8s.io",
+            "resourceclaims",
+            devices,
+            json!({"count/resourceclaims.resource.k8s.io": "1",
+            "gpu.deviceclass.resource.k8s.io/devices": "5", "nic.deviceclass.resource.k8s.io/devices": "32"}),
+        );
     }
 
     #[test]
@@ -232,7 +246,11 @@ mod tests {
         let restricted = BTreeSet::from(["limits.memory", "requests.cpu", "pods"]);
         let container = |name: &str, resources: Value| json!({"name": name, "resources": resources});
         for (resources, containers, want) in [
-            (json!(null), json!([container("a", json!({"requests": {"cpu": "1"}, "limits": {"memory": "1"}}))]), None),
+            (
+                json!(null),
+                json!([container("a", json!({"requests": {"cpu": "1"}, "limits": {"memory": "1"}}))]),
+                None,
+            ),
             (
                 json!(null),
                 json!([container("b", json!({})), container("a", json!({"requests": {"cpu": "1"}}))]),
@@ -240,7 +258,8 @@ mod tests {
             ),
             (json!({"requests": {"cpu": "1"}}), json!([container("a", json!({}))]), None),
         ] {
-            let pod = Object::from_value(json!({"spec": {"resources": resources, "containers": containers}})).unwrap();
+            let pod = Object::from_value(json!({"spec": {"resources": resources, "containers": containers}}))
+                .unwrap();
             assert_eq!(unspecified(&pod, &restricted).as_deref(), want);
         }
     }

@@ -45,7 +45,13 @@ struct Given {
 }
 
 /// A number of `unit`s within bounds; 0 means the default, -1 none.
-fn settled(given: i64, unit: Duration, least: Duration, most: Duration, default: Duration) -> Result<Duration, ConfigError> {
+fn settled(
+    given: i64,
+    unit: Duration,
+    least: Duration,
+    most: Duration,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
     match given {
         -1 => return Ok(Duration::ZERO),
         0 => return Ok(default),
@@ -63,7 +69,13 @@ pub(super) fn read(config: &Value) -> Result<(String, Options), ConfigError> {
     let given = file.image_policy;
     let half_hour = SECOND * 30 * 60;
     let options = Options {
-        retry_backoff: settled(given.retry_backoff, MILLISECOND, MILLISECOND, SECOND * 300, MILLISECOND * 500)?,
+        retry_backoff: settled(
+            given.retry_backoff,
+            MILLISECOND,
+            MILLISECOND,
+            SECOND * 300,
+            MILLISECOND * 500,
+        )?,
         allow_ttl: settled(given.allow_ttl, SECOND, SECOND, half_hour, SECOND * 300)?,
         deny_ttl: settled(given.deny_ttl, SECOND, SECOND, half_hour, SECOND * 30)?,
         default_allow: given.default_allow,
@@ -83,7 +95,9 @@ mod tests {
             let options = read(&json!({"imagePolicy": config})).map_err(|e| e.0)?.1;
             Ok((options.retry_backoff.as_millis(), options.allow_ttl.as_secs(), options.deny_ttl.as_secs()))
         };
-        let wrong = |least: &str, most: &str, got: &str| Err(format!("valid value is between {least} and {most}, got {got}"));
+        let wrong = |least: &str, most: &str, got: &str| {
+            Err(format!("valid value is between {least} and {most}, got {got}"))
+        };
         for (config, want) in [
             (json!({}), Ok((500, 300, 30))),
             (json!({"retryBackoff": 1, "allowTTL": 1, "denyTTL": 1800}), Ok((1, 1, 1800))),
@@ -95,7 +109,8 @@ mod tests {
             assert_eq!(times(config.clone()), want, "{config}");
         }
         assert!(read(&json!({"imagePolicy": {"allowTTL": "30s"}})).is_err());
-        let (path, options) = read(&json!({"imagePolicy": {"kubeConfigFile": "/k", "defaultAllow": true}})).unwrap();
+        let (path, options) =
+            read(&json!({"imagePolicy": {"kubeConfigFile": "/k", "defaultAllow": true}})).unwrap();
         assert_eq!((path.as_str(), options.default_allow), ("/k", true));
     }
 }

@@ -47,7 +47,8 @@ fn pod(image: &str) -> Value {
 async fn another_server_decides() {
     let server = Arc::new(Server::default());
     let plugin = plugin(&server, json!({}));
-    let unsigned = "pods \"p\" is forbidden: image policy webhook backend denied one or more images: not signed";
+    let unsigned =
+        "pods \"p\" is forbidden: image policy webhook backend denied one or more images: not signed";
     let rejected = "pods \"p\" is forbidden: one or more images rejected by webhook backend";
     for (operation, subresource, image, want) in [
         (Operation::Create, "", "good", Ok(())),
@@ -58,11 +59,18 @@ async fn another_server_decides() {
         (Operation::Delete, "", "bad", Ok(())),
     ] {
         let ask = Ask { operation, subresource, ..Ask::create_pod(pod(image)) };
-        assert_eq!(ask.run(&plugin).await.map(drop), want.map_err(str::to_owned), "{operation:?} {subresource} {image}");
+        assert_eq!(
+            ask.run(&plugin).await.map(drop),
+            want.map_err(str::to_owned),
+            "{operation:?} {subresource} {image}"
+        );
     }
     let asked = std::mem::take(&mut *server.asked.lock().unwrap());
     let told = json!({"team.image-policy.k8s.io/ticket": "7"});
-    assert_eq!(asked[0], json!({"containers": [{"image": "good"}, {"image": "init"}], "annotations": told, "namespace": "a"}));
+    assert_eq!(
+        asked[0],
+        json!({"containers": [{"image": "good"}, {"image": "init"}], "annotations": told, "namespace": "a"})
+    );
     assert_eq!(asked[3], json!({"containers": [{"image": "debug"}], "annotations": told, "namespace": "a"}));
     assert_eq!(asked.len(), 4);
 }
@@ -91,7 +99,8 @@ async fn where_nobody_answers_the_configuration_decides() {
         (false, 1, true, Ok(Some("true")), 1),
     ] {
         let server = Arc::new(Server { fails: Mutex::new(vec![failed(again); fails]), ..Server::default() });
-        let got = Ask::create_pod(pod("good")).run(&plugin(&server, json!({"defaultAllow": default_allow}))).await;
+        let got =
+            Ask::create_pod(pod("good")).run(&plugin(&server, json!({"defaultAllow": default_allow}))).await;
         let got = got.map(|pod| pod.annotation(FAILED_OPEN).map(str::to_owned));
         assert_eq!(got, want.map(|o: Option<&str>| o.map(str::to_owned)).map_err(str::to_owned));
         assert_eq!(server.asked.lock().unwrap().len(), asked);
@@ -103,7 +112,10 @@ fn an_answer_has_to_be_a_review() {
     for (body, want) in [
         ("", "the answer is not JSON"),
         ("{}", "the answer is no ImageReview"),
-        (r#"{"kind":"ImageReview","apiVersion":"imagepolicy.k8s.io/v1alpha1","status":{"allowed":"yes"}}"#, "status"),
+        (
+            r#"{"kind":"ImageReview","apiVersion":"imagepolicy.k8s.io/v1alpha1","status":{"allowed":"yes"}}"#,
+            "status",
+        ),
     ] {
         assert!(read(body.as_bytes()).unwrap_err().contains(want), "{body}");
     }

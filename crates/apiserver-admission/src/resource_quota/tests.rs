@@ -45,8 +45,7 @@ impl QuotaWriter for Store {
         if *steals > 0 {
             *steals -= 1;
             let mut stored = self.quota.lock().unwrap();
-            let pods =
-                stored.at(&["status", "used", "pods"]).and_then(quota::quantity).unwrap();
+            let pods = stored.at(&["status", "used", "pods"]).and_then(quota::quantity).unwrap();
             stored.set(&["status", "used", "pods"], pods.add(&Quantity::from_value(1)).to_string());
             return Err(StatusError::stale(&GroupResource::new("", "resourcequotas"), "q"));
         }
@@ -237,10 +236,14 @@ async fn what_is_limited_by_scope_needs_a_quota_of_that_scope() {
             {"resource": "pods", "matchScopes": [important]},
             {"resource": "persistentvolumeclaims", "matchScopes": [{"scopeName": "VolumeAttributesClass", "operator": "Exists"}]}]});
     let pod = |class: &str| {
-        Ask::create_pod(json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"priorityClassName": class}}))
+        Ask::create_pod(
+            json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"priorityClassName": class}}),
+        )
     };
     let claim = |class: &str| Ask {
-        object: Some(object(json!({"metadata": {"name": "c", "namespace": "a"}, "spec": {"volumeAttributesClassName": class}}))),
+        object: Some(object(
+            json!({"metadata": {"name": "c", "namespace": "a"}, "spec": {"volumeAttributesClassName": class}}),
+        )),
         ..Ask::new(Operation::Create, ("", "persistentvolumeclaims"), "PersistentVolumeClaim")
     };
     let selector = |scope: &str, values: Value| {
@@ -296,7 +299,8 @@ async fn only_what_changes_a_count_is_counted() {
         ("", json!(5), json!(5), "0"),
         ("status", json!(null), json!(5), "0"),
     ] {
-        let store = Store::new(json!({"scopes": ["Terminating"]}), json!({"pods": "5"}), json!({"pods": "0"}));
+        let store =
+            Store::new(json!({"scopes": ["Terminating"]}), json!({"pods": "5"}), json!({"pods": "0"}));
         let ask = Ask {
             operation: Operation::Update,
             subresource,
@@ -307,8 +311,10 @@ async fn only_what_changes_a_count_is_counted() {
         assert_eq!(store.used(), json!({"pods": used}), "{subresource} {before} {after}");
     }
     // The status of a claim tells what is so: counted, and never refused.
-    let claim = |storage: &str| object(json!({"metadata": {"name": "c", "namespace": "a"},
-        "spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"allocatedResources": {"storage": storage}}}));
+    let claim = |storage: &str| {
+        object(json!({"metadata": {"name": "c", "namespace": "a"},
+        "spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"allocatedResources": {"storage": storage}}}))
+    };
     let store = Store::new(json!({}), json!({"requests.storage": "2Gi"}), json!({"requests.storage": "1Gi"}));
     let ask = Ask {
         subresource: "status",

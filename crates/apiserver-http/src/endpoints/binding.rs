@@ -132,7 +132,8 @@ mod tests {
         let labels = json!({"metadata": {"labels": {"zone": "b"}}});
         let binding = Object::from_value(labels).unwrap();
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let assigned = assign(&pod(json!({"metadata": {"labels": {"zone": "a"}}})), &binding, "n", now).unwrap();
+        let assigned =
+            assign(&pod(json!({"metadata": {"labels": {"zone": "a"}}})), &binding, "n", now).unwrap();
         assert_eq!(assigned.label("zone"), Some("b"));
         assert_eq!(assigned.str_at(&["spec", "nodeName"]), "n");
         assert_eq!(assigned.list_at(&["status", "conditions"])[0]["status"], "True");

@@ -56,11 +56,13 @@ fn number(budget: &Object, field: &str) -> i64 {
 /// Whether a budget lets a pod go that is not ready, and so does not count as one of those that have to stay.
 fn lets_unhealthy_go(budget: &Object) -> bool {
     let (current, desired) = (number(budget, "currentHealthy"), number(budget, "desiredHealthy"));
-    budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow" || (current >= desired && desired > 0)
+    budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow"
+        || (current >= desired && desired > 0)
 }
 
 fn too_many(cause: String, retry_after: i32) -> StatusError {
-    let mut e = StatusError::too_many_requests(REFUSED, retry_after).with_cause("DisruptionBudget", "", cause);
+    let mut e =
+        StatusError::too_many_requests(REFUSED, retry_after).with_cause("DisruptionBudget", "", cause);
     if retry_after == 0 {
         e.details_mut().retry_after_seconds = None;
     }
@@ -80,7 +82,9 @@ fn exhausted(budget: &Object) -> String {
     let (reason, message) = (text("reason"), text("message"));
     let (current, desired) = (number(budget, "currentHealthy"), number(budget, "desiredHealthy"));
     if reason == "SyncFailed" && !message.is_empty() {
-        format!("The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}")
+        format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}"
+        )
     } else if current <= desired {
         format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
     } else if message.is_empty() {
@@ -258,7 +262,9 @@ impl<'a> Evicting<'a> {
             // One that is about to become ready is protected then.
             let options = if is_over(&pod) { self.options.clone() } else { self.pinned(&pod) };
             match self.delete(&options).await {
-                Err(e) if e.code() == 409 && self.options.resource_version.is_none() && attempts < ATTEMPTS => {
+                Err(e)
+                    if e.code() == 409 && self.options.resource_version.is_none() && attempts < ATTEMPTS =>
+                {
                     attempts += 1;
                 }
                 done => return done,
@@ -315,9 +321,14 @@ impl Endpoint for Eviction {
             write::deletion(context, value.get("deleteOptions").unwrap_or(&Value::Null))?;
         let gvk = GroupVersionKind::new("policy", "v1", "Eviction");
         if options.ignore_read_error {
-            let path = FieldPath::new("deleteOptions").child("ignoreStoreReadErrorWithClusterBreakingPotential");
+            let path =
+                FieldPath::new("deleteOptions").child("ignoreStoreReadErrorWithClusterBreakingPotential");
             let why = "can not be set for pod eviction, try after removing the option";
-            return Err(StatusError::invalid(&gvk, &context.info.name, &[FieldError::invalid(&path, true, why)]));
+            return Err(StatusError::invalid(
+                &gvk,
+                &context.info.name,
+                &[FieldError::invalid(&path, true, why)],
+            ));
         }
         let mut eviction = Object::from_value(value).unwrap_or_default();
         eviction.set_type("policy/v1", "Eviction");
@@ -352,7 +363,10 @@ mod tests {
         assert_eq!(charged.i64_at(&["status", "disruptionsAllowed"]), Some(0));
         assert_eq!(charged.str_at(&["status", "disruptedPods", "p"]), "2026-01-01T00:00:00Z");
         let condition = &charged.list_at(&["status", "conditions"])[0];
-        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("InsufficientPods")));
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!("False"), &json!("InsufficientPods"))
+        );
         assert_eq!(charge(&charged, "q", now).unwrap_err().code(), 429);
         let unseen = charge(&budget(1, 1), "p", now).unwrap_err();
         assert_eq!(unseen.0.details.as_ref().and_then(|d| d.retry_after_seconds), Some(10));
@@ -361,9 +375,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_why() {
-        let condition = |reason: &str, message: &str| {
-            json!([{"type": CONDITION, "status": "False", "reason": reason, "message": message}])
-        };
+        let condition = |reason: &str, message: &str| json!([{"type": CONDITION, "status": "False", "reason": reason, "message": message}]);
         for (current, desired, conditions, want) in [
             (1, 2, json!([]), "The disruption budget b needs 2 healthy pods and has 1 currently"),
             (3, 2, json!([]), "The disruption budget b does not allow evicting pods currently"),
@@ -410,10 +422,14 @@ mod tests {
     #[test]
     fn the_pod_says_why_it_goes() {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let pod = Object::from_value(json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "5"}})).unwrap();
+        let pod = Object::from_value(json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "5"}}))
+            .unwrap();
         let told = disrupted(&pod, &DeleteOptions::default(), now).unwrap();
         let condition = &told.list_at(&["status", "conditions"])[0];
-        assert_eq!((&condition["type"], &condition["reason"]), (&json!("DisruptionTarget"), &json!("EvictionByEvictionAPI")));
+        assert_eq!(
+            (&condition["type"], &condition["reason"]),
+            (&json!("DisruptionTarget"), &json!("EvictionByEvictionAPI"))
+        );
         let stale = DeleteOptions { resource_version: Some("4".into()), ..DeleteOptions::default() };
         assert_eq!(disrupted(&pod, &stale, now).unwrap_err().code(), 409);
     }

@@ -12,8 +12,8 @@ use serde_json::{Map, json};
 
 use crate::body::{self, Body};
 use crate::context::{Context, Endpoint};
-use crate::write::{self, Patch};
 use crate::read;
+use crate::write::{self, Patch};
 
 /// Serves `scale` of deployments, replica sets, stateful sets and replication controllers.
 pub struct Scale;

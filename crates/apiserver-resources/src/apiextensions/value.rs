@@ -98,18 +98,22 @@ fn check(value: &Value, schema: &Value, at: &Place<'_>, depth: usize, errors: &m
 
 fn check_type(value: &Value, schema: &Value, at: &Place<'_>, errors: &mut FieldErrors) {
     let either = flag(schema, "x-kubernetes-int-or-string");
-    let wanted = if either { "integer,string" } else { schema.get("type").and_then(Value::as_str).unwrap_or("") };
+    let wanted =
+        if either { "integer,string" } else { schema.get("type").and_then(Value::as_str).unwrap_or("") };
     let found = type_of(value);
     if wanted.is_empty() || (found == "null" && flag(schema, "nullable")) {
         return;
     }
     let is_whole = found == "number" && value.as_f64().is_some_and(|n| n.fract() == 0.0);
-    let fits = wanted.split(',').any(|ty| {
-        ty == found || (ty == "integer" && is_whole) || (ty == "number" && found == "integer")
-    });
+    let fits = wanted
+        .split(',')
+        .any(|ty| ty == found || (ty == "integer" && is_whole) || (ty == "number" && found == "integer"));
     if !fits {
         let why = format!("{} in body must be of type {wanted}: {found:?}", at.name);
-        errors.push(FieldError { ty: FieldErrorType::TypeInvalid, ..FieldError::invalid(&at.path(), found, why) });
+        errors.push(FieldError {
+            ty: FieldErrorType::TypeInvalid,
+            ..FieldError::invalid(&at.path(), found, why)
+        });
     }
 }
 
@@ -174,7 +178,10 @@ fn check_text(text: &str, schema: &Value, at: &Place<'_>, errors: &mut FieldErro
         && !has_format(text, format)
     {
         let why = format!("{} in body must be of type {format}: {text:?}", at.name);
-        errors.push(FieldError { ty: FieldErrorType::TypeInvalid, ..FieldError::invalid(&at.path(), text, why) });
+        errors.push(FieldError {
+            ty: FieldErrorType::TypeInvalid,
+            ..FieldError::invalid(&at.path(), text, why)
+        });
     }
 }
 
@@ -233,7 +240,13 @@ fn check_list(items: &[Value], schema: &Value, at: &Place<'_>, depth: usize, err
     }
 }
 
-fn check_fields(fields: &Map<String, Value>, schema: &Value, at: &Place<'_>, depth: usize, errors: &mut FieldErrors) {
+fn check_fields(
+    fields: &Map<String, Value>,
+    schema: &Value,
+    at: &Place<'_>,
+    depth: usize,
+    errors: &mut FieldErrors,
+) {
     if let Some(least) = size(schema, "minProperties").filter(|least| fields.len() < *least) {
         errors.push(at.invalid(fields.len(), &format!("should have at least {least} properties")));
     }
@@ -245,7 +258,9 @@ fn check_fields(fields: &Map<String, Value>, schema: &Value, at: &Place<'_>, dep
     for (key, value) in fields {
         match (known.and_then(|known| known.get(key)), others) {
             (Some(property), _) => check(value, property, &at.property(key), depth + 1, errors),
-            (None, Some(other)) => check(value, other, &at.named(format!("{}.{key}", at.name)), depth + 1, errors),
+            (None, Some(other)) => {
+                check(value, other, &at.named(format!("{}.{key}", at.name)), depth + 1, errors)
+            }
             (None, None) => {}
         }
     }
@@ -285,7 +300,14 @@ pub(super) fn validate_defaults(schema: &Value, path: &FieldPath, errors: &mut F
     defaults(schema, path, true, false, 0, errors);
 }
 
-fn defaults(schema: &Value, path: &FieldPath, root: bool, in_meta: bool, depth: usize, errors: &mut FieldErrors) {
+fn defaults(
+    schema: &Value,
+    path: &FieldPath,
+    root: bool,
+    in_meta: bool,
+    depth: usize,
+    errors: &mut FieldErrors,
+) {
     if depth > MAX_DEPTH {
         return;
     }
@@ -330,29 +352,69 @@ mod tests {
             "tags": {"type": "array", "maxItems": 2, "minItems": 1, "items": {"type": "string"}},
             "more": {"type": "object", "nullable": true, "additionalProperties": {"type": "boolean"}}}});
         for (value, want) in [
-            (json!({"name": "ab", "size": 2, "mode": "on", "port": "80", "tags": ["x"], "more": {"a": true}}), &[][..]),
+            (
+                json!({"name": "ab", "size": 2, "mode": "on", "port": "80", "tags": ["x"], "more": {"a": true}}),
+                &[][..],
+            ),
             (json!({"name": "ab", "port": 80, "more": null, "when": "2026-01-01T00:00:00Z"}), &[]),
             (json!({"name": "ab", "size": 4.0}), &[]),
             (json!("text"), &[r#"x: Invalid value: "string":  in body must be of type object: "string""#]),
             (json!({}), &["x.name: Required value"]),
-            (json!({"name": null}), &[r#"x.name: Invalid value: "null": name in body must be of type string: "null""#]),
-            (json!({"name": "b"}), &[
-                r#"x.name: Invalid value: "b": name in body should be at least 2 chars long"#,
-                r#"x.name: Invalid value: "b": name in body should match '^a'"#,
-            ]),
+            (
+                json!({"name": null}),
+                &[r#"x.name: Invalid value: "null": name in body must be of type string: "null""#],
+            ),
+            (
+                json!({"name": "b"}),
+                &[
+                    r#"x.name: Invalid value: "b": name in body should be at least 2 chars long"#,
+                    r#"x.name: Invalid value: "b": name in body should match '^a'"#,
+                ],
+            ),
             (json!({"name": "abcde"}), &["x.name: Too long: may not be more than 4 bytes"]),
-            (json!({"name": "ab", "size": 0}), &["x.size: Invalid value: 0: size in body should be greater than or equal to 1"]),
-            (json!({"name": "ab", "size": 9}), &[
-                "x.size: Invalid value: 9: size in body should be a multiple of 2",
-                "x.size: Invalid value: 9: size in body should be less than 9",
-            ]),
-            (json!({"name": "ab", "mode": "so"}), &[r#"x.mode: Unsupported value: "so": supported values: "off", "on""#]),
-            (json!({"name": "ab", "port": true}), &[r#"x.port: Invalid value: "boolean": port in body must be of type integer,string: "boolean""#]),
-            (json!({"name": "ab", "when": "now"}), &[r#"x.when: Invalid value: "now": when in body must be of type date-time: "now""#]),
-            (json!({"name": "ab", "tags": []}), &["x.tags: Invalid value: 0: tags in body should have at least 1 items"]),
-            (json!({"name": "ab", "tags": ["a", "b", "c"]}), &["x.tags: Too many: 3: must have at most 2 items"]),
-            (json!({"name": "ab", "tags": [1]}), &[r#"x.tags[0]: Invalid value: "integer": tags[0] in body must be of type string: "integer""#]),
-            (json!({"name": "ab", "more": {"a": 1}}), &[r#"x.more.a: Invalid value: "integer": more.a in body must be of type boolean: "integer""#]),
+            (
+                json!({"name": "ab", "size": 0}),
+                &["x.size: Invalid value: 0: size in body should be greater than or equal to 1"],
+            ),
+            (
+                json!({"name": "ab", "size": 9}),
+                &[
+                    "x.size: Invalid value: 9: size in body should be a multiple of 2",
+                    "x.size: Invalid value: 9: size in body should be less than 9",
+                ],
+            ),
+            (
+                json!({"name": "ab", "mode": "so"}),
+                &[r#"x.mode: Unsupported value: "so": supported values: "off", "on""#],
+            ),
+            (
+                json!({"name": "ab", "port": true}),
+                &[
+                    r#"x.port: Invalid value: "boolean": port in body must be of type integer,string: "boolean""#,
+                ],
+            ),
+            (
+                json!({"name": "ab", "when": "now"}),
+                &[r#"x.when: Invalid value: "now": when in body must be of type date-time: "now""#],
+            ),
+            (
+                json!({"name": "ab", "tags": []}),
+                &["x.tags: Invalid value: 0: tags in body should have at least 1 items"],
+            ),
+            (
+                json!({"name": "ab", "tags": ["a", "b", "c"]}),
+                &["x.tags: Too many: 3: must have at most 2 items"],
+            ),
+            (
+                json!({"name": "ab", "tags": [1]}),
+                &[
+                    r#"x.tags[0]: Invalid value: "integer": tags[0] in body must be of type string: "integer""#,
+                ],
+            ),
+            (
+                json!({"name": "ab", "more": {"a": 1}}),
+                &[r#"x.more.a: Invalid value: "integer": more.a in body must be of type boolean: "integer""#],
+            ),
         ] {
             assert_eq!(told(value.clone(), whole.clone()), want, "{value}");
         }
@@ -375,7 +437,10 @@ mod tests {
             assert_eq!(told(value.clone(), schema.clone()).len(), want, "{schema} {value}");
         }
         let none = told(json!(0), json!({"oneOf": [number]}));
-        assert_eq!(none[0], r#"x: Invalid value: "": "" must validate one and only one schema (oneOf). Found none valid"#);
+        assert_eq!(
+            none[0],
+            r#"x: Invalid value: "": "" must validate one and only one schema (oneOf). Found none valid"#
+        );
     }
 
     #[test]

@@ -41,7 +41,8 @@ fn child() {
                 let server = server.clone();
                 async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(connection);
         }
     });

@@ -33,7 +33,8 @@ pub fn needs_scale(budget: &PodDisruptionBudget) -> bool {
 /// What a budget asks for of this many pods.
 pub fn counted(budget: &PodDisruptionBudget, expected: i32) -> Counted {
     let spec = budget.spec.as_ref();
-    let (most, least) = (spec.and_then(|s| s.max_unavailable.as_ref()), spec.and_then(|s| s.min_available.as_ref()));
+    let (most, least) =
+        (spec.and_then(|s| s.max_unavailable.as_ref()), spec.and_then(|s| s.min_available.as_ref()));
     match (most, least) {
         (Some(most), _) => {
             Counted { expected, desired: expected.saturating_sub(resolve(Some(most), expected, true)).max(0) }
@@ -100,7 +101,11 @@ pub fn plan(seen: &Seen<'_>, now: Timestamp) -> Plan {
 type Disrupted = BTreeMap<String, Time>;
 
 /// Pods that are about to go because of an eviction, those that should have gone, and when to look again.
-fn disrupted(seen: &Seen<'_>, before: &PodDisruptionBudgetStatus, now: Timestamp) -> (Disrupted, Vec<String>, Next) {
+fn disrupted(
+    seen: &Seen<'_>,
+    before: &PodDisruptionBudgetStatus,
+    now: Timestamp,
+) -> (Disrupted, Vec<String>, Next) {
     let mut still = Disrupted::new();
     let (mut not_deleted, mut next) = (Vec::new(), Next::Rest);
     let granted = before.disrupted_pods.as_ref();
@@ -129,7 +134,8 @@ fn say(status: &mut PodDisruptionBudgetStatus, allowed: bool, reason: &str, mess
     let text = if allowed { "True" } else { "False" };
     let conditions = status.conditions.get_or_insert_default();
     let found = conditions.iter().position(|c| c.type_ == CONDITION);
-    let since = found.map(|i| &conditions[i]).filter(|c| c.status == text).map(|c| c.last_transition_time.clone());
+    let since =
+        found.map(|i| &conditions[i]).filter(|c| c.status == text).map(|c| c.last_transition_time.clone());
     let condition = Condition {
         type_: CONDITION.into(),
         status: text.into(),

@@ -50,13 +50,15 @@ impl Scales {
             uid.filter(|uid| **uid == owner.uid).map(|uid| (uid.clone(), replicas.unwrap_or(1)))
         };
         let found = match (group, owner.kind.as_str()) {
-            ("", "ReplicationController") => self.controllers.get(&key).and_then(|o| {
-                one(o.metadata.uid.as_ref(), o.spec.as_ref().and_then(|s| s.replicas))
-            }),
+            ("", "ReplicationController") => self
+                .controllers
+                .get(&key)
+                .and_then(|o| one(o.metadata.uid.as_ref(), o.spec.as_ref().and_then(|s| s.replicas))),
             ("apps" | "extensions", "ReplicaSet") => self.of_replica_set(&key, &owner.uid),
-            ("apps", "StatefulSet") => self.stateful_sets.get(&key).and_then(|o| {
-                one(o.metadata.uid.as_ref(), o.spec.as_ref().and_then(|s| s.replicas))
-            }),
+            ("apps", "StatefulSet") => self
+                .stateful_sets
+                .get(&key)
+                .and_then(|o| one(o.metadata.uid.as_ref(), o.spec.as_ref().and_then(|s| s.replicas))),
             _ => return self.ask(owner, group, namespace).await,
         };
         Ok(found)
@@ -75,7 +77,12 @@ impl Scales {
     }
 
     /// Asks for the subresource `scale` of any kind.
-    async fn ask(&self, owner: &OwnerReference, group: &str, namespace: &str) -> Result<Option<Scale>, String> {
+    async fn ask(
+        &self,
+        owner: &OwnerReference,
+        group: &str,
+        namespace: &str,
+    ) -> Result<Option<Scale>, String> {
         let listed = if group.is_empty() {
             self.client.list_core_api_resources(&owner.api_version).await
         } else {

@@ -16,7 +16,8 @@ fn time(seconds: i64) -> String {
 
 /// `spec` and `status` as JSON.
 fn budget(spec: serde_json::Value, status: serde_json::Value) -> PodDisruptionBudget {
-    let value = json!({"metadata": {"name": "b", "namespace": "a", "generation": 2}, "spec": spec, "status": status});
+    let value =
+        json!({"metadata": {"name": "b", "namespace": "a", "generation": 2}, "spec": spec, "status": status});
     serde_json::from_value(value).unwrap()
 }
 
@@ -67,8 +68,16 @@ fn healthy_pods_beyond_what_is_wanted_may_go() {
         let (budget, pods) = (budget(json!({}), json!({})), pods(kinds));
         let seen = Seen { budget: &budget, pods: &pods, counted: Ok(Counted { expected, desired }) };
         let Plan { status: Some(status), .. } = plan(&seen, at(0)) else { panic!("{kinds}: nothing to do") };
-        assert_eq!((status.current_healthy, status.disruptions_allowed), (Some(healthy), Some(allowed)), "{kinds}");
-        assert_eq!((status.expected_pods, status.desired_healthy), (Some(expected), Some(desired)), "{kinds}");
+        assert_eq!(
+            (status.current_healthy, status.disruptions_allowed),
+            (Some(healthy), Some(allowed)),
+            "{kinds}"
+        );
+        assert_eq!(
+            (status.expected_pods, status.desired_healthy),
+            (Some(expected), Some(desired)),
+            "{kinds}"
+        );
         assert_eq!(status.observed_generation, Some(2));
         let condition = &status.conditions.as_ref().unwrap()[0];
         let want = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
@@ -82,22 +91,37 @@ fn healthy_pods_beyond_what_is_wanted_may_go() {
 
 #[test]
 fn a_pod_that_was_let_go_counts_as_gone_for_a_while() {
-    let granted = |names: &[&str]| -> serde_json::Value { names.iter().map(|n| (n.to_string(), json!(time(0)))).collect() };
+    let granted = |names: &[&str]| -> serde_json::Value {
+        names.iter().map(|n| (n.to_string(), json!(time(0)))).collect()
+    };
     for (kinds, names, seconds, healthy, kept, not_deleted, next) in [
         ("rr", &["r0"][..], 30, 1, &["r0"][..], &[][..], Next::After(Duration::from_millis(90_100))),
         ("rr", &["r0"], 121, 2, &[], &["r0"], Next::Rest),
         ("tr", &["t0"], 30, 1, &[], &[], Next::Rest),
         ("rr", &["gone"], 30, 2, &[], &[], Next::Rest),
     ] {
-        let (budget, pods) = (budget(json!({}), json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0,
-            "expectedPods": 0, "disruptedPods": granted(names)})), pods(kinds));
+        let (budget, pods) = (
+            budget(
+                json!({}),
+                json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0,
+            "expectedPods": 0, "disruptedPods": granted(names)}),
+            ),
+            pods(kinds),
+        );
         let seen = Seen { budget: &budget, pods: &pods, counted: Ok(Counted { expected: 2, desired: 1 }) };
         let plan = plan(&seen, at(seconds));
         let status = plan.status.unwrap();
         assert_eq!(status.current_healthy, Some(healthy), "{kinds} {names:?}");
         let left: Vec<String> = status.disrupted_pods.into_iter().flatten().map(|(name, _)| name).collect();
-        assert_eq!((left, plan.not_deleted, plan.next), (kept.iter().map(|s| s.to_string()).collect(),
-            not_deleted.iter().map(|s| s.to_string()).collect(), next), "{kinds} {names:?}");
+        assert_eq!(
+            (left, plan.not_deleted, plan.next),
+            (
+                kept.iter().map(|s| s.to_string()).collect(),
+                not_deleted.iter().map(|s| s.to_string()).collect(),
+                next
+            ),
+            "{kinds} {names:?}"
+        );
     }
 }
 

@@ -31,7 +31,9 @@ fn used(kubectl: &Kubectl, quota: &str, want: &[(&str, &str)]) -> Result<()> {
 }
 
 fn pod(name: &str, more: &str) -> String {
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: c, image: none{more}}}]\n")
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: c, image: none{more}}}]\n"
+    )
 }
 
 #[test]
@@ -57,7 +59,10 @@ fn quotas_follow_what_comes_and_goes() -> Result<()> {
         ("requests.storage", "0"),
     ];
     used(&kubectl, "all", &nothing)?;
-    ensure!(kubectl.field("resourcequota all", r".status.hard.requests\.storage")? == "1Gi", "no hard limits");
+    ensure!(
+        kubectl.field("resourcequota all", r".status.hard.requests\.storage")? == "1Gi",
+        "no hard limits"
+    );
 
     let needs = ", resources: {requests: {cpu: 600m}}";
     kubectl.feed("create", &pod("one", needs))?;
@@ -67,7 +72,13 @@ fn quotas_follow_what_comes_and_goes() -> Result<()> {
     used(
         &kubectl,
         "all",
-        &[("pods", "1"), ("requests.cpu", "600m"), ("configmaps", "3"), ("services", "2"), ("services.nodeports", "1")],
+        &[
+            ("pods", "1"),
+            ("requests.cpu", "600m"),
+            ("configmaps", "3"),
+            ("services", "2"),
+            ("services.nodeports", "1"),
+        ],
     )?;
     let over = kubectl.answer(&["create", "-f", "-"], Some(&pod("two", needs)))?.err;
     ensure!(
@@ -104,7 +115,9 @@ fn quotas_follow_what_comes_and_goes() -> Result<()> {
 
 fn scopes(kubectl: &Kubectl) -> Result<()> {
     let quota = |name: &str, scope: &str| {
-        format!("apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: {name}}}\nspec: {{hard: {{pods: 5}}, scopes: [{scope}]}}\n")
+        format!(
+            "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: {name}}}\nspec: {{hard: {{pods: 5}}, scopes: [{scope}]}}\n"
+        )
     };
     for (name, scope) in [("best", "BestEffort"), ("rest", "NotBestEffort"), ("ending", "Terminating")] {
         kubectl.feed("create", &quota(name, scope))?;
@@ -212,7 +225,8 @@ fn budgets_hold_evictions() -> Result<()> {
     let why = kubectl.field(&names[0], r#".status.conditions[?(@.type=="DisruptionTarget")].reason"#)?;
     ensure!(why == "EvictionByEvictionAPI", "{why}");
     let (code, text) = evict(&names[1])?;
-    let words = ["Cannot evict pod as it would violate the pod's disruption budget.", "needs 2 healthy pods and has"];
+    let words =
+        ["Cannot evict pod as it would violate the pod's disruption budget.", "needs 2 healthy pods and has"];
     ensure!(code == "429" && words.iter().all(|w| text.contains(w)), "{code} {text}");
     // One that goes already is asked about by nobody.
     let (code, text) = evict(&names[0])?;
@@ -253,7 +267,10 @@ fn networks_of_services_come_and_go() -> Result<()> {
     let condition = |path: &str| kubectl.field("servicecidr extra", &format!(".status.conditions[0].{path}"));
     eventually("the network is ready", PATIENCE, || {
         let finalizer = kubectl.field("servicecidr extra", ".metadata.finalizers[0]")?;
-        ensure!(finalizer == "networking.k8s.io/service-cidr-finalizer" && condition("status")? == "True", "{finalizer}");
+        ensure!(
+            finalizer == "networking.k8s.io/service-cidr-finalizer" && condition("status")? == "True",
+            "{finalizer}"
+        );
         Ok(())
     })?;
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 172.31.7.5, ports: [{port: 80}]}\n";

@@ -106,7 +106,11 @@ fn namespaces_hold_their_pods(kubectl: &Kubectl, team: &Kubectl) -> Result<()> {
 }
 
 fn images_are_asked_about(team: &Kubectl, hook: &Webhook) -> Result<()> {
-    refusal(team, &pod("p", "bad", ""), "image policy webhook backend denied one or more images: it is not signed")?;
+    refusal(
+        team,
+        &pod("p", "bad", ""),
+        "image policy webhook backend denied one or more images: it is not signed",
+    )?;
     let before = hook.questions().len();
     refusal(team, &pod("q", "bad", ""), "it is not signed")?;
     ensure!(hook.questions().len() == before, "the answer was not kept");
@@ -140,7 +144,10 @@ fn owners(plane: &ControlPlane, team: &Kubectl) -> Result<()> {
     jane.feed("create", &owned(false))?;
     let none = r#"--patch={"metadata":{"ownerReferences":null}}"#;
     let answer = jane.answer(&["patch", "configmap", "second", "--type=merge", none], None)?;
-    ensure!(answer.err.contains("cannot set an ownerRef on a resource you can't delete: , <nil>"), "{answer:?}");
+    ensure!(
+        answer.err.contains("cannot set an ownerRef on a resource you can't delete: , <nil>"),
+        "{answer:?}"
+    );
     team.args(&["patch", "configmap", "second", "--type=merge", none])?;
     Ok(())
 }
@@ -154,12 +161,25 @@ fn nodes(plane: &ControlPlane, kubectl: &Kubectl, team: &Kubectl) -> Result<()> 
     kubectl.args(&["patch", "node", "host", "--subresource=status", "--type=merge", status])?;
     let binding = r#"{"apiVersion":"v1","kind":"Binding","metadata":{"name":"plain"},"target":{"kind":"Node","name":"host"}}"#;
     let admin = plane.pair("admin");
-    let arguments = ["--cert", admin.certificate(), "--key", admin.key(), "-H", "content-type: application/json", "-d", binding];
+    let arguments = [
+        "--cert",
+        admin.certificate(),
+        "--key",
+        admin.key(),
+        "-H",
+        "content-type: application/json",
+        "-d",
+        binding,
+    ];
     let (code, text) = plane.curl_with(&arguments, "/api/v1/namespaces/team/pods/plain/binding")?;
     ensure!(code == 201, "{code} {text}");
     let zone = team.field("pod plain", r".metadata.labels.topology\.kubernetes\.io/zone")?;
     ensure!(zone == "z", "the pod is in zone {zone:?}");
-    let cpu = |n: u8| format!(r#"--patch={{"spec":{{"containers":[{{"name":"c","resources":{{"requests":{{"cpu":"{n}"}}}}}}]}}}}"#);
+    let cpu = |n: u8| {
+        format!(
+            r#"--patch={{"spec":{{"containers":[{{"name":"c","resources":{{"requests":{{"cpu":"{n}"}}}}}}]}}}}"#
+        )
+    };
     let resize = |n: u8| team.answer(&["patch", "pod", "plain", "--subresource=resize", &cpu(n)], None);
     let answer = resize(2)?;
     let want = "Node didn't have enough allocatable resources: cpu, requested: 2000, allocatable: 1000";
