@@ -1,6 +1,6 @@
 //! The command line.
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
@@ -177,12 +177,27 @@ pub enum Command {
 /// Which cluster.
 #[derive(Args, Clone, Debug)]
 pub struct Which {
-    /// Name of the cluster.
-    #[arg(long, default_value = "default")]
-    pub name: String,
+    /// Name of the cluster; "default" if absent, and there is no cluster.yaml here.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The file that describes the cluster; ./cluster.yaml if there is one and no --name is given.
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "name")]
+    pub file: Option<PathBuf>,
     /// Where clusters keep everything.
     #[arg(long, default_value = "/var/lib/cox", env = "COX_DATA_DIR")]
     pub data_dir: PathBuf,
+}
+
+impl Which {
+    /// The file that describes the cluster, if one does.
+    pub fn file(&self) -> Option<&Path> {
+        let default = Path::new(crate::cluster_file::DEFAULT);
+        match (&self.file, &self.name) {
+            (Some(file), _) => Some(file),
+            (None, Some(_)) => None,
+            (None, None) => default.is_file().then_some(default),
+        }
+    }
 }
 
 /// `cox up`.
@@ -191,15 +206,12 @@ pub struct Which {
     after_help = "Examples:\n  cox up\n  cox up --name ci --no-node --secure-port 7443   control plane only, no root needed\n  \
     cox up --foreground -v=2\n  \
     cox up --name three --nodes 3 --control-planes 3   three hosts on this machine, each of them a control plane\n  \
-    cox up -f cluster.yaml   hosts over ssh; `cox init` writes the file"
+    cox up -f prod.yaml   hosts over ssh; `cox init` writes the file, and ./cluster.yaml needs no -f"
 )]
 pub struct Up {
     /// Which cluster.
     #[command(flatten)]
     pub which: Which,
-    /// A cluster.yaml: makes its hosts what it says, over ssh. Name and everything else come from the file.
-    #[arg(short = 'f', long, value_name = "FILE", conflicts_with_all = ["nodes", "control_planes", "no_node", "foreground"])]
-    pub file: Option<PathBuf>,
     /// How many hosts run pods. More than one: each is a host of its own on this machine, in namespaces, and
     /// 127.0.0.1 leads to their API servers.
     #[arg(long, value_name = "N")]

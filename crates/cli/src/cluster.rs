@@ -67,9 +67,16 @@ pub struct Cluster {
     pub settings: Settings,
 }
 
+/// Name of the cluster where none is given.
+const DEFAULT_NAME: &str = "default";
+
 /// The layout of a cluster.
 pub fn layout(which: &Which) -> Result<Layout, Failure> {
-    Layout::new(&which.data_dir, &which.name).map_err(|e| Failure::of(&e))
+    let name = match which.file() {
+        Some(file) => crate::cluster_file::judged(file, crate::cluster_file::read(file)?)?.name,
+        None => which.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned()),
+    };
+    Layout::new(&which.data_dir, &name).map_err(|e| Failure::of(&e))
 }
 
 fn settings_file(layout: &Layout) -> PathBuf {
@@ -131,7 +138,7 @@ fn clusters_in(data_dir: &Path) -> Vec<Which> {
     names
         .filter(|entry| entry.path().join(SETTINGS).is_file())
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .map(|name| Which { name, data_dir: data_dir.to_owned() })
+        .map(|name| Which { name: Some(name), file: None, data_dir: data_dir.to_owned() })
         .collect()
 }
 
@@ -149,7 +156,7 @@ fn running_clusters() -> Vec<Which> {
 fn cluster_of(line: &str) -> Option<Which> {
     match line.split('\0').collect::<Vec<_>>().as_slice() {
         [_, "run", "--name", name, "--data-dir", data_dir, ..] => {
-            Some(Which { name: (*name).to_owned(), data_dir: PathBuf::from(data_dir) })
+            Some(Which { name: Some((*name).to_owned()), file: None, data_dir: PathBuf::from(data_dir) })
         }
         _ => None,
     }
@@ -230,7 +237,7 @@ impl Cluster {
         match kept_settings(&layout)? {
             Some(settings) => Ok(Self { layout, settings }),
             None => Err(Failure::new(
-                format!("there is no cluster named {:?} in {}", which.name, which.data_dir.display()),
+                format!("there is no cluster named {:?} in {}", layout.name(), which.data_dir.display()),
                 "run `cox up` to make one, or name another with --name and --data-dir",
             )),
         }
@@ -277,7 +284,10 @@ mod tests {
     #[test]
     fn clusters_are_found_by_their_directories_and_processes() {
         let line = |text: &str| cluster_of(text).map(|w| (w.name, w.data_dir));
-        assert_eq!(line("/usr/bin/cox\0run\0--name\0a\0--data-dir\0/x\0"), Some(("a".into(), "/x".into())));
+        assert_eq!(
+            line("/usr/bin/cox\0run\0--name\0a\0--data-dir\0/x\0"),
+            Some((Some("a".to_owned()), "/x".into()))
+        );
         assert_eq!(line("/usr/bin/cox\0up\0--name\0a\0"), None);
         assert_eq!(line(""), None);
         assert!(clusters_in(Path::new("/nowhere")).is_empty());

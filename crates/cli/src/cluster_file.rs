@@ -78,11 +78,16 @@ pub fn told(file: &Path, mistake: &Mistake) -> String {
 /// The cluster that the file describes, with the keys' places; warnings are told aside.
 pub fn load(file: &Path) -> Result<ClusterSpec, Failure> {
     let reading = read(file)?;
+    if reading.spec.is_some() {
+        reading.mistakes.iter().for_each(|warning| crate::output::note(&told(file, warning)));
+    }
+    judged(file, reading)
+}
+
+/// The cluster that was read, or everything that is wrong.
+pub fn judged(file: &Path, reading: Reading) -> Result<ClusterSpec, Failure> {
     let line = |m: &Mistake| format!("\n  {}", told(file, m));
     if let Some(spec) = reading.spec {
-        for warning in &reading.mistakes {
-            crate::output::note(&told(file, warning));
-        }
         return Ok(spec);
     }
     let errors: Vec<&Mistake> = reading.mistakes.iter().filter(|m| m.gravity == Gravity::Error).collect();

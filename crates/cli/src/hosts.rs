@@ -1,81 +1,144 @@
-//! A local cluster of several hosts: what was asked for, what follows from it, and where it is kept.
-use std::path::PathBuf;
+//! A cluster of several hosts: what was asked for, what follows from it, and where it is kept.
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
 use pki::ClusterPki;
+use provision::apply::Host;
 use provision::local::{LocalHosts, free_network};
-use provision::plan::{PlanOptions, Trust};
-use provision::spec::ClusterSpec;
-use provision::{Facts, Layout, find_program};
-use serde::{Deserialize, Serialize};
+use provision::plan::{HostPlan, PlanOptions, Trust};
+use provision::spec::{ClusterSpec, Provider, Role};
+use provision::{Facts, Layout, SshHost, find_program};
 
 use crate::args::{Up, Which};
 use crate::cluster;
+use crate::cluster_file;
 use crate::output::Failure;
 
-/// What a cluster of several hosts is like. Kept beside its data, so that every later command agrees with the first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Settings {
-    /// How many hosts run pods.
-    pub nodes: usize,
-    /// How many of them are control planes too.
-    pub control_planes: usize,
-    /// Port of this machine's loopback address that leads to the API servers.
-    pub secure_port: u16,
-    /// Network of the pods.
-    pub cluster_cidr: Ipv4Net,
-    /// Network of the Services.
-    pub service_cidr: Ipv4Net,
-    /// Network of the hosts.
-    pub host_cidr: Ipv4Net,
-}
-
-/// The file that keeps the settings, in the cluster's directory.
-const SETTINGS: &str = "hosts.json";
 /// Most hosts on one machine: their addresses come out of one small network.
 const MOST: usize = 100;
 
-/// A local cluster of several hosts.
+/// A cluster of several hosts, in namespaces of this machine or over ssh. Its `cluster.yaml`, with nothing left out, is
+/// kept beside its data, so that every later command agrees with the first.
 #[derive(Debug, Clone)]
 pub struct HostsCluster {
     /// Where it is kept.
     pub layout: Layout,
-    /// What it is like.
-    pub settings: Settings,
+    /// What it shall be.
+    pub spec: ClusterSpec,
 }
 
-fn unusable(path: &std::path::Path, why: &dyn std::fmt::Display) -> Failure {
+/// The hosts of a cluster, by who provides them.
+#[derive(Debug, Clone)]
+pub enum Hosts {
+    /// Namespaces of this machine.
+    Local(LocalHosts),
+    /// Machines over ssh.
+    Ssh {
+        /// Directory of the sockets of connections.
+        control: PathBuf,
+        /// Where the program lies on them.
+        cox: PathBuf,
+    },
+}
+
+impl Hosts {
+    /// One of them, as what plans are carried out on.
+    pub fn host(&self, host: &provision::spec::Host) -> Arc<dyn Host> {
+        match self {
+            Self::Local(hosts) => Arc::new(hosts.host(&host.name)),
+            Self::Ssh { control, cox } => Arc::new(SshHost::new(host, control, cox)),
+        }
+    }
+}
+
+fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Failure {
     Failure::new(format!("cannot use {}: {why}", path.display()), "")
+}
+
+/// Where the description of a cluster is kept.
+fn kept_file(layout: &Layout) -> PathBuf {
+    layout.root().join(cluster_file::DEFAULT)
 }
 
 impl HostsCluster {
     /// The cluster as it was brought up last; `None` if there is none, or it is not of several hosts.
     pub fn kept(which: &Which) -> Result<Option<Self>, Failure> {
-        let layout = cluster::layout(which)?;
-        let path = layout.root().join(SETTINGS);
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let settings = serde_json::from_slice(&bytes).map_err(|e| unusable(&path, &e))?;
-                Ok(Some(Self { layout, settings }))
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(unusable(&path, &e)),
+        Self::at(cluster::layout(which)?)
+    }
+
+    fn at(layout: Layout) -> Result<Option<Self>, Failure> {
+        let path = kept_file(&layout);
+        if !path.try_exists().map_err(|e| unusable(&path, &e))? {
+            return Ok(None);
         }
+        let spec = cluster_file::judged(&path, cluster_file::read(&path)?)?;
+        Ok(Some(Self { layout, spec }))
     }
 
     /// The cluster that `up` is about; `None` if one host will do. Without a word about hosts a cluster keeps those it
     /// has.
     pub fn wanted(options: &Up) -> Result<Option<Self>, Failure> {
+        if let Some(file) = options.which.file() {
+            return Self::described(options, file).map(Some);
+        }
         let kept = Self::kept(&options.which)?;
         let asked = options.nodes.is_some() || options.control_planes.is_some();
-        let (Some(kept), false) = (&kept, asked) else { return Self::asked(options, kept) };
-        let settings = Settings {
-            secure_port: options.secure_port.unwrap_or(kept.settings.secure_port),
-            ..kept.settings.clone()
-        };
-        Ok(Some(Self { layout: kept.layout.clone(), settings }))
+        let (Some(mut kept), false) = (kept.clone(), asked) else { return Self::asked(options, kept) };
+        if let Some(port) = options.secure_port {
+            kept.spec.api_server.local_port = port;
+        }
+        Ok(Some(kept))
+    }
+
+    /// As a file describes it.
+    fn described(options: &Up, file: &Path) -> Result<Self, Failure> {
+        let given =
+            [("--nodes", options.nodes.is_some()), ("--control-planes", options.control_planes.is_some())];
+        if let Some((flag, _)) = given.into_iter().chain(of_one_host(options)).find(|(_, given)| *given) {
+            return Err(Failure::new(
+                format!("{flag} does not go with {}, which says what the cluster is", file.display()),
+                "leave it out, or name another cluster with --name",
+            ));
+        }
+        let mut spec = cluster_file::load(file)?;
+        for host in &mut spec.hosts {
+            // Later commands are given from elsewhere.
+            if let Some(key) = &mut host.ssh.key {
+                *key = std::path::absolute(&*key).map_err(|e| unusable(key, &e))?;
+            }
+        }
+        if let Some(port) = options.secure_port {
+            spec.api_server.local_port = port;
+        }
+        let layout = cluster::layout(&options.which)?;
+        let kept = Self::at(layout.clone())?;
+        refuse_one_host(&layout)?;
+        match kept {
+            Some(kept) if kept.spec.provider != spec.provider => Err(Failure::new(
+                format!("cluster {:?} is of other hosts: {}", spec.name, kept.whose()),
+                "take another name in the file, or remove that cluster with `cox down --purge`",
+            )),
+            _ => Ok(Self { layout, spec }),
+        }
+    }
+
+    /// Who provides the hosts, for people.
+    fn whose(&self) -> &'static str {
+        match self.spec.provider {
+            Provider::Local => "namespaces of this machine",
+            Provider::Ssh => "machines over ssh",
+        }
+    }
+
+    /// How many hosts run pods.
+    pub fn nodes(&self) -> usize {
+        self.spec.hosts_with(Role::Worker).count()
+    }
+
+    /// How many hosts are control planes.
+    pub fn control_planes(&self) -> usize {
+        self.spec.hosts_with(Role::ControlPlane).count()
     }
 
     fn asked(options: &Up, kept: Option<Self>) -> Result<Option<Self>, Failure> {
@@ -106,30 +169,23 @@ impl HostsCluster {
             };
         }
         let layout = cluster::layout(&options.which)?;
-        if layout.root().join(cluster::SETTINGS).exists() {
-            return Err(Failure::new(
-                format!("cluster {:?} lives in this machine itself, without hosts of its own", layout.name()),
-                "take another --name, or remove it with `cox down --purge`",
-            ));
-        }
-        let refused = [
-            ("--no-node", options.no_node),
-            ("--foreground", options.foreground),
-            ("--node-name", options.node_name.is_some()),
-            ("--node-ip", options.node_ip.is_some()),
-            ("--etcd-servers", !options.etcd.etcd_servers.is_empty()),
-        ];
-        if let Some((flag, _)) = refused.iter().find(|(_, given)| *given) {
+        refuse_one_host(&layout)?;
+        let etcd = ("--etcd-servers", !options.etcd.etcd_servers.is_empty());
+        if let Some((flag, _)) = of_one_host(options).into_iter().chain([etcd]).find(|(_, given)| *given) {
             return Err(Failure::new(
                 format!("{flag} is for a cluster of one host"),
                 "leave it out beside --nodes",
             ));
         }
         let host_cidr = match &kept {
-            Some(kept) if kept.settings.control_planes != control_planes || kept.settings.nodes > nodes => {
+            Some(kept)
+                if kept.spec.provider != Provider::Local
+                    || kept.control_planes() != control_planes
+                    || kept.nodes() > nodes =>
+            {
                 return Err(kept.other(nodes, control_planes));
             }
-            Some(kept) => kept.settings.host_cidr,
+            Some(kept) => kept.spec.network.host_cidr,
             None => free_network(layout.root(), &net::host::routes()).ok_or_else(|| {
                 Failure::new(
                     "no network is free for the hosts: routes of this machine lead to all of 10.200.0.0/16",
@@ -137,67 +193,64 @@ impl HostsCluster {
                 )
             })?,
         };
-        let settings = Settings {
-            nodes,
-            control_planes,
-            secure_port: options.secure_port.unwrap_or(6443),
-            cluster_cidr: options.cluster_cidr,
-            service_cidr: options.service_cidr,
-            host_cidr,
-        };
-        Ok(Some(Self { layout, settings }))
+        let mut spec = ClusterSpec::local(layout.name(), nodes, control_planes, host_cidr);
+        spec.api_server.local_port = options.secure_port.unwrap_or(6443);
+        spec.network.pod_cidr = options.cluster_cidr;
+        spec.network.service_cidr = options.service_cidr;
+        spec.network.cluster_dns =
+            Ipv4Addr::from(u32::from(options.service_cidr.network()).saturating_add(10));
+        Ok(Some(Self { layout, spec }))
     }
 
     fn other(&self, nodes: usize, control_planes: usize) -> Failure {
-        let Settings { nodes: has, control_planes: leads, .. } = self.settings;
+        let (name, has, leads) = (self.layout.name(), self.nodes(), self.control_planes());
         Failure::new(
             format!(
-                "cluster {:?} has {has} nodes, {leads} of them control planes, and cannot become one of {nodes} and \
-                 {control_planes}",
-                self.layout.name()
+                "cluster {name:?} has {has} nodes, {leads} of them control planes, and cannot become one of {nodes} and \
+                 {control_planes}"
             ),
             "nodes can be added; for all else make another with --name, or remove it with `cox down --purge` first",
         )
     }
 
-    /// Keeps the settings for later commands.
+    /// Keeps the description for later commands.
     pub fn keep(&self) -> Result<(), Failure> {
-        let path = self.layout.root().join(SETTINGS);
-        let mut text = serde_json::to_vec_pretty(&self.settings).map_err(|e| Failure::of(&e))?;
-        text.push(b'\n');
+        let path = kept_file(&self.layout);
+        let text = serde_saphyr::to_string(&self.spec).map_err(|e| unusable(&path, &e))?;
         let temporary = path.with_extension("tmp");
         std::fs::write(&temporary, text)
             .and_then(|()| std::fs::rename(&temporary, &path))
             .map_err(|e| unusable(&path, &e))
     }
 
-    /// The cluster as `cluster.yaml` would describe it.
-    pub fn spec(&self) -> ClusterSpec {
-        let settings = &self.settings;
-        let mut spec = ClusterSpec::local(
-            self.layout.name(),
-            settings.nodes,
-            settings.control_planes,
-            settings.host_cidr,
-        );
-        spec.network.pod_cidr = settings.cluster_cidr;
-        spec.network.service_cidr = settings.service_cidr;
-        spec.network.cluster_dns =
-            std::net::Ipv4Addr::from(u32::from(settings.service_cidr.network()).saturating_add(10));
-        spec
+    /// The hosts.
+    pub fn hosts(&self) -> Result<Hosts, Failure> {
+        match self.spec.provider {
+            Provider::Local => self.local().map(Hosts::Local),
+            Provider::Ssh => {
+                let control = self.layout.run().join("ssh");
+                let mut builder = std::fs::DirBuilder::new();
+                std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700)
+                    .create(&control)
+                    .map_err(|e| Failure::new(format!("cannot make {}: {e}", control.display()), ""))?;
+                Ok(Hosts::Ssh { control, cox: PlanOptions::system().paths.program("cox") })
+            }
+        }
     }
 
-    /// The hosts.
-    pub fn hosts(&self) -> Result<LocalHosts, Failure> {
+    fn local(&self) -> Result<LocalHosts, Failure> {
         let program = std::env::current_exe()
             .map_err(|e| Failure::new(format!("cannot find this program: {e}"), ""))?;
-        Ok(LocalHosts::new(&self.layout, self.settings.host_cidr, program))
+        Ok(LocalHosts::new(&self.layout, self.spec.network.host_cidr, program))
     }
 
-    /// Where things lie on the hosts, and what this machine needs containerd to be told.
+    /// Where things lie on the hosts, and what this machine needs containerd to be told where it provides them.
     pub fn plan_options(&self) -> PlanOptions {
-        let facts = Facts::gather(self.layout.root(), &[]);
         let mut options = PlanOptions::system();
+        if self.spec.provider == Provider::Ssh {
+            return options;
+        }
+        let facts = Facts::gather(self.layout.root(), &[]);
         // A kernel is not set up by its guests.
         options.paths.at_boot = None;
         options.paths.cni_bin.clone_from(&facts.cni_bin_dir);
@@ -217,14 +270,19 @@ impl HostsCluster {
         options
     }
 
-    /// Everything that proves who is who.
-    pub fn trust(&self, spec: &ClusterSpec) -> Result<Trust, Failure> {
-        let (trust, report) =
-            Trust::ensure(&self.layout.pki(), spec, jiff::Timestamp::now()).map_err(|e| Failure::of(&e))?;
+    /// Everything that proves who is who: made where it is missing; what is doubtful is told.
+    pub fn trust(&self) -> Result<Trust, Failure> {
+        let (trust, report) = Trust::ensure(&self.layout.pki(), &self.spec, jiff::Timestamp::now())
+            .map_err(|e| Failure::of(&e))?;
         for warning in &report.warnings {
-            tracing::warn!("{warning}");
+            crate::output::note(&format!("  warning: {warning}"));
         }
         Ok(trust)
+    }
+
+    /// What each host shall have.
+    pub fn plans(&self, trust: &Trust) -> Result<Vec<HostPlan>, Failure> {
+        provision::plan::plan(&self.spec, trust, &self.plan_options()).map_err(|e| Failure::of(&e))
     }
 
     /// The admin kubeconfig.
@@ -234,36 +292,60 @@ impl HostsCluster {
 
     /// Where this machine reaches the API servers.
     pub fn server(&self) -> String {
-        format!("https://127.0.0.1:{}", self.settings.secure_port)
+        match self.spec.provider {
+            Provider::Local => format!("https://127.0.0.1:{}", self.spec.api_server.local_port),
+            Provider::Ssh => format!("https://{}", self.spec.endpoint()),
+        }
     }
 
-    /// A host as what plans are carried out on.
-    pub fn host(hosts: &LocalHosts, name: &str) -> Arc<dyn provision::apply::Host> {
-        Arc::new(hosts.host(name))
+    /// Where the logs of services are, for people.
+    pub fn logs_hint(&self) -> String {
+        match self.spec.provider {
+            Provider::Local => {
+                format!("logs of each host's services are in {}/HOST", self.layout.logs().display())
+            }
+            Provider::Ssh => "`journalctl -u SERVICE` on the host tells more".into(),
+        }
     }
+}
+
+/// Flags that are for one host alone, and whether they were given.
+fn of_one_host(options: &Up) -> [(&'static str, bool); 4] {
+    [
+        ("--no-node", options.no_node),
+        ("--foreground", options.foreground),
+        ("--node-name", options.node_name.is_some()),
+        ("--node-ip", options.node_ip.is_some()),
+    ]
+}
+
+fn refuse_one_host(layout: &Layout) -> Result<(), Failure> {
+    if !layout.root().join(cluster::SETTINGS).exists() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        format!("cluster {:?} lives in this machine itself, without hosts of its own", layout.name()),
+        "take another --name, or remove it with `cox down --purge`",
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cluster(dir: &std::path::Path) -> HostsCluster {
-        let settings = Settings {
-            nodes: 3,
-            control_planes: 3,
-            secure_port: 6443,
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-            service_cidr: "10.32.0.0/24".parse().unwrap(),
-            host_cidr: "10.200.7.0/24".parse().unwrap(),
-        };
-        HostsCluster { layout: Layout::new(dir, "a").unwrap(), settings }
+    fn cluster(dir: &Path) -> HostsCluster {
+        let spec = ClusterSpec::local("a", 3, 3, "10.200.7.0/24".parse().unwrap());
+        HostsCluster { layout: Layout::new(dir, "a").unwrap(), spec }
     }
 
-    fn up(dir: &std::path::Path, more: &[&str]) -> Up {
-        use clap::Parser as _;
+    fn up(dir: &Path, more: &[&str]) -> Up {
         let dir = dir.display().to_string();
-        let line = ["cox", "up", "--name", "a", "--data-dir", &dir];
-        match crate::args::Cli::try_parse_from(line.iter().chain(more)).unwrap().command {
+        options(&[&["cox", "up", "--name", "a", "--data-dir", &dir], more].concat())
+    }
+
+    fn options(line: &[&str]) -> Up {
+        use clap::Parser as _;
+        match crate::args::Cli::try_parse_from(line).unwrap().command {
             crate::args::Command::Up(options) => *options,
             _ => panic!("another verb"),
         }
@@ -281,22 +363,38 @@ mod tests {
         let cluster = cluster(dir.path());
         std::fs::create_dir_all(cluster.layout.root()).unwrap();
         cluster.keep().unwrap();
-        assert_eq!(ask(&[]).unwrap().unwrap().settings, cluster.settings);
+        assert_eq!(ask(&[]).unwrap().unwrap().spec, cluster.spec);
         let more = ask(&["--nodes=4", "--control-planes=3"]).unwrap().unwrap();
-        assert_eq!((more.settings.nodes, more.settings.host_cidr), (4, cluster.settings.host_cidr));
+        assert_eq!((more.nodes(), more.spec.network.host_cidr), (4, cluster.spec.network.host_cidr));
         for other in [&["--nodes=2", "--control-planes=2"][..], &["--nodes=3"], &["--nodes=1"]] {
             assert!(ask(other).unwrap_err().what.contains("cannot become"), "{other:?}");
         }
     }
 
     #[test]
-    fn the_first_hosts_are_control_planes_too() {
+    fn a_file_says_all_and_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = cluster(dir.path());
-        cluster.settings.control_planes = 1;
-        let spec = cluster.spec();
-        let roles: Vec<usize> = spec.hosts.iter().map(|h| h.roles.len()).collect();
-        assert_eq!(roles, [2, 1, 1]);
-        assert_eq!(spec.network.cluster_dns.to_string(), "10.32.0.10");
+        let file = dir.path().join("mine.yaml");
+        let key = dir.path().join("id");
+        pki::write_private(&key, b"-----BEGIN OPENSSH PRIVATE KEY-----\n").unwrap();
+        let text = "name: b\nssh: {user: me, sudo: true, key: id}\nhosts:\n- {name: one, address: 192.0.2.1, roles: [control-plane, worker]}\n- {name: two, address: 192.0.2.2, roles: [worker]}\n";
+        std::fs::write(&file, text).unwrap();
+        let ask = |more: &[&str]| {
+            let (dir, file) = (dir.path().display().to_string(), file.display().to_string());
+            HostsCluster::wanted(&options(&[&["cox", "up", "-f", &file, "--data-dir", &dir], more].concat()))
+        };
+        assert!(ask(&["--nodes=3"]).unwrap_err().what.contains("--nodes does not go with"));
+        let cluster = ask(&[]).unwrap().unwrap();
+        assert_eq!((cluster.layout.name(), cluster.server().as_str()), ("b", "https://192.0.2.1:6443"));
+        assert_eq!(cluster.spec.hosts[0].ssh.key.as_deref(), Some(key.as_path()));
+        std::fs::create_dir_all(cluster.layout.root()).unwrap();
+        cluster.keep().unwrap();
+        assert_eq!(HostsCluster::at(cluster.layout.clone()).unwrap().unwrap().spec, cluster.spec);
+        std::fs::write(
+            &file,
+            format!("provider: local\n{}", text.replace("192.0.2", "10.89.0").replace("0.1,", "0.3,")),
+        )
+        .unwrap();
+        assert!(ask(&[]).unwrap_err().what.contains("is of other hosts"));
     }
 }

@@ -20,6 +20,11 @@ use clap::Parser as _;
 use crate::args::{Cli, Command};
 use crate::output::Failure;
 
+/// Requests of many clients make many small things on one thread and drop them on another, which costs a quarter less
+/// with it than with glibc's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut argv: Vec<String> = std::env::args().collect();
     // The pause container is this binary: nothing may be allocated for it that is not needed.
@@ -104,9 +109,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Db(options) => commands::db::db(options, json).await,
             Command::Migrate(options) => commands::migrate::migrate(*options, json).await,
             Command::Secrets(verb) => commands::secrets::secrets(verb, json).await,
-            Command::HostInit { spec } => commands::up_hosts::host_init(&spec).await,
-            Command::Probe => commands::up_file::probe().await,
-            Command::ImportImages { socket } => commands::up_file::import_images(&socket).await,
+            Command::HostInit { spec } => commands::on_host::host_init(&spec).await,
+            Command::Probe => commands::on_host::probe().await,
+            Command::ImportImages { socket } => commands::on_host::import_images(&socket).await,
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 let script = args::completion(shell);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::Down;
 use crate::cluster;
-use crate::hosts::HostsCluster;
+use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{self, Failure};
 use crate::run::proxy_table;
 
@@ -28,10 +28,11 @@ pub async fn down(options: Down, as_json: bool) -> Result<ExitCode, Failure> {
     let etcd = cluster::etcd_of(&layout).ok().flatten();
     let mut tables = ["ip", "ip6"].map(|family| (family.to_owned(), table.clone())).to_vec();
     let (mut hosts, mut problems) = (0, Vec::new());
-    if let Some(cluster) = HostsCluster::kept(&options.which)? {
-        let all = cluster.hosts()?;
+    if let Some(cluster) = HostsCluster::kept(&options.which)?
+        && let Hosts::Local(all) = cluster.hosts()?
+    {
         tables.extend(all.nft_tables());
-        let names: Vec<String> = cluster.spec().hosts.into_iter().map(|h| h.name).collect();
+        let names: Vec<String> = cluster.spec.hosts.into_iter().map(|h| h.name).collect();
         // All hosts at the same time, and what others count on last: an API server without its etcd cannot say goodbye.
         for stage in Stage::ALL.into_iter().rev() {
             let stops = names.iter().map(|name| {

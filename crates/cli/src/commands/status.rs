@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ComponentStatus, Node, Pod};
 use kube::{Api, Client};
 use pki::ClusterPki;
 use provision::apply::Host as _;
+use provision::local::LocalHosts;
 use provision::{Layout, ProcessRecord};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::args::Which;
 use crate::cluster::Cluster;
 use crate::commands::up::PROCESS;
 use crate::commands::up_hosts::BALANCER;
-use crate::hosts::HostsCluster;
+use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{self, Failure};
 use crate::parts::VERSION;
 
@@ -36,23 +37,29 @@ struct Line {
 struct Seen {
     layout: Layout,
     kubeconfig: PathBuf,
-    port: u16,
+    server: String,
 }
 
 /// `cox status`.
 pub async fn status(which: Which, as_json: bool) -> Result<ExitCode, Failure> {
     let (seen, mut lines) = match HostsCluster::kept(&which)? {
         Some(cluster) => {
-            let mut lines = vec![process(&cluster.layout, BALANCER)];
-            lines.extend(hosts(&cluster).await?);
-            let (kubeconfig, port) = (cluster.admin_kubeconfig(), cluster.settings.secure_port);
-            (Seen { layout: cluster.layout, kubeconfig, port }, lines)
+            let lines = match cluster.hosts()? {
+                Hosts::Local(hosts) => {
+                    let mut lines = vec![process(&cluster.layout, BALANCER)];
+                    lines.extend(local_hosts(&cluster, &hosts).await?);
+                    lines
+                }
+                Hosts::Ssh { .. } => Vec::new(),
+            };
+            let (kubeconfig, server) = (cluster.admin_kubeconfig(), cluster.server());
+            (Seen { layout: cluster.layout, kubeconfig, server }, lines)
         }
         None => {
             let cluster = Cluster::kept(&which)?;
             let lines = vec![process(&cluster.layout, PROCESS)];
-            let (kubeconfig, port) = (cluster.admin_kubeconfig(), cluster.settings.secure_port);
-            (Seen { layout: cluster.layout, kubeconfig, port }, lines)
+            let server = format!("https://127.0.0.1:{}", cluster.settings.secure_port);
+            (Seen { kubeconfig: cluster.admin_kubeconfig(), server, layout: cluster.layout }, lines)
         }
     };
     match tokio::time::timeout(PATIENCE, ask(&seen)).await {
@@ -106,10 +113,9 @@ fn process(layout: &Layout, name: &str) -> Line {
 }
 
 /// Each host, and each of its services.
-async fn hosts(cluster: &HostsCluster) -> Result<Vec<Line>, Failure> {
-    let all = cluster.hosts()?;
+async fn local_hosts(cluster: &HostsCluster, all: &LocalHosts) -> Result<Vec<Line>, Failure> {
     let mut lines = Vec::new();
-    for planned in cluster.spec().hosts {
+    for planned in &cluster.spec.hosts {
         let host = all.host(&planned.name);
         let process = host.process();
         let detail = match &process {
@@ -154,7 +160,7 @@ async fn ask(cluster: &Seen) -> Result<Vec<Line>, String> {
         what: "API server",
         name: "readyz".into(),
         healthy: ready == "ok",
-        detail: format!("https://127.0.0.1:{}", cluster.port),
+        detail: cluster.server.clone(),
     }];
     for component in
         Api::<ComponentStatus>::all(client.clone()).list(&Default::default()).await.map_err(text)?

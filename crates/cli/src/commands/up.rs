@@ -141,9 +141,6 @@ async fn findings(cluster: &Cluster, host: &HostConfig) -> Vec<Finding> {
 
 /// `cox up`.
 pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
-    if let Some(file) = &options.file {
-        return super::up_file::up(&options, file, as_json).await;
-    }
     if let Some(cluster) = HostsCluster::wanted(&options)? {
         return super::up_hosts::up(options, cluster, as_json).await;
     }

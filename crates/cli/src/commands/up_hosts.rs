@@ -1,4 +1,4 @@
-//! `cox up --nodes N`: hosts in namespaces of this machine, each made what its plan says.
+//! `cox up` for several hosts, in namespaces of this machine or over ssh: each is made what its plan says.
 use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -13,7 +13,8 @@ use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use provision::apply::{ApplyError, Bringing, Changes, Target, install_all, start_all};
-use provision::plan::{Stage, manifests, plan};
+use provision::local::LocalHosts;
+use provision::plan::{HostPlan, Stage, manifests};
 use provision::spec::{ClusterSpec, Role};
 use provision::{
     Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
@@ -21,8 +22,9 @@ use provision::{
 use serde_json::{Value, json};
 
 use crate::args::Up;
+use crate::cluster_file::count;
 use crate::commands::up::Steps;
-use crate::hosts::HostsCluster;
+use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{self, Failure};
 use crate::parts::VERSION;
 
@@ -38,7 +40,11 @@ const PROGRAMS: [(&str, &str); 3] =
 pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     cluster.layout.exists().map_err(|e| Failure::of(&e))?;
-    let warnings = super::up::judge(&findings(&cluster))?;
+    let hosts = cluster.hosts()?;
+    let warnings = match &hosts {
+        Hosts::Local(_) => super::up::judge(&findings(&cluster))?,
+        Hosts::Ssh { .. } => Vec::new(),
+    };
     if !as_json {
         warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
     }
@@ -46,18 +52,64 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     cluster.layout.prepare().map_err(|e| Failure::of(&e))?;
     cluster.keep()?;
     let steps = Steps::new(as_json);
-    let spec = cluster.spec();
     steps.begin("certificates");
-    let trust = cluster.trust(&spec)?;
-    let plans = plan(&spec, &trust, &cluster.plan_options()).map_err(|e| Failure::of(&e))?;
+    let trust = cluster.trust()?;
+    let plans = cluster.plans(&trust)?;
     let mut changed = write_kubeconfig(&cluster, &trust)?;
+    if let Hosts::Local(hosts) = &hosts {
+        changed |= boot(hosts, &plans, &steps).await?;
+    }
 
-    let hosts = cluster.hosts()?;
+    let targets: Vec<Target> = cluster
+        .spec
+        .hosts
+        .iter()
+        .zip(plans)
+        .map(|(host, plan)| Target { host: hosts.host(host), plan })
+        .collect();
+    let source = images::Source::of_this_host()
+        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
+    let patience = Duration::from_secs(options.wait);
+    let bringing = match &hosts {
+        Hosts::Local(_) => Bringing::new(source, patience)?,
+        // They were made by a program at another place as well.
+        Hosts::Ssh { .. } => Bringing::by_content(source, patience)?,
+    };
+    let shown = Mutex::default();
+    let tell = teller(&steps, &shown);
+    let mut changes = Changes::new();
+    let next = format!("{}; `cox up` goes on from here", cluster.logs_hint());
+    let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
+    install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
+    start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    if let Hosts::Local(_) = &hosts {
+        steps.begin("balancer");
+        changed |= ensure_balancer(&cluster).await?;
+    }
+    let client = admin(&cluster.admin_kubeconfig()).await?;
+    steps.begin("objects of the cluster");
+    install_objects(&client, &cluster.spec, patience).await?;
+    let after = [Stage::Controllers, Stage::Node];
+    start_all(&targets, &after, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    for (host, all) in changes.iter().filter(|(_, all)| !all.is_empty()) {
+        steps.done(host, &count(all.len(), "change"));
+    }
+    steps.begin("waiting for the nodes");
+    nodes_ready(&client, &cluster.spec, patience).await?;
+    steps.end();
+    changed |= changes.values().any(|all| !all.is_empty());
+    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the hosts that are namespaces of this machine; says whether anything had to be.
+async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<bool, Failure> {
     steps.begin("hosts");
-    changed |= hosts.ensure_switch().await.map_err(|e| Failure::of(&e))?;
+    let wired = hosts.ensure_switch().await.map_err(|e| Failure::of(&e))?;
     let starts = plans.iter().zip(0..).map(|(plan, number)| hosts.start(plan, number));
     let mut booted = 0;
-    for (result, plan) in futures::future::join_all(starts).await.into_iter().zip(&plans) {
+    for (result, plan) in futures::future::join_all(starts).await.into_iter().zip(plans) {
         let started = result.map_err(|e| {
             let log = hosts.host(&plan.host).logs().join("init.log");
             Failure::new(format!("host {}: {e}", plan.host), format!("whole log: {}", log.display()))
@@ -65,45 +117,13 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
         booted += usize::from(started);
     }
     if booted > 0 {
-        changed = true;
         steps.done("hosts", &format!("{booted} started"));
     }
-
-    let targets: Vec<Target> =
-        plans.into_iter().map(|plan| Target { host: HostsCluster::host(&hosts, &plan.host), plan }).collect();
-    let source = images::Source::of_this_host()
-        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
-    let patience = Duration::from_secs(options.wait);
-    let bringing = Bringing::new(source, patience)?;
-    let shown = Mutex::default();
-    let tell = teller(&steps, &shown);
-    let mut changes = Changes::new();
-    let logs = cluster.layout.logs().display().to_string();
-    let next = format!("logs of each host's services are in {logs}/HOST; `cox up` goes on from here");
-    let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
-    install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
-    start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    steps.begin("balancer");
-    changed |= ensure_balancer(&cluster, &spec).await?;
-    let client = admin(&cluster.admin_kubeconfig()).await?;
-    steps.begin("objects of the cluster");
-    install_objects(&client, &spec, patience).await?;
-    let after = [Stage::Controllers, Stage::Node];
-    start_all(&targets, &after, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    for (host, all) in changes.iter().filter(|(_, all)| !all.is_empty()) {
-        steps.done(host, &crate::cluster_file::count(all.len(), "change"));
-    }
-    steps.begin("waiting for the nodes");
-    nodes_ready(&client, &spec, patience).await?;
-    steps.end();
-    changed |= changes.values().any(|all| !all.is_empty());
-    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(wired || booted > 0)
 }
 
 /// Shows what is being done on all hosts in one line.
-pub fn teller<'a>(
+fn teller<'a>(
     steps: &'a Steps,
     shown: &'a Mutex<BTreeMap<String, String>>,
 ) -> impl Fn(&str, &str) + Sync + 'a {
@@ -116,7 +136,7 @@ pub fn teller<'a>(
 }
 
 /// What failed on all hosts, and what to do.
-pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
+fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
     match errors {
         [one] => Failure::new(one.to_string(), next),
         many => {
@@ -131,7 +151,7 @@ pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
 
 /// What stands in the way on this machine.
 fn findings(cluster: &HostsCluster) -> Vec<Finding> {
-    let port = cluster.settings.secure_port;
+    let port = cluster.spec.api_server.local_port;
     let facts = Facts::gather(cluster.layout.root(), &[port]);
     let wish = Wish {
         node: true,
@@ -148,7 +168,7 @@ fn findings(cluster: &HostsCluster) -> Vec<Finding> {
     };
     let mut found = check(&facts, &wish);
     let mut needed = PROGRAMS.to_vec();
-    if cluster.settings.control_planes > 1 {
+    if !cluster.spec.etcd_hosts().is_empty() {
         needed.push(("etcd", "etcd-server"));
     }
     for (program, package) in needed {
@@ -182,10 +202,11 @@ fn command_line(pid: i32) -> Vec<String> {
 }
 
 /// Leads this machine's loopback address to the API servers; says whether it did not before.
-async fn ensure_balancer(cluster: &HostsCluster, spec: &ClusterSpec) -> Result<bool, Failure> {
+async fn ensure_balancer(cluster: &HostsCluster) -> Result<bool, Failure> {
     let fail = |what: &str, e: &dyn std::fmt::Display| Failure::new(format!("cannot {what}: {e}"), "");
+    let spec = &cluster.spec;
     let program = std::env::current_exe().map_err(|e| fail("find this program", &e))?;
-    let listen = format!("127.0.0.1:{}", cluster.settings.secure_port);
+    let listen = format!("127.0.0.1:{}", spec.api_server.local_port);
     let authority = cluster.layout.pki().join("ca.crt");
     let mut arguments = vec![
         "balancer".to_owned(),
@@ -251,7 +272,7 @@ pub async fn admin(kubeconfig: &Path) -> Result<Client, Failure> {
 }
 
 /// The objects that a cluster has from the beginning; those that are there already are left as they are.
-pub async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
     for object in manifests(spec).into_iter().flat_map(|m| m.objects) {
         let deadline = Instant::now() + patience;
         // A server that has just started may still have to learn who may do what.
@@ -282,7 +303,7 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 }
 
 /// Waits until every node is Ready.
-pub async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     let is_ready = |node: Option<&Node>| {
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
@@ -343,19 +364,10 @@ fn say(
          export KUBECONFIG={}\n  kubectl get nodes -o wide\n  \
          kubectl create deployment hello --image={image} --replicas={}\n",
         cluster.layout.name(),
-        cluster.settings.nodes,
-        cluster.settings.control_planes,
+        cluster.nodes(),
+        cluster.control_planes(),
         kubeconfig.display(),
         kubeconfig.display(),
-        cluster.settings.nodes,
+        cluster.nodes(),
     ))
-}
-
-/// `cox host-init`: the first process of a host.
-pub async fn host_init(spec: &Path) -> Result<ExitCode, Failure> {
-    let text =
-        std::fs::read(spec).map_err(|e| Failure::new(format!("cannot read {}: {e}", spec.display()), ""))?;
-    let spec = serde_json::from_slice(&text).map_err(|e| Failure::of(&e))?;
-    provision::local::run_init(spec).await?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -18,9 +18,9 @@ fn said(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// The link of this machine that leads to the hosts: the one with the first address of their network.
 fn link(cluster: &Cluster) -> Result<String> {
-    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(cluster.root().join("hosts.json"))?)?;
-    let network = kept["hostCidr"].as_str().context("a network of hosts")?;
-    let first = network.replace(".0/24", ".1/24");
+    let kept = std::fs::read_to_string(cluster.root().join("cluster.yaml"))?;
+    let line = kept.lines().find_map(|l| l.trim().strip_prefix("hostCIDR:")).context("a network of hosts")?;
+    let first = line.trim().trim_matches('"').replace(".0/24", ".1/24");
     let text = said("ip", &["-o", "-4", "addr", "show"])?;
     let line = text.lines().find(|l| l.contains(&first)).with_context(|| format!("no link has {first}"))?;
     Ok(line.split_whitespace().nth(1).unwrap_or_default().to_owned())

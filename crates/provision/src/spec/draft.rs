@@ -49,6 +49,7 @@ pub(super) struct ApiServerDraft {
     pub load_balancer: Option<LoadBalancer>,
     pub port: Option<u16>,
     pub balancer_port: Option<u16>,
+    pub local_port: Option<u16>,
     pub extra_names: Vec<String>,
 }
 
@@ -198,6 +199,7 @@ fn api_server(fields: Option<Fields<'_>>, several: bool) -> ApiServerDraft {
         load_balancer: or(take("loadBalancer"), fallback, |g| g.choice(&LoadBalancer::ALL)),
         port,
         balancer_port: or(take("balancerPort"), 6444, |g| g.port()),
+        local_port: or(take("localPort"), 6443, |g| g.port()),
         extra_names: take("extraNames")
             .map(|g| g.items().iter().filter_map(Given::text).collect())
             .unwrap_or_default(),
@@ -288,6 +290,7 @@ impl Draft {
                 load_balancer: self.api_server.load_balancer?,
                 port: self.api_server.port?,
                 balancer_port: self.api_server.balancer_port?,
+                local_port: self.api_server.local_port?,
                 extra_names: self.api_server.extra_names,
             },
             etcd: self.etcd?,

@@ -223,6 +223,8 @@ pub struct ApiServer {
     pub port: u16,
     /// Port of our balancer on each node.
     pub balancer_port: u16,
+    /// Port of this machine's loopback address that leads to them, of a local cluster.
+    pub local_port: u16,
     /// Further names and addresses in their certificates.
     pub extra_names: Vec<String>,
 }
@@ -455,6 +457,7 @@ impl Default for ApiServer {
             load_balancer: LoadBalancer::None,
             port: 6443,
             balancer_port: 6444,
+            local_port: 6443,
             extra_names: Vec::new(),
         }
     }

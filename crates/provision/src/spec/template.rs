@@ -82,6 +82,7 @@ const REST: &str = "\
 #   loadBalancer: none             # with several control planes: ours (on every node). Or external (yours, at the
 #                                  # endpoint), nginx, haproxy (on the hosts with the role load-balancer)
 #   balancerPort: 6444             # of ours, on each node's loopback
+#   localPort: 6443                # of this machine's loopback, with provider local
 #   extraNames: []                 # further names and addresses in the certificates
 
 # etcd:

@@ -1,0 +1,37 @@
+//! What `cox` is asked on a host of a cluster, by another `cox`.
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use provision::apply::Bringing;
+use provision::plan::Ready;
+
+use crate::output::{self, Failure};
+
+/// `cox host-init`: the first process of a host in namespaces.
+pub async fn host_init(spec: &Path) -> Result<ExitCode, Failure> {
+    let text =
+        std::fs::read(spec).map_err(|e| Failure::new(format!("cannot read {}: {e}", spec.display()), ""))?;
+    let spec = serde_json::from_slice(&text).map_err(|e| Failure::of(&e))?;
+    provision::local::run_init(spec).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cox probe`: whether a service of this host works, as another `cox` asks over ssh; the question is standard input.
+pub async fn probe() -> Result<ExitCode, Failure> {
+    let ready: Ready = serde_json::from_reader(std::io::Read::take(std::io::stdin(), 1 << 16))
+        .map_err(|e| Failure::of(&e))?;
+    provision::probe(&ready).await.map_err(|why| Failure::new(why, ""))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cox import-images`: gives this host's container runtime the system images, made of this binary.
+pub async fn import_images(socket: &Path) -> Result<ExitCode, Failure> {
+    let source = images::Source::of_this_host()
+        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
+    let bringing = Bringing::new(source, Duration::ZERO)?;
+    let record = Path::new("/var/lib/cox/system-images.json");
+    let imported = provision::import_system_images(socket, record, &bringing.images, "overlayfs").await?;
+    output::print(if imported { "imported\n" } else { "present\n" })?;
+    Ok(ExitCode::SUCCESS)
+}
