@@ -34,6 +34,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
 mod replica_set;
+mod replication_controller;
 mod resource_quota;
 mod root_ca;
 mod service_account;
@@ -99,6 +100,7 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
         running.start(root_ca::RootCaPublisher::new);
     }
     running.start(replica_set::ReplicaSetController::new);
+    running.start(replication_controller::ReplicationControllerController::new);
     running.start(deployment::DeploymentController::new);
     running.start(endpoint_slice::EndpointSliceController::new);
     running.start(endpoints::EndpointsController::new);

@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A CRD is served a moment after its object changed.
 const DISCOVER_AGAIN: Duration = Duration::from_secs(2);
 
+type Limits = BTreeMap<String, Quantity>;
 type Meta = PartialObjectMeta<kube::api::DynamicObject>;
 
 /// See the module.
@@ -46,6 +47,8 @@ pub struct ResourceQuotaController {
     volume_claims: Cache<PersistentVolumeClaim>,
     /// When each quota last changed, by whoever.
     touched: Arc<Mutex<HashMap<ObjectKey, Instant>>>,
+    /// The limits that a quota's status was last given here, and when.
+    told: Mutex<HashMap<ObjectKey, (Limits, Instant)>>,
     others: Mutex<Others>,
     queue: Mutex<Option<Arc<WorkQueue<ObjectKey>>>>,
 }
@@ -92,6 +95,7 @@ impl ResourceQuotaController {
             services: context.informers.cache(),
             volume_claims: context.informers.cache(),
             touched: Arc::default(),
+            told: Mutex::default(),
             others: Mutex::default(),
             queue: Mutex::default(),
         }
@@ -320,7 +324,20 @@ impl Controller for ResourceQuotaController {
     }
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
-        let Some(quota) = self.quotas.get(&key) else { return Ok(Next::Rest) };
+        let Some(quota) = self.quotas.get(&key) else {
+            lock(&self.told).remove(&key);
+            return Ok(Next::Rest);
+        };
+        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let shown = quota.status.as_ref().and_then(|s| s.hard.clone());
+        if let Some((told, at)) = lock(&self.told).get(&key)
+            && *told == hard
+            && shown.is_some_and(|shown| shown != hard)
+            && at.elapsed() < RESYNC
+        {
+            // Somebody wrote the status by hand since: as upstream, that stands for a while.
+            return Ok(Next::After(RESYNC.saturating_sub(at.elapsed())));
+        }
         let seen = self.seen(&quota).await?;
         let plan = plan(&seen, Timestamp::now());
         if !plan.write {
@@ -335,13 +352,11 @@ impl Controller for ResourceQuotaController {
         tracing::debug!(used = plan.used.len(), lowers = plan.lowers, "the quota's use is told");
         let used = plan.used.iter().map(|(name, amount)| (name.clone(), Quantity(amount.to_string())));
         let mut next = (*quota).clone();
-        next.status = Some(ResourceQuotaStatus {
-            hard: Some(quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default()),
-            used: Some(used.collect()),
-        });
+        next.status = Some(ResourceQuotaStatus { hard: Some(hard.clone()), used: Some(used.collect()) });
         let api: Api<ResourceQuota> = Api::namespaced(self.client.clone(), &key.namespace);
         let written = api.replace_status(&key.name, &PostParams::default(), &next).await;
         unless_gone(written).map_err(Error::at("write the status"))?;
+        lock(&self.told).insert(key, (hard, Instant::now()));
         // What was made while the quota was not yet there to be charged is seen by then.
         Ok(Next::After(SETTLED * 2))
     }

@@ -290,3 +290,64 @@ fn networks_of_services_come_and_go() -> Result<()> {
         Ok(())
     })
 }
+
+const REPLICATION: &str = "
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: old}
+spec:
+  replicas: 2
+  selector: {app: old}
+  template:
+    metadata: {labels: {app: old}}
+    spec: {containers: [{name: c, image: none}]}
+";
+
+#[test]
+fn replication_controllers_keep_their_pods() -> Result<()> {
+    let (server, _controllers) = start()?;
+    let kubectl = server.kubectl();
+    let pods = |count: usize| {
+        eventually(&format!("{count} pods"), PATIENCE, || {
+            let names = kubectl.run("get pods -l app=old -o name")?;
+            ensure!(names.lines().count() == count, "{names}");
+            let told = kubectl.field("replicationcontroller old", ".status.replicas")?;
+            ensure!(told == count.to_string(), "{told}");
+            Ok(())
+        })
+    };
+    kubectl.feed("create", REPLICATION)?;
+    pods(2)?;
+    kubectl.run("scale replicationcontroller old --replicas=1")?;
+    pods(1)?;
+    // What a quota refuses is told as a condition, and the condition goes when it is over.
+    kubectl.run("create quota few --hard=pods=1")?;
+    used(&kubectl, "few", &[("pods", "1")])?;
+    kubectl.run("scale replicationcontroller old --replicas=2")?;
+    let condition = |want: &str| {
+        eventually("the condition", PATIENCE, || {
+            let path = r#".status.conditions[?(@.type=="ReplicaFailure")].reason"#;
+            let got = kubectl.field("replicationcontroller old", path)?;
+            ensure!(got == want, "{got:?}");
+            Ok(())
+        })
+    };
+    condition("FailedCreate")?;
+    kubectl.run("scale replicationcontroller old --replicas=1")?;
+    condition("")?;
+    // Its pods stay when it goes alone, and go with it else.
+    kubectl.run("delete replicationcontroller old --cascade=orphan")?;
+    eventually("the pod has no owner", PATIENCE, || {
+        let owners = kubectl.run("get pods -l app=old -o jsonpath={.items[*].metadata.ownerReferences}")?;
+        ensure!(owners.is_empty(), "{owners}");
+        Ok(())
+    })?;
+    kubectl.feed("create", &REPLICATION.replace("replicas: 2", "replicas: 1"))?;
+    pods(1)?;
+    kubectl.run("delete replicationcontroller old --cascade=foreground")?;
+    eventually("all is gone", PATIENCE, || {
+        let left = kubectl.run("get pods,replicationcontrollers -l app=old -o name")?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
+}
