@@ -194,7 +194,7 @@ pub struct Which {
     #[arg(long)]
     pub name: Option<String>,
     /// The file that describes the cluster; ./cluster.yaml if there is one and no --name is given.
-    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "name")]
+    #[arg(id = "cluster-file", short = 'f', long = "file", value_name = "FILE", conflicts_with = "name")]
     pub file: Option<PathBuf>,
     /// Where clusters keep everything.
     #[arg(long, default_value = "/var/lib/cox", env = "COX_DATA_DIR")]
