@@ -97,6 +97,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// A client of what the kubeconfig says now: whoever was refused would look whether there is a new one.
+    async fn maps(&self) -> Result<Api<ConfigMap>> {
+        Ok(Api::namespaced(client(&self.kubeconfig).await?, NAMESPACE))
+    }
+
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::SeqCst)
     }
@@ -107,7 +112,7 @@ impl Shared {
 
     /// Makes an object and reads it back, changes another one, and so on.
     async fn write(&self) -> Result<Written> {
-        let maps: Api<ConfigMap> = Api::namespaced(client(&self.kubeconfig).await?, NAMESPACE);
+        let mut maps = self.maps().await?;
         let mut seen = Written::default();
         let mut last = Instant::now();
         let apply = PatchParams::apply("traffic").force();
@@ -119,6 +124,7 @@ impl Shared {
             let Ok(made) = maps.create(&PostParams::default(), &map(&name, number)).await else {
                 // Nobody said yes: it may or may not be there.
                 tokio::time::sleep(PAUSE * 4).await;
+                maps = self.maps().await.unwrap_or(maps);
                 continue;
             };
             seen.gap = seen.gap.max(last.elapsed());
@@ -145,7 +151,7 @@ impl Shared {
 
     /// Reads what is changed again and again; it never goes back.
     async fn read(&self) -> Result<Read> {
-        let maps: Api<ConfigMap> = Api::namespaced(client(&self.kubeconfig).await?, NAMESPACE);
+        let mut maps = self.maps().await?;
         let mut seen = Read::default();
         let mut last = Instant::now();
         while self.goes_on() {
@@ -156,7 +162,10 @@ impl Shared {
                     Some(text.and_then(|n| n.parse().ok()).unwrap_or(0))
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => Some(0),
-                Err(_) => None,
+                Err(_) => {
+                    maps = self.maps().await.unwrap_or(maps);
+                    None
+                }
             };
             if let Some(found) = found {
                 seen.gap = seen.gap.max(last.elapsed());

@@ -112,8 +112,10 @@ fn local(kept: &Kept) -> Result<(Vec<Row>, Vec<String>), Failure> {
             rows.push(Row { name, facts, authority: None, places: vec!["here".into()], in_use: signs });
         }
     }
-    for entry in std::fs::read_dir(kept.layout().kubeconfigs()).into_iter().flatten().flatten() {
-        let path = entry.path();
+    let kubeconfigs = std::fs::read_dir(kept.layout().kubeconfigs()).into_iter().flatten().flatten();
+    let mut kubeconfigs: Vec<_> = kubeconfigs.map(|entry| entry.path()).collect();
+    kubeconfigs.sort();
+    for path in kubeconfigs {
         if path.extension().is_none_or(|e| e != "kubeconfig") {
             continue;
         }
