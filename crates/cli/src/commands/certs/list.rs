@@ -290,8 +290,10 @@ fn table(rows: &[Row], within: Duration, now: Timestamp) -> String {
         let all = rows.iter().filter(|r| r.in_use && r.facts.is_authority == authorities);
         all.filter(|r| State::of(&r.facts, within, now) == wanted).map(|r| r.name.as_str()).collect()
     };
+    // What an authority that is over has signed is over with it.
+    let renew = if of(State::Expired, true).is_empty() { "cox certs renew" } else { "cox certs rotate-ca" };
     for (state, is) in [(State::Expired, "Expired"), (State::Soon, "Soon to expire")] {
-        for (authorities, next) in [(false, "cox certs renew"), (true, "cox certs rotate-ca")] {
+        for (authorities, next) in [(false, renew), (true, "cox certs rotate-ca")] {
             let names = of(state, authorities);
             if !names.is_empty() {
                 text += &format!("\n{is}: {}. `{next}` replaces what has or will.\n", names.join(", "));
