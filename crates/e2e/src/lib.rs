@@ -6,6 +6,7 @@ mod cluster;
 mod kubectl;
 mod leftovers;
 mod request;
+mod traffic;
 
 pub use api_server::{ApiServer, Part};
 pub use base::ports::free_port;
@@ -13,6 +14,7 @@ pub use cluster::Cluster;
 pub use kubectl::{Answer, Kubectl, eventually, run};
 pub use leftovers::Leftovers;
 pub use request::{Credentials, Request};
+pub use traffic::{Seen, Traffic};
 
 /// The binary under test: `COX_BIN`, else the one that was built with this test.
 pub fn binary() -> std::path::PathBuf {
