@@ -160,13 +160,14 @@ impl Probe {
             return outcome;
         }
         let Ok(stream) = TcpStream::connect(self.address).await else { return Outcome::Refused };
-        let stream = match TlsConnector::from((tls.0)()).connect(ServerName::from(self.address.ip()), stream).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(backend = %self.address, %error, "no TLS with a backend");
-                return Outcome::Unready;
-            }
-        };
+        let stream =
+            match TlsConnector::from((tls.0)()).connect(ServerName::from(self.address.ip()), stream).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(backend = %self.address, %error, "no TLS with a backend");
+                    return Outcome::Unready;
+                }
+            };
         let Ok((sender, connection)) = handshake(TokioIo::new(stream)).await else { return Outcome::Refused };
         // Ends with the sender.
         tokio::spawn(connection);

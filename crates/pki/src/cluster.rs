@@ -56,7 +56,8 @@ pub enum EnsureError {
 
 pub(crate) const REMEDY_AUTHORITY: &str = "put the right pair of files back from a backup, or remove both to make a new \
      authority (every certificate and kubeconfig is then issued again)";
-const REMEDY_EXPIRED: &str = "run `cox certs rotate-ca`, which makes a new one and issues every certificate again";
+const REMEDY_EXPIRED: &str =
+    "run `cox certs rotate-ca`, which makes a new one and issues every certificate again";
 const REMEDY_LEAF: &str = "remove it to have it issued again, or put a good one in its place";
 pub(crate) const REMEDY_SERVICE_ACCOUNT: &str = "put the right pair of files back from a backup, or remove both to make a new \
      pair (tokens of service accounts are then worthless and issued again)";
@@ -592,7 +593,10 @@ impl ClusterPki {
     }
 }
 
-pub(crate) fn unusable<'a>(path: &'a Path, remedy: &'static str) -> impl FnOnce(Error) -> EnsureError + use<'a> {
+pub(crate) fn unusable<'a>(
+    path: &'a Path,
+    remedy: &'static str,
+) -> impl FnOnce(Error) -> EnsureError + use<'a> {
     move |source| EnsureError::Unusable { path: path.to_owned(), remedy, source }
 }
 

@@ -277,12 +277,7 @@ impl ClusterPki {
         Ok(rotation)
     }
 
-    fn prepare_authority(
-        &self,
-        signer: Signer,
-        spec: &PkiSpec,
-        now: Timestamp,
-    ) -> Result<(), EnsureError> {
+    fn prepare_authority(&self, signer: Signer, spec: &PkiSpec, now: Timestamp) -> Result<(), EnsureError> {
         let stem = signer.file_stem();
         let make = |source| EnsureError::Make { what: format!("next-{stem}"), source };
         let former = self.present(signer)?;
@@ -305,8 +300,8 @@ impl ClusterPki {
                 // Two of one name would be hard to tell apart, for people and for some programs.
                 let mut subject = signer.subject();
                 subject.common_name = format!("{}-{}", subject.common_name, now.strftime("%Y%m%d%H%M%S"));
-                let next = Authority::create_with_key(&subject, key, spec.authority_validity, now)
-                    .map_err(make)?;
+                let next =
+                    Authority::create_with_key(&subject, key, spec.authority_validity, now).map_err(make)?;
                 files::write_public(&paths.certificate, next.certificate_pem().as_bytes())?;
                 next
             }
@@ -403,8 +398,7 @@ impl ClusterPki {
         let Some(rotation) = self.rotation()? else { return Ok(None) };
         let path = self.vouched_file();
         let Some(text) = files::read(&path)? else { return Ok(None) };
-        let certificate =
-            crate::facts::certificate_der(&text).map_err(unusable(&path, REMEDY_AUTHORITY))?;
+        let certificate = crate::facts::certificate_der(&text).map_err(unusable(&path, REMEDY_AUTHORITY))?;
         let shown = rotation.what.contains(&Rotated::Ca) && rotation.phase.holds().vouched;
         Ok(Some(Vouched { certificate, shown }))
     }

@@ -142,7 +142,9 @@ fn whoever_trusts_what_a_phase_says_takes_what_the_next_one_shows() {
     assert!(f.verifies(&old, &kept("issue-new", server)));
     assert!(!f.verifies(&old, &kept("trust-new", server)));
     assert!(!f.verifies(&kept("trust-new", "ca.crt"), &kept("before", "kube-scheduler.crt")));
-    let count = |label: &str, name: &str| fs::read_to_string(kept(label, name)).expect("kept").matches("BEGIN").count();
+    let count = |label: &str, name: &str| {
+        fs::read_to_string(kept(label, name)).expect("kept").matches("BEGIN").count()
+    };
     assert_eq!(labels.map(|l| count(l, "ca.crt")), [1, 2, 2, 1]);
     assert_eq!(labels.map(|l| count(l, server)), [1, 1, 2, 1]);
     let issuer = |label: &str| {

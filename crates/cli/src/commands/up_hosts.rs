@@ -238,7 +238,10 @@ fn findings(cluster: &HostsCluster) -> Vec<Finding> {
 }
 
 /// Writes the kubeconfig of the administrator; says whether it had to be written.
-pub(crate) fn write_kubeconfig(cluster: &HostsCluster, trust: &provision::plan::Trust) -> Result<bool, Failure> {
+pub(crate) fn write_kubeconfig(
+    cluster: &HostsCluster,
+    trust: &provision::plan::Trust,
+) -> Result<bool, Failure> {
     let path = cluster.admin_kubeconfig();
     let text = trust.kubeconfig(&trust.pki().admin(), &cluster.server()).map_err(|e| Failure::of(&e))?;
     if std::fs::read(&path).is_ok_and(|found| found == text.expose().as_bytes()) {
@@ -357,7 +360,11 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 }
 
 /// Waits until every node is Ready.
-pub(crate) async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+pub(crate) async fn nodes_ready(
+    client: &Client,
+    spec: &ClusterSpec,
+    patience: Duration,
+) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     let is_ready = |node: Option<&Node>| {
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());

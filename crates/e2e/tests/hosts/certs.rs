@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Cluster, Kubectl, Traffic, eventually};
-use pki::{
-    Authority, CertificateFacts, CertificateSpec, Credentials, KeyAlgorithm, Kubeconfig,
-    PrivateKey,
-};
+use pki::{Authority, CertificateFacts, CertificateSpec, Credentials, KeyAlgorithm, Kubeconfig, PrivateKey};
 use serde_json::Value;
 
 use crate::verbs::hosts;
@@ -32,7 +29,8 @@ fn file_of(cluster: &Cluster, host: &str, path: &str) -> Result<PathBuf> {
 fn json(cluster: &Cluster, arguments: &[&str]) -> Result<(Option<i32>, Value)> {
     let answer = cluster.cox(&[arguments, &["-o", "json"]].concat())?;
     let last = answer.out.lines().last().unwrap_or_default();
-    let value = serde_json::from_str(last).with_context(|| format!("{arguments:?}: {}{}", answer.out, answer.err))?;
+    let value =
+        serde_json::from_str(last).with_context(|| format!("{arguments:?}: {}{}", answer.out, answer.err))?;
     Ok((answer.code, value))
 }
 
@@ -137,7 +135,8 @@ fn kubelet_of(cluster: &Cluster, host: &str) -> Result<i32> {
     let wanted = space(&init_of(cluster, host)?.to_string()).context("the host runs")?;
     let is_kubelet = |pid: &str| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let program = String::from_utf8_lossy(line.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+        let program =
+            String::from_utf8_lossy(line.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
         program.ends_with("/kubelet") && space(pid).as_ref() == Some(&wanted)
     };
     let names = std::fs::read_dir("/proc")?.flatten().filter_map(|e| e.file_name().into_string().ok());
@@ -170,7 +169,8 @@ pub fn kubelet_rotates(cluster: &Cluster) -> Result<()> {
     let rows = rows(&value);
     let row = rows.get("kubelet-client").with_context(|| value.to_string())?;
     ensure!(places(row) == [host.as_str()] && row["inUse"] == true, "{row}");
-    let stray = rows.keys().find(|name| name.contains("kubelet.conf")).context("the file that was changed")?;
+    let stray =
+        rows.keys().find(|name| name.contains("kubelet.conf")).context("the file that was changed")?;
     ensure!(rows[stray]["state"] == "valid" || rows[stray]["state"] == "expired", "{value}");
     // What somebody changed is put right.
     let answer = cluster.up_again()?;

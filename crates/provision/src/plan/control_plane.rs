@@ -156,8 +156,7 @@ fn controllers(building: &mut Building<'_>) {
     let name = "kube-controller-manager";
     let mut service = PlannedService::new(name, "Kubernetes controllers", Stage::Controllers, line);
     service.after.push("kube-apiserver".into());
-    service.reads =
-        vec![paths.kubeconfig("controller-manager"), paths.pki("ca.crt"), paths.pki("sa.key")];
+    service.reads = vec![paths.kubeconfig("controller-manager"), paths.pki("ca.crt"), paths.pki("sa.key")];
     building.service(service);
 }
 

@@ -136,7 +136,8 @@ fn stem(path: &Path) -> String {
 
 /// Adds what a host has: a certificate of the cluster's directory gets another place, any other a row of its own.
 fn add_host(rows: &mut Vec<Row>, host: &str, found: &Found, own: &[std::path::PathBuf]) {
-    let given = found.files.iter().find(|(path, _)| path.ends_with("kubelet.conf")).map(|(_, f)| f.not_before);
+    let given =
+        found.files.iter().find(|(path, _)| path.ends_with("kubelet.conf")).map(|(_, f)| f.not_before);
     for (path, facts) in &found.files {
         if let Some(row) = rows.iter_mut().find(|r| r.facts.serial == facts.serial) {
             if row.places.last().is_none_or(|p| p != host) {
@@ -158,7 +159,11 @@ fn add_host(rows: &mut Vec<Row>, host: &str, found: &Found, own: &[std::path::Pa
 }
 
 /// Asks all hosts; what cannot be told is a note.
-async fn from_hosts(cluster: &HostsCluster, rows: &mut Vec<Row>, notes: &mut Vec<String>) -> Result<(), Failure> {
+async fn from_hosts(
+    cluster: &HostsCluster,
+    rows: &mut Vec<Row>,
+    notes: &mut Vec<String>,
+) -> Result<(), Failure> {
     let trust = match provision::plan::Trust::read(&cluster.layout.pki(), &cluster.spec) {
         Ok(trust) => trust,
         Err(error) => {
@@ -270,8 +275,11 @@ fn table(rows: &[Row], within: Duration, now: Timestamp) -> String {
             true => ("\nCERTIFICATE AUTHORITY", "", ""),
         };
         let width = name_width + usize::from(authorities);
-        text += format!("{what:<width$}  {:<22}  {:<13}  {signer:<signer_width$}  {place}", "EXPIRES", "RESIDUAL TIME")
-            .trim_end();
+        text += format!(
+            "{what:<width$}  {:<22}  {:<13}  {signer:<signer_width$}  {place}",
+            "EXPIRES", "RESIDUAL TIME"
+        )
+        .trim_end();
         text.push('\n');
         for row in rows.iter().filter(|r| r.facts.is_authority == authorities) {
             let line = format!(
@@ -359,7 +367,10 @@ mod tests {
         let (good, text) = standing(&one, at(31));
         assert!(!good && text.contains("cox certs renew"), "{text}");
         let (good, text) = standing(&one, at(5));
-        assert!(!good && text.contains("2026-01-10T23:55:00Z") && text.contains("2026-01-06T00:00:00Z"), "{text}");
+        assert!(
+            !good && text.contains("2026-01-10T23:55:00Z") && text.contains("2026-01-06T00:00:00Z"),
+            "{text}"
+        );
         let (good, text) = standing(&facts("ca", 0, 0), at(5000));
         assert!(!good && text.contains("cox certs rotate-ca"), "{text}");
     }

@@ -130,9 +130,10 @@ fn authority(text: &str) -> Result<Rotated, String> {
 }
 
 fn phase(text: &str) -> Result<Phase, String> {
-    Phase::ALL.into_iter().find(|p| p.name() == text).ok_or_else(|| {
-        format!("known are {}", Phase::ALL.map(Phase::name).join(", "))
-    })
+    Phase::ALL
+        .into_iter()
+        .find(|p| p.name() == text)
+        .ok_or_else(|| format!("known are {}", Phase::ALL.map(Phase::name).join(", ")))
 }
 
 /// `cox certs`.

@@ -52,7 +52,9 @@ fn rolled_out(kind: &str, object: &Value) -> bool {
             number("/status/desiredNumberScheduled").unwrap_or(0),
             ["/status/updatedNumberScheduled", "/status/numberAvailable"],
         ),
-        _ => (number("/spec/replicas").unwrap_or(1), ["/status/updatedReplicas", "/status/availableReplicas"]),
+        _ => {
+            (number("/spec/replicas").unwrap_or(1), ["/status/updatedReplicas", "/status/availableReplicas"])
+        }
     };
     paths.iter().all(|path| number(path).unwrap_or(0) >= wanted)
 }
@@ -65,7 +67,8 @@ pub async fn restart_workloads(client: &Client, patience: Duration) -> Result<us
     let mut started = Vec::new();
     for kind in WORKLOADS {
         let resource = of_kind(kind);
-        let all = Api::<DynamicObject>::all_with(client.clone(), &resource).list(&ListParams::default()).await;
+        let all =
+            Api::<DynamicObject>::all_with(client.clone(), &resource).list(&ListParams::default()).await;
         for object in all.map_err(failed("list workloads"))?.items {
             let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
@@ -126,6 +129,9 @@ mod tests {
                 "desiredNumberScheduled": 2, "updatedNumberScheduled": updated, "numberAvailable": 2 } })
         };
         assert!(rolled_out("DaemonSet", &daemons(2)) && !rolled_out("DaemonSet", &daemons(1)));
-        assert!(rolled_out("StatefulSet", &json!({ "metadata": {}, "spec": { "replicas": 0 }, "status": {} })));
+        assert!(rolled_out(
+            "StatefulSet",
+            &json!({ "metadata": {}, "spec": { "replicas": 0 }, "status": {} })
+        ));
     }
 }

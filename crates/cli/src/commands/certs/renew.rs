@@ -9,10 +9,10 @@ use provision::apply::Changes;
 use provision::plan::Trust;
 use serde_json::json;
 
+use super::Renew;
 use super::kept::Kept;
 use super::on_hosts;
 use super::roll::{Manner, restarts, roll};
-use super::Renew;
 use crate::commands::up::Steps;
 use crate::hosts::HostsCluster;
 use crate::output::{self, Failure};
@@ -49,11 +49,7 @@ impl Chosen {
 }
 
 /// The certificates that do not last long enough any more. One that ends with its authority cannot be bettered.
-fn due(
-    present: &BTreeMap<String, CertificateFacts>,
-    within: Duration,
-    now: Timestamp,
-) -> BTreeSet<String> {
+fn due(present: &BTreeMap<String, CertificateFacts>, within: Duration, now: Timestamp) -> BTreeSet<String> {
     let ends_with_authority = |facts: &CertificateFacts| {
         let authorities = present.values().filter(|a| a.is_authority);
         authorities.filter(|a| a.issuer == facts.issuer).any(|a| a.not_after <= facts.not_after)
@@ -161,10 +157,13 @@ fn tell(
     if !changed {
         return output::print("No certificate has to be renewed; nothing was changed.\n");
     }
-    let mut text = format!("Renewed after {seconds} s: {}.\n", match renewed.as_slice() {
-        [] => "nothing; hosts got what they lacked".to_owned(),
-        names => names.join(", "),
-    });
+    let mut text = format!(
+        "Renewed after {seconds} s: {}.\n",
+        match renewed.as_slice() {
+            [] => "nothing; hosts got what they lacked".to_owned(),
+            names => names.join(", "),
+        }
+    );
     for (host, services) in restarted.iter().filter(|(_, services)| !services.is_empty()) {
         text += &format!("  {host}: {} started anew\n", services.join(", "));
     }
@@ -183,9 +182,8 @@ mod tests {
     #[test]
     fn names_are_those_of_certificates() {
         let known: Vec<String> = ["admin", "kube-scheduler"].map(str::to_owned).to_vec();
-        let of = |asked: &[&str]| {
-            Chosen::of(&asked.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(), &known)
-        };
+        let of =
+            |asked: &[&str]| Chosen::of(&asked.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>(), &known);
         let these = |names: &[&str]| Chosen::These(names.iter().map(|s| (*s).to_owned()).collect());
         assert_eq!(of(&[]).unwrap(), Chosen::Due);
         assert_eq!(of(&["all"]).unwrap(), these(&["admin", "kube-scheduler"]));

@@ -76,16 +76,11 @@ pub async fn rotate(options: RotateCa, as_json: bool) -> Result<ExitCode, Failur
     };
     let steps = Steps::new(as_json);
     steps.begin("new keys");
-    let mut rotation =
-        pki.begin_rotation(&what, &spec, Timestamp::now()).map_err(|e| Failure::of(&e))?;
+    let mut rotation = pki.begin_rotation(&what, &spec, Timestamp::now()).map_err(|e| Failure::of(&e))?;
     let mut log = Vec::new();
     let finished = loop {
-        let title = format!(
-            "phase {} of {}, {}",
-            rotation.phase.number(),
-            Phase::ALL.len(),
-            rotation.phase.name()
-        );
+        let title =
+            format!("phase {} of {}, {}", rotation.phase.number(), Phase::ALL.len(), rotation.phase.name());
         steps.begin(&title);
         let phase_began = Instant::now();
         pki.enter(&rotation).map_err(|e| Failure::of(&e))?;
@@ -154,12 +149,7 @@ async fn reach_all(
 }
 
 /// What has to happen before the next phase.
-async fn between(
-    kept: &Kept,
-    rotation: &Rotation,
-    options: &RotateCa,
-    steps: &Steps,
-) -> Result<(), Failure> {
+async fn between(kept: &Kept, rotation: &Rotation, options: &RotateCa, steps: &Steps) -> Result<(), Failure> {
     if rotation.phase == Phase::IssueNew {
         let kubeconfig = match kept {
             Kept::One(cluster) => cluster.admin_kubeconfig(),
@@ -169,7 +159,10 @@ async fn between(
         if rotation.what.contains(&Rotated::ServiceAccountKey) {
             let signed = objects::sign_tokens_anew(&client).await?;
             if signed > 0 {
-                steps.done("tokens", &format!("{signed} in Secrets are signed anew; copies of them work until the last phase"));
+                steps.done(
+                    "tokens",
+                    &format!("{signed} in Secrets are signed anew; copies of them work until the last phase"),
+                );
             }
         }
         if let Kept::Hosts(cluster) = kept {
@@ -177,7 +170,10 @@ async fn between(
             let strangers = objects::strangers(&client, &ours).await?;
             if !strangers.is_empty() {
                 return Err(Failure::new(
-                    format!("these nodes joined by themselves and know nothing of the new authority: {}", strangers.join(", ")),
+                    format!(
+                        "these nodes joined by themselves and know nothing of the new authority: {}",
+                        strangers.join(", ")
+                    ),
                     "let them join again now, while both are trusted, or remove them; then `cox certs rotate-ca` goes on",
                 ));
             }
