@@ -25,7 +25,7 @@ impl RotatingClient {
     /// Begins with what `kubeconfig` says; new certificates go to, and come from, the store in `cert_dir`.
     pub async fn new(kubeconfig: &Path, cert_dir: &Path, node_name: &str) -> Result<Self, Error> {
         let store = CertificateStore::client(cert_dir);
-        let newest = in_use(store.current()?, kubeconfig).is_ok().then(|| store.current_path());
+        let newest = in_use(store.current()?, kubeconfig).0.then(|| store.current_path());
         let client = connect(kubeconfig, newest.as_deref()).await?;
         Ok(Self {
             current: Arc::new(RwLock::new(client)),
@@ -47,10 +47,7 @@ impl RotatingClient {
 
     /// Replaces the certificate before it ends, until stopped.
     pub async fn rotate(self, stop: CancellationToken) {
-        let held = match in_use(self.store.current().ok().flatten(), &self.kubeconfig) {
-            Ok(stored) => Some(stored),
-            Err(given) => given,
-        };
+        let (_, held) = in_use(self.store.current().ok().flatten(), &self.kubeconfig);
         let (sender, mut renewed) = tokio::sync::watch::channel(());
         let rotation = Rotation {
             client: self.client("kubelet"),
@@ -79,13 +76,15 @@ impl RotatingClient {
     }
 }
 
-/// What the certificate to use says: the one of the store, or, as the error, that of the kubeconfig where it was issued
-/// later. A kubeconfig that somebody renewed, maybe with another authority, is newer than what was asked for before.
-fn in_use(stored: Option<Held>, kubeconfig: &Path) -> Result<CertificateFacts, Option<CertificateFacts>> {
+/// Whether the certificate to use is that of the store, and what it says; else it is that of the kubeconfig, which is used
+/// where it was issued later: somebody renewed it, maybe with another authority.
+fn in_use(stored: Option<Held>, kubeconfig: &Path) -> (bool, Option<CertificateFacts>) {
     let given = facts_of(kubeconfig);
     match stored.map(|held| held.facts) {
-        Some(stored) if given.as_ref().is_none_or(|g| g.not_before <= stored.not_before) => Ok(stored),
-        _ => Err(given),
+        Some(stored) if given.as_ref().is_none_or(|g| g.not_before <= stored.not_before) => {
+            (true, Some(stored))
+        }
+        _ => (false, given),
     }
 }
 
@@ -168,12 +167,16 @@ mod tests {
             issued.key
         };
         let stored = || store.current().unwrap();
+        let uses = || {
+            let (is_stored, facts) = in_use(stored(), &kubeconfig);
+            (is_stored, facts.unwrap().matches(&key))
+        };
         write(1);
-        assert!(in_use(stored(), &kubeconfig).unwrap().matches(&key), "it was rotated since");
+        assert_eq!(uses(), (true, true), "it was rotated since");
         write(7);
-        assert!(!in_use(stored(), &kubeconfig).unwrap_err().unwrap().matches(&key), "it was renewed since");
-        assert!(in_use(None, &kubeconfig).unwrap_err().is_some());
+        assert_eq!(uses(), (false, false), "it was renewed since");
+        assert!(matches!(in_use(None, &kubeconfig), (false, Some(_))));
         std::fs::remove_file(&kubeconfig).unwrap();
-        assert!(in_use(stored(), &kubeconfig).is_ok());
+        assert_eq!(uses(), (true, true));
     }
 }
