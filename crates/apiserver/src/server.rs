@@ -1,7 +1,7 @@
 //! Starting and stopping an API server.
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use apiserver_watch_cache::Cache;
 use http::{Request, Response};
 use machinery::StatusError;
 use machinery::request::UserInfo;
+use pki::Fresh;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -107,33 +108,45 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, StartError> {
     std::fs::read(path).map_err(|e| StartError::File { path: path.clone(), why: e.to_string() })
 }
 
-fn unusable<'a>(path: &'a Path) -> impl Fn(&dyn std::fmt::Display) -> StartError + 'a {
-    move |e| StartError::File { path: path.to_owned(), why: e.to_string() }
-}
-
-/// A client of kubelets: our certificate, their CA.
+/// A client of kubelets: our certificate, their CA, as the files are at each connection.
 fn kubelet_access(files: &KubeletClient, address_types: &[String]) -> Result<KubeletAccess, StartError> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&read(&files.authority)?) {
-        let certificate = certificate.map_err(|e| unusable(&files.authority)(&e))?;
-        roots.add(certificate).map_err(|e| unusable(&files.authority)(&e))?;
-    }
-    let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| unusable(&files.certificate)(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|e| unusable(&files.key)(&e))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| StartError::Setting(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .map_err(|e| unusable(&files.certificate)(&e))?;
+    let paths = vec![files.authority.clone(), files.certificate.clone(), files.key.clone()];
+    let made = Fresh::open(paths, |all| match all {
+        [authority, certificate, key] => {
+            kubelet_tls(authority, certificate, key).map_err(|(what, why)| format!("{what}: {why}"))
+        }
+        _ => Err("three files are wanted".into()),
+    });
+    let fresh = made.map_err(|e| StartError::File { path: e.path, why: e.why })?;
     Ok(KubeletAccess {
-        dialer: streaming::dial::Dialer::tls(Arc::new(config)),
+        dialer: streaming::dial::Dialer::following(move || fresh.get()),
         address_types: address_types.to_vec(),
         limits: streaming::Limits::default(),
     })
+}
+
+fn kubelet_tls(
+    authority: &[u8],
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<rustls::ClientConfig, (&'static str, String)> {
+    let failed = |what| move |e: &dyn std::fmt::Display| (what, e.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for found in CertificateDer::pem_slice_iter(authority) {
+        let found = found.map_err(|e| failed("authority")(&e))?;
+        roots.add(found).map_err(|e| failed("authority")(&e))?;
+    }
+    let chain = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| failed("certificate")(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| failed("key")(&e))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed("TLS")(&e))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| failed("certificate")(&e))
 }
 
 /// What `/version` says: the Kubernetes release whose API is served.

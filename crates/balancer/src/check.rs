@@ -29,14 +29,37 @@ pub enum Trust {
     Anyone,
     /// Those of an authority, in PEM.
     Authority(Vec<u8>),
+    /// As it is at each new connection: authorities are replaced.
+    Following(Following),
+}
+
+/// Gives what backends are met with now.
+#[derive(Clone)]
+pub struct Following(Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>);
+
+impl Following {
+    /// Asked at each new connection; what it gives is made by [`Trust::client`].
+    pub fn new(current: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(current))
+    }
+}
+
+impl std::fmt::Debug for Following {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Following")
+    }
 }
 
 impl Trust {
-    fn client(&self) -> Result<ClientConfig, Error> {
+    /// What backends are met with.
+    pub fn client(&self) -> Result<ClientConfig, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|e| Error::Trust(e.to_string()))?;
+        if let Self::Following(following) = self {
+            return Ok((*(following.0)()).clone());
+        }
         let Self::Authority(pem) = self else {
             let verifier = Arc::new(TakeAny(provider));
             return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
@@ -96,7 +119,7 @@ impl ServerCertVerifier for TakeAny {
 pub(crate) struct Probe {
     address: SocketAddr,
     patience: Duration,
-    tls: Option<TlsConnector>,
+    tls: Option<Following>,
     kept: Option<SendRequest<Empty<Bytes>>>,
 }
 
@@ -104,7 +127,11 @@ impl Probe {
     pub(crate) fn new(address: SocketAddr, check: &Check, patience: Duration) -> Result<Self, Error> {
         let tls = match check {
             Check::Connect => None,
-            Check::Readyz(trust) => Some(TlsConnector::from(Arc::new(trust.client()?))),
+            Check::Readyz(Trust::Following(following)) => Some(following.clone()),
+            Check::Readyz(trust) => {
+                let fixed = Arc::new(trust.client()?);
+                Some(Following::new(move || fixed.clone()))
+            }
         };
         Ok(Self { address, patience, tls, kept: None })
     }
@@ -133,13 +160,14 @@ impl Probe {
             return outcome;
         }
         let Ok(stream) = TcpStream::connect(self.address).await else { return Outcome::Refused };
-        let stream = match tls.connect(ServerName::from(self.address.ip()), stream).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(backend = %self.address, %error, "no TLS with a backend");
-                return Outcome::Unready;
-            }
-        };
+        let stream =
+            match TlsConnector::from((tls.0)()).connect(ServerName::from(self.address.ip()), stream).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(backend = %self.address, %error, "no TLS with a backend");
+                    return Outcome::Unready;
+                }
+            };
         let Ok((sender, connection)) = handshake(TokioIo::new(stream)).await else { return Outcome::Refused };
         // Ends with the sender.
         tokio::spawn(connection);

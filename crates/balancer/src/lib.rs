@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use check::Trust;
+pub use check::{Following, Trust};
 
 use crate::relay::Backends;
 

@@ -34,6 +34,7 @@ impl Cli {
                 false
             }
             Command::Backup(_)
+            | Command::Certs(_)
             | Command::Restore(_)
             | Command::Db(_)
             | Command::Migrate(_)
@@ -73,6 +74,8 @@ pub enum Command {
     Status(Which),
     /// Prints the admin kubeconfig.
     Kubeconfig(Kubeconfig),
+    /// Tells of certificates, renews them, replaces authorities.
+    Certs(Box<commands::certs::Certs>),
     /// What is sealed in the store.
     #[command(
         subcommand,

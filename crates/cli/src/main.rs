@@ -104,6 +104,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Down(options) => commands::down::down(options, json).await,
             Command::Status(options) => commands::status::status(options, json).await,
             Command::Kubeconfig(options) => commands::kubeconfig::kubeconfig(&options, json),
+            Command::Certs(options) => commands::certs::certs(*options, json).await,
             Command::Backup(options) => commands::backup::backup(options, json).await,
             Command::Restore(options) => commands::restore::restore(options, json).await,
             Command::Db(options) => commands::db::db(options, json).await,

@@ -7,6 +7,7 @@ mod kubectl;
 mod leftovers;
 pub mod machines;
 mod request;
+mod traffic;
 
 pub use api_server::{ApiServer, Part};
 pub use base::ports::free_port;
@@ -14,6 +15,7 @@ pub use cluster::Cluster;
 pub use kubectl::{Answer, Kubectl, eventually, run};
 pub use leftovers::Leftovers;
 pub use request::{Credentials, Request};
+pub use traffic::{Seen, Traffic};
 
 /// The binary under test: `COX_BIN`, else the one that was built with this test.
 pub fn binary() -> std::path::PathBuf {

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
     CertificateSpec, Error, KeyAlgorithm, PrivateKey, Subject, der,
-    facts::{certificate_der, public_key_bits},
+    facts::{certificate_der, certificates_der, public_key_bits},
     issue::{Kind, ToBeSigned},
     key::{key_identifier, to_pem},
 };
@@ -71,11 +71,23 @@ impl Authority {
         Self::load(&certificate_pem, key)
     }
 
-    /// Takes an authority from its PEM certificate and its key, whoever made it.
+    /// Takes an authority from its PEM certificate and its key, whoever made it. Of several certificates, as a bundle of
+    /// those to trust has them, it is the one that the key belongs to.
     pub fn load(certificate_pem: &str, key: PrivateKey) -> Result<Self, Error> {
-        let der = certificate_der(certificate_pem)?;
-        let (_, certificate) =
-            X509Certificate::from_der(&der).map_err(|_| Error::Unreadable { what: "certificate" })?;
+        let all = certificates_der(certificate_pem)?;
+        let parse = |der| match X509Certificate::from_der(der) {
+            Ok((_, certificate)) => Ok(certificate),
+            Err(_) => Err(Error::Unreadable { what: "certificate" }),
+        };
+        let mut chosen = all.first().ok_or(Error::NotPem { wanted: "certificate" })?;
+        for der in &all {
+            if parse(der)?.public_key().raw == key.public_der() {
+                chosen = der;
+                break;
+            }
+        }
+        let der = chosen.clone();
+        let certificate = parse(&der)?;
         if !certificate.is_ca() {
             return Err(Error::NotAnAuthority);
         }
@@ -128,6 +140,27 @@ impl Authority {
             public_key: key.public_der(),
             authority_key_id: &self.key_id,
             kind: Kind::Leaf { usages: &spec.usages, names: &spec.names, rsa: key.is_rsa() },
+        }
+        .to_der()?;
+        sign(&self.key, &tbs)
+    }
+
+    /// A certificate for another authority, signed by this one: sent along with what that one signed, it leads those who
+    /// trust this one alone to it.
+    pub fn certify_authority(&self, other: &Self, now: Timestamp) -> Result<String, Error> {
+        if self.not_after <= now {
+            return Err(Error::AuthorityExpired { at: self.not_after });
+        }
+        let tbs = ToBeSigned {
+            serial: serial()?,
+            algorithm: &self.key.signature_algorithm(),
+            issuer: &self.subject,
+            subject: &other.subject,
+            not_before: before(now),
+            not_after: self.not_after.min(other.not_after),
+            public_key: other.key.public_der(),
+            authority_key_id: &self.key_id,
+            kind: Kind::Subordinate(&other.key_id),
         }
         .to_der()?;
         sign(&self.key, &tbs)

@@ -12,6 +12,7 @@ use crate::{
     Action, Authority, CertificateFacts, Credentials, Error, Expiry, FileError, KeyAlgorithm, Kubeconfig,
     PkiSpec, PrivateKey, Report, ReportItem, files,
     plan::{self, Found, Reason, Signer, Wanted},
+    rotation::Vouched,
 };
 
 /// Why a cluster's trust could not be made complete. The message says which file and what to do.
@@ -53,10 +54,12 @@ pub enum EnsureError {
     },
 }
 
-const REMEDY_AUTHORITY: &str = "put the right pair of files back from a backup, or remove both to make a new \
+pub(crate) const REMEDY_AUTHORITY: &str = "put the right pair of files back from a backup, or remove both to make a new \
      authority (every certificate and kubeconfig is then issued again)";
+const REMEDY_EXPIRED: &str =
+    "run `cox certs rotate-ca`, which makes a new one and issues every certificate again";
 const REMEDY_LEAF: &str = "remove it to have it issued again, or put a good one in its place";
-const REMEDY_SERVICE_ACCOUNT: &str = "put the right pair of files back from a backup, or remove both to make a new \
+pub(crate) const REMEDY_SERVICE_ACCOUNT: &str = "put the right pair of files back from a backup, or remove both to make a new \
      pair (tokens of service accounts are then worthless and issued again)";
 
 /// Where a certificate and its key lie.
@@ -89,10 +92,29 @@ impl ClusterPki {
     /// Authorities and the service-account key are never replaced: if they are broken, that is an error, for only a
     /// person can know whether a backup exists.
     pub fn ensure(&self, spec: &PkiSpec, now: Timestamp) -> Result<Report, EnsureError> {
+        self.ensure_and_renew(spec, &|_| false, now)
+    }
+
+    /// As [`Self::ensure`], and issues again the certificates whose file stem `renew` says yes to, however long they
+    /// would last: with new keys, for whom and for the names that those before them were for.
+    pub fn ensure_and_renew(
+        &self,
+        spec: &PkiSpec,
+        renew: &(dyn Fn(&str) -> bool + Sync),
+        now: Timestamp,
+    ) -> Result<Report, EnsureError> {
         let wanted = plan::wanted(spec)
             .map_err(|source| EnsureError::Make { what: "the list of certificates".into(), source })?;
         files::private_directory(&self.dir)?;
         let mut report = Report::default();
+        if let Some(rotation) = self.rotation()? {
+            report.warnings.push(format!(
+                "a rotation of {} is in phase {}; `cox certs rotate-ca` goes on with it",
+                rotation.names(),
+                rotation.phase.name()
+            ));
+        }
+        let vouched = self.vouched()?;
         let mut authorities = BTreeMap::new();
         for signer in Signer::of(spec) {
             authorities.insert(*signer, self.ensure_authority(*signer, spec, now, &mut report)?);
@@ -103,7 +125,9 @@ impl ClusterPki {
                 .iter()
                 .map(|w| {
                     let authority = &authorities[&w.signer];
-                    let work = move || self.ensure_certificate(w, authority, spec, now);
+                    let vouched = vouched.as_ref().filter(|_| w.is_api_server());
+                    let asked = renew(&w.file_stem);
+                    let work = move || self.ensure_certificate(w, authority, vouched, spec, asked, now);
                     if spec.algorithm == KeyAlgorithm::Rsa2048 { Err(scope.spawn(work)) } else { Ok(work()) }
                 })
                 .collect();
@@ -136,9 +160,11 @@ impl ClusterPki {
                 _ => return false,
             };
         }
+        let Ok(vouched) = self.vouched() else { return false };
         let private = |path: &Path| files::is_private(path).unwrap_or(false);
         let certificates = wanted.iter().all(|w| {
-            matches!(self.judge(w, &authorities[&w.signer], spec, now), Ok(Action::Kept))
+            let vouched = vouched.as_ref().filter(|_| w.is_api_server());
+            matches!(self.judge(w, &authorities[&w.signer], vouched, spec, now), Ok(Action::Kept))
                 && private(&self.pair(&w.file_stem).key)
         });
         let tokens = || {
@@ -285,6 +311,11 @@ impl ClusterPki {
         &self.dir
     }
 
+    /// The names of the certificates that [`Self::ensure`] issues: their file stems, in a fixed order.
+    pub fn names(&self, spec: &PkiSpec) -> Result<Vec<String>, Error> {
+        Ok(plan::wanted(spec)?.into_iter().map(|w| w.file_stem).collect())
+    }
+
     /// Every file that [`Self::ensure`] sees to.
     pub fn files(&self, spec: &PkiSpec) -> Result<Vec<PathBuf>, Error> {
         let signers = Signer::of(spec).iter().map(|s| self.pair(s.file_stem()));
@@ -347,14 +378,14 @@ impl ClusterPki {
         Ok(out)
     }
 
-    fn pair(&self, stem: &str) -> CertificatePaths {
+    pub(crate) fn pair(&self, stem: &str) -> CertificatePaths {
         CertificatePaths {
             certificate: self.dir.join(format!("{stem}.crt")),
             key: self.dir.join(format!("{stem}.key")),
         }
     }
 
-    fn read(&self, path: &Path) -> Result<String, EnsureError> {
+    pub(crate) fn read(&self, path: &Path) -> Result<String, EnsureError> {
         files::read(path)?.ok_or_else(|| {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             FileError { step: "read", path: path.to_owned(), source }.into()
@@ -418,10 +449,11 @@ impl ClusterPki {
             CertificateFacts::from_pem(authority.certificate_pem()).map_err(unusable(&paths.certificate))?;
         match facts.expiry(now, spec.renew_before) {
             Expiry::Expired => {
-                return Err(unusable(&paths.certificate)(Error::AuthorityExpired { at: facts.not_after }));
+                let source = Error::AuthorityExpired { at: facts.not_after };
+                return Err(EnsureError::Unusable { path: paths.certificate, remedy: REMEDY_EXPIRED, source });
             }
             Expiry::Soon => report.warnings.push(format!(
-                "the authority {} expires at {}; nothing it signed outlives it",
+                "the authority {} expires at {}, and nothing it signed outlives it; `cox certs rotate-ca` replaces it",
                 paths.certificate.display(),
                 facts.not_after
             )),
@@ -432,7 +464,7 @@ impl ClusterPki {
     }
 
     /// The authority, if both its files are there and good.
-    fn load_authority(&self, signer: Signer) -> Result<Option<Authority>, EnsureError> {
+    pub(crate) fn load_authority(&self, signer: Signer) -> Result<Option<Authority>, EnsureError> {
         let paths = self.pair(signer.file_stem());
         let (Some(certificate), Some(key)) = (files::read(&paths.certificate)?, files::read(&paths.key)?)
         else {
@@ -447,6 +479,7 @@ impl ClusterPki {
         &self,
         wanted: &Wanted,
         authority: &Authority,
+        vouched: Option<&Vouched>,
         spec: &PkiSpec,
         now: Timestamp,
     ) -> Result<Action, EnsureError> {
@@ -458,12 +491,14 @@ impl ClusterPki {
             .map(|text| PrivateKey::from_pem(&text))
             .transpose()
             .map_err(unusable(&paths.key))?;
+        let complete = vouched.map_or(Ok(true), |v| v.fits(&text)).map_err(unusable(&paths.certificate))?;
         let found = Found {
             key_matches: key.map(|key| facts.matches(&key)),
             signed_by_authority: authority.signed(&text).map_err(unusable(&paths.certificate))?,
             facts,
         };
         let reason = plan::judge(&wanted.spec, &found, authority.not_after(), spec.renew_before, now);
+        let reason = reason.or((!complete).then_some(Reason::Outdated));
         Ok(reason.map_or(Action::Kept, |because| Action::Renewed { because }))
     }
 
@@ -471,20 +506,41 @@ impl ClusterPki {
         &self,
         wanted: &Wanted,
         authority: &Authority,
+        vouched: Option<&Vouched>,
         spec: &PkiSpec,
+        asked: bool,
         now: Timestamp,
     ) -> Result<(ReportItem, bool), EnsureError> {
         let paths = self.pair(&wanted.file_stem);
-        let action = self.judge(wanted, authority, spec, now)?;
-        if action == Action::Kept {
-            let tightened = files::tighten(&paths.key)?;
-            return Ok((ReportItem { path: paths.certificate, action }, tightened));
+        let mut action = self.judge(wanted, authority, vouched, spec, now)?;
+        if asked && matches!(action, Action::Kept | Action::Renewed { because: Reason::Outdated }) {
+            action = Action::Renewed { because: Reason::Asked };
         }
-        let issued = authority
-            .issue(&wanted.spec, spec.algorithm, now)
-            .map_err(|source| EnsureError::Make { what: wanted.file_stem.clone(), source })?;
-        files::write_private(&paths.key, issued.key.to_pem().as_bytes())?;
-        files::write_public(&paths.certificate, issued.certificate_pem.as_bytes())?;
+        let make = |source| EnsureError::Make { what: wanted.file_stem.clone(), source };
+        let present = files::read(&paths.certificate)?;
+        let text = match (&action, &present) {
+            (Action::Kept, _) => {
+                let tightened = files::tighten(&paths.key)?;
+                return Ok((ReportItem { path: paths.certificate, action }, tightened));
+            }
+            (Action::Renewed { because: Reason::Outdated }, Some(present)) => present.clone(),
+            _ => {
+                let mut spec_of_it = wanted.spec.clone();
+                // Names that somebody added stay.
+                let former = present.as_deref().and_then(|text| CertificateFacts::from_pem(text).ok());
+                let former = former.filter(|f| f.subject.common_name == spec_of_it.subject.common_name);
+                for name in former.into_iter().flat_map(|f| f.names) {
+                    if asked && !spec_of_it.names.contains(&name) {
+                        spec_of_it.names.push(name);
+                    }
+                }
+                let issued = authority.issue(&spec_of_it, spec.algorithm, now).map_err(make)?;
+                files::write_private(&paths.key, issued.key.to_pem().as_bytes())?;
+                issued.certificate_pem
+            }
+        };
+        let text = vouched.map_or(Ok(text.clone()), |v| v.apply(&text)).map_err(make)?;
+        files::write_public(&paths.certificate, text.as_bytes())?;
         Ok((ReportItem { path: paths.certificate, action }, false))
     }
 
@@ -537,7 +593,10 @@ impl ClusterPki {
     }
 }
 
-fn unusable<'a>(path: &'a Path, remedy: &'static str) -> impl FnOnce(Error) -> EnsureError + use<'a> {
+pub(crate) fn unusable<'a>(
+    path: &'a Path,
+    remedy: &'static str,
+) -> impl FnOnce(Error) -> EnsureError + use<'a> {
     move |source| EnsureError::Unusable { path: path.to_owned(), remedy, source }
 }
 

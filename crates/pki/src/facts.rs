@@ -50,6 +50,19 @@ impl CertificateFacts {
         Self::from_der(&certificate_der(text)?)
     }
 
+    /// Reads the first certificate of a PEM text that is encoded once more, as kubeconfigs have it.
+    pub fn from_base64(text: &str) -> Result<Self, Error> {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let wanted = "certificate";
+        let bytes = STANDARD.decode(text.trim()).map_err(|_| Error::NotPem { wanted })?;
+        Self::from_pem(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// Reads all certificates of a PEM text, as a bundle of authorities has several.
+    pub fn all_from_pem(text: &str) -> Result<Vec<Self>, Error> {
+        certificates_der(text)?.iter().map(|der| Self::from_der(der)).collect()
+    }
+
     /// Reads a certificate from DER.
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         let broken = Error::Unreadable { what: "certificate" };
@@ -99,6 +112,11 @@ impl CertificateFacts {
         self.public_key == key.public_der()
     }
 
+    /// Whether its life has not begun: the clock that says `now` is behind that of whoever issued it.
+    pub fn is_early(&self, now: Timestamp) -> bool {
+        now < self.not_before
+    }
+
     /// How this certificate stands at `now`, with `margin` counting as soon.
     pub fn expiry(&self, now: Timestamp, margin: std::time::Duration) -> Expiry {
         if self.not_after <= now {
@@ -146,13 +164,16 @@ pub fn check_certificates(text: &str) -> Result<(), String> {
 
 /// The first certificate of a PEM text, as DER.
 pub(crate) fn certificate_der(text: &str) -> Result<Vec<u8>, Error> {
+    certificates_der(text)?.into_iter().next().ok_or(Error::NotPem { wanted: "certificate" })
+}
+
+/// All certificates of a PEM text, as DER; one at least.
+pub(crate) fn certificates_der(text: &str) -> Result<Vec<Vec<u8>>, Error> {
     let wanted = "certificate";
-    pem::parse_many(text)
-        .map_err(|_| Error::NotPem { wanted })?
-        .into_iter()
-        .find(|b| b.tag() == "CERTIFICATE")
-        .map(pem::Pem::into_contents)
-        .ok_or(Error::NotPem { wanted })
+    let blocks = pem::parse_many(text).map_err(|_| Error::NotPem { wanted })?;
+    let all: Vec<Vec<u8>> =
+        blocks.into_iter().filter(|b| b.tag() == "CERTIFICATE").map(pem::Pem::into_contents).collect();
+    if all.is_empty() { Err(Error::NotPem { wanted }) } else { Ok(all) }
 }
 
 /// The bits of the key inside a SubjectPublicKeyInfo.

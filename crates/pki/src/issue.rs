@@ -126,6 +126,8 @@ pub(crate) struct ToBeSigned<'a> {
 pub(crate) enum Kind<'a> {
     /// Its subject key identifier.
     Authority(&'a [u8]),
+    /// The same, of an authority that another one vouches for.
+    Subordinate(&'a [u8]),
     Leaf {
         usages: &'a [Usage],
         names: &'a [AlternativeName],
@@ -158,11 +160,15 @@ impl ToBeSigned<'_> {
         const CRITICAL: bool = true;
         let mut out = Vec::new();
         match &self.kind {
-            Kind::Authority(key_id) => {
+            Kind::Authority(key_id) | Kind::Subordinate(key_id) => {
                 // digitalSignature, keyEncipherment, keyCertSign: kubeadm's set.
                 out.push(extension(15, CRITICAL, &der::named_bits(&[0, 2, 5])));
                 out.push(extension(19, CRITICAL, &der::sequence(&[&der::boolean(true)])));
                 out.push(extension(14, false, &der::octets(key_id)));
+                if matches!(self.kind, Kind::Subordinate(_)) {
+                    let issuer = der::sequence(&[&der::tlv(0x80, self.authority_key_id)]);
+                    out.push(extension(35, false, &issuer));
+                }
             }
             Kind::Leaf { usages, names, rsa } => {
                 // keyEncipherment means something for RSA key exchange alone.

@@ -23,6 +23,7 @@ mod key;
 mod kubeconfig;
 mod plan;
 mod request;
+mod rotation;
 mod signing;
 
 pub use authority::{Authority, Issued};
@@ -36,6 +37,7 @@ pub use key::{KeyAlgorithm, PrivateKey};
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use plan::{Action, NodeIdentity, PkiSpec, Reason, Report, ReportItem, first_service_address};
 pub use request::CertificateRequest;
+pub use rotation::{Phase, Rotated, Rotation};
 
 /// Why a key or a certificate cannot be read or made.
 #[derive(Debug, thiserror::Error)]

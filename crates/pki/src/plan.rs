@@ -114,6 +114,8 @@ pub enum Reason {
     Usages,
     /// A file made from other files no longer agreed with them.
     Outdated,
+    /// Somebody asked for it.
+    Asked,
 }
 
 impl fmt::Display for Reason {
@@ -133,6 +135,7 @@ impl fmt::Display for Reason {
             }
             Self::Usages => f.write_str("it lacks a usage"),
             Self::Outdated => f.write_str("it is out of date"),
+            Self::Asked => f.write_str("it was asked for"),
         }
     }
 }
@@ -200,6 +203,13 @@ pub(crate) struct Wanted {
     pub file_stem: String,
     pub signer: Signer,
     pub spec: CertificateSpec,
+}
+
+impl Wanted {
+    /// Whether an API server serves it.
+    pub(crate) fn is_api_server(&self) -> bool {
+        self.spec.subject.common_name == API_SERVER && self.spec.usages.contains(&Usage::Server)
+    }
 }
 
 pub(crate) const API_SERVER: &str = "kube-apiserver";

@@ -44,6 +44,8 @@ fn shown(text: &str) -> String {
     }
     let hidden = ["certificate-authority-data", "client-certificate-data", "client-key-data", "secret"];
     let lines = text.lines().map(|line| match line.split_once(": ") {
+        // Tells one key from another.
+        _ if line.contains("COX_TOKENS_SIGNED_BY") => "COX_TOKENS_SIGNED_BY ...\n".to_owned(),
         Some((key, _)) if hidden.contains(&key.trim()) => format!("{key}: ...\n"),
         _ => format!("{line}\n"),
     });

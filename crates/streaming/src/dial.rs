@@ -22,10 +22,13 @@ use crate::Duplex;
 /// How long a TCP connection and its TLS handshake may take together.
 const DIAL_LIMIT: Duration = Duration::from_secs(30);
 
+/// Gives the TLS configuration of now.
+type Current = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
+
 /// Connects to URIs, with TLS for `https`.
 #[derive(Clone, Default)]
 pub struct Dialer {
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Current>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -68,7 +71,12 @@ impl Dialer {
     ///
     /// The configuration must not offer HTTP/2: upgrades are a matter of HTTP/1.1.
     pub fn tls(config: Arc<ClientConfig>) -> Self {
-        Self { tls: Some(config), server_name: None }
+        Self::following(move || config.clone())
+    }
+
+    /// As [`Self::tls`], with a configuration that is asked for at each connection, as certificates are replaced.
+    pub fn following(current: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static) -> Self {
+        Self { tls: Some(Arc::new(current)), server_name: None }
     }
 
     /// Connects to `https` URIs of servers whose certificates nobody here can judge, and shows them none of ours.
@@ -88,7 +96,7 @@ impl Dialer {
     pub async fn dial(&self, uri: &Uri) -> Result<Box<dyn Duplex>, DialError> {
         let tls = match uri.scheme_str() {
             Some("http") => None,
-            Some("https") => Some(self.tls.clone().ok_or_else(|| DialError::NoTls(uri.clone()))?),
+            Some("https") => Some(self.tls.as_ref().ok_or_else(|| DialError::NoTls(uri.clone()))?()),
             _ => return Err(DialError::Target(uri.clone())),
         };
         let host = uri.host().ok_or_else(|| DialError::Target(uri.clone()))?;

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 pub mod backup;
+pub mod certs;
 pub mod db;
 pub mod down;
 pub mod hello;

@@ -210,12 +210,10 @@ fn certificates(cluster: &Seen) -> Vec<Line> {
         .map(|(path, facts)| {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             match facts {
-                Ok(facts) => Line {
-                    what: "certificate",
-                    name,
-                    healthy: facts.not_after > now,
-                    detail: format!("expires {}", facts.not_after),
-                },
+                Ok(facts) => {
+                    let (healthy, detail) = super::certs::standing(&facts, now);
+                    Line { what: "certificate", name, healthy, detail }
+                }
                 Err(e) => {
                     Line { what: "certificate", name, healthy: false, detail: base::Chain(&e).to_string() }
                 }

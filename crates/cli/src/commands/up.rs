@@ -179,7 +179,7 @@ pub async fn up(options: Up, as_json: bool) -> Result<ExitCode, Failure> {
     }
     if !matches!(state, Running::Same(_)) {
         steps.begin("starting the parts");
-        start(&cluster, &options, &steps).await?;
+        start(&cluster, options.wait, &steps).await?;
     }
     steps.end();
     tell(&cluster, began.elapsed(), as_json.then_some(warnings))?;
@@ -215,8 +215,32 @@ fn tell(cluster: &Cluster, took: Duration, as_json: Option<Vec<String>>) -> Resu
     ))
 }
 
+/// The process that runs the parts, if it runs.
+fn process(cluster: &Cluster) -> Option<ProcessRecord> {
+    ProcessRecord::read(&cluster.layout.process_record(PROCESS)).filter(ProcessRecord::is_alive)
+}
+
+/// Whether the parts run.
+pub fn is_running(cluster: &Cluster) -> bool {
+    process(cluster).is_some()
+}
+
+/// Whether the parts run in a process that somebody else looks after.
+pub fn runs_in_foreground(cluster: &Cluster) -> bool {
+    let line = |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    process(cluster).is_some_and(|r| line(r.pid).split(|b| *b == 0).nth(1) != Some(b"run"))
+}
+
+/// Starts the parts anew where they run; says whether they did. Pods run on.
+pub async fn restart(cluster: &Cluster, wait: u64, steps: &Steps) -> Result<bool, Failure> {
+    let Some(process) = process(cluster).and_then(|r| r.open()) else { return Ok(false) };
+    process.stop(GRACE).await.map_err(|e| Failure::of(&e))?;
+    start(cluster, wait, steps).await?;
+    Ok(true)
+}
+
 /// Starts the parts in a process of their own and waits until they say that they are ready.
-async fn start(cluster: &Cluster, options: &Up, steps: &Steps) -> Result<(), Failure> {
+async fn start(cluster: &Cluster, wait: u64, steps: &Steps) -> Result<(), Failure> {
     let log = cluster.layout.logs().join("cox.log");
     let fail = |what: &str, e: std::io::Error| Failure::new(format!("cannot {what}: {e}"), "");
     let output = std::fs::OpenOptions::new()
@@ -236,7 +260,7 @@ async fn start(cluster: &Cluster, options: &Up, steps: &Steps) -> Result<(), Fai
         .arg("run")
         .args(["--name", cluster.layout.name()])
         .arg("--data-dir")
-        .arg(&options.which.data_dir)
+        .arg(cluster.layout.root().parent().unwrap_or(Path::new("/")))
         .env(NOTIFY, &socket)
         .current_dir("/")
         .process_group(0)
@@ -245,7 +269,7 @@ async fn start(cluster: &Cluster, options: &Up, steps: &Steps) -> Result<(), Fai
         .stderr(errors)
         .kill_on_drop(false);
     let mut child = command.spawn().map_err(|e| fail("start the parts", e))?;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(options.wait);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(wait);
     let mut buffer = [0u8; 1024];
     let result = loop {
         tokio::select! {
@@ -264,7 +288,7 @@ async fn start(cluster: &Cluster, options: &Up, steps: &Steps) -> Result<(), Fai
                 format!("whole log: {}", log.display()),
             )),
             () = tokio::time::sleep_until(deadline) => break Err(Failure::new(
-                format!("the cluster is not healthy after {} s", options.wait),
+                format!("the cluster is not healthy after {wait} s"),
                 format!("see `cox status` and {}; it goes on trying", log.display()),
             )),
         }

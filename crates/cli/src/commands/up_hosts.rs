@@ -177,7 +177,7 @@ async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<b
 }
 
 /// Shows what is being done on all hosts in one line.
-fn teller<'a>(
+pub(crate) fn teller<'a>(
     steps: &'a Steps,
     shown: &'a Mutex<BTreeMap<String, String>>,
 ) -> impl Fn(&str, &str) + Sync + 'a {
@@ -190,7 +190,7 @@ fn teller<'a>(
 }
 
 /// What failed on all hosts, and what to do.
-fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
+pub(crate) fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
     match errors {
         [one] => Failure::new(one.to_string(), next),
         many => {
@@ -237,8 +237,11 @@ fn findings(cluster: &HostsCluster) -> Vec<Finding> {
     found
 }
 
-/// Says whether it had to be written.
-fn write_kubeconfig(cluster: &HostsCluster, trust: &provision::plan::Trust) -> Result<bool, Failure> {
+/// Writes the kubeconfig of the administrator; says whether it had to be written.
+pub(crate) fn write_kubeconfig(
+    cluster: &HostsCluster,
+    trust: &provision::plan::Trust,
+) -> Result<bool, Failure> {
     let path = cluster.admin_kubeconfig();
     let text = trust.kubeconfig(&trust.pki().admin(), &cluster.server()).map_err(|e| Failure::of(&e))?;
     if std::fs::read(&path).is_ok_and(|found| found == text.expose().as_bytes()) {
@@ -357,7 +360,11 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 }
 
 /// Waits until every node is Ready.
-async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+pub(crate) async fn nodes_ready(
+    client: &Client,
+    spec: &ClusterSpec,
+    patience: Duration,
+) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     let is_ready = |node: Option<&Node>| {
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());

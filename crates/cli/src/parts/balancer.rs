@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use balancer::{Balancer, Check, Config, Trust};
+use balancer::{Balancer, Check, Config, Following, Trust};
 use clap::{Args, ValueEnum};
 
 use crate::output::Failure;
@@ -47,10 +47,13 @@ pub async fn run(flags: Box<Flags>) -> Result<ExitCode, Failure> {
         (How::Connect, _) => Check::Connect,
         (How::Readyz, None) => Check::Readyz(Trust::Anyone),
         (How::Readyz, Some(path)) => {
-            let pem = std::fs::read(path).map_err(|e| {
-                Failure::new(format!("cannot read {}: {e}", path.display()), "see --certificate-authority")
-            })?;
-            Check::Readyz(Trust::Authority(pem))
+            let make = |all: &[Vec<u8>]| {
+                let pem = all.first().cloned().unwrap_or_default();
+                Trust::Authority(pem).client().map_err(|e| e.to_string())
+            };
+            let fresh = pki::Fresh::open(vec![path.clone()], make)
+                .map_err(|e| Failure::new(e.to_string(), "see --certificate-authority"))?;
+            Check::Readyz(Trust::Following(Following::new(move || fresh.get())))
         }
     };
     let config = Config {

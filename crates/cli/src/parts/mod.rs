@@ -67,7 +67,7 @@ fn ended<E: std::error::Error + 'static>(result: Result<(), E>) -> Result<ExitCo
 }
 
 /// Reads a flag that is a duration, as Go writes them.
-fn go_duration(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn go_duration(text: &str) -> Result<std::time::Duration, String> {
     machinery::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
 }
 

@@ -1,6 +1,7 @@
 //! Three hosts on one machine, each of them a control plane and a node: what only several hosts can show, in order.
 //!
 //! `cargo test -p e2e --test hosts -- NAME` runs the scenarios whose name contains NAME.
+mod certs;
 mod crash;
 mod leftovers;
 mod network;
@@ -26,6 +27,11 @@ const SCENARIOS: &[Scenario] = &[
     ("logs and exec through the balancer", network::streams),
     ("a second up changes nothing", verbs::again),
     ("status and kubeconfig", verbs::status),
+    ("certificates are told", certs::told),
+    ("a kubelet replaces its certificate", certs::kubelet_rotates),
+    ("all certificates are renewed and nobody notices", certs::renewed),
+    ("expired certificates are told and renewed", certs::expired),
+    ("authorities and keys are replaced and nobody notices", certs::rotated),
     ("the crash of a control plane loses no write", crash::crash),
     ("up brings a crashed host back", crash::repair),
 ];

@@ -118,7 +118,6 @@ fn ours(building: &mut Building<'_>, listen: SocketAddr) -> Result<(), TrustErro
     exec.extend(backends(spec).map(|(_, address)| format!("--backend={address}")));
     let mut service =
         PlannedService::new(NAME, "Balancer in front of the API servers", Stage::Balancer, exec);
-    service.reads = vec![paths.pki("ca.crt")];
     service.ready = Ready::Tcp { address: reached(listen.ip()), port: listen.port() };
     service.open_files = Some(65_536);
     building.service(service);

@@ -113,7 +113,10 @@ fn api_server(building: &mut Building<'_>) {
     flags.add("service-cluster-ip-range", spec.network.service_cidr);
     let (first, last) = spec.network.node_ports;
     flags.add("service-node-port-range", format!("{first}-{last}"));
-    let reads = vec![authentication(building)];
+    // What it tells others of (the authorities) and how it checks tokens is read at its start alone; all other
+    // certificates are followed.
+    let mut reads = vec![authentication(building)];
+    reads.extend(["ca.crt", "front-proxy-ca.crt", "sa.key", "sa.pub"].map(pki));
     let ready = Ready::Https {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: spec.api_server.port,
@@ -153,7 +156,7 @@ fn controllers(building: &mut Building<'_>) {
     let name = "kube-controller-manager";
     let mut service = PlannedService::new(name, "Kubernetes controllers", Stage::Controllers, line);
     service.after.push("kube-apiserver".into());
-    service.reads = vec![paths.kubeconfig("controller-manager"), paths.pki("ca.crt")];
+    service.reads = vec![paths.kubeconfig("controller-manager"), paths.pki("ca.crt"), paths.pki("sa.key")];
     building.service(service);
 }
 

@@ -69,7 +69,9 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
     service.kind = ServiceType::Notify;
     service.open_files = Some(65_536);
     service.first_start = vec!["initial-".into()];
-    // It reads certificates anew for each connection, and what is asked here needs a quorum.
+    // It reads certificates anew for each connection, but not whom to trust.
+    service.reads = vec![paths.pki("etcd/ca.crt")];
+    // What is asked here needs a quorum.
     service.ready =
         Ready::Http { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: HEALTH, path: "/health".into() };
     building.service(service);

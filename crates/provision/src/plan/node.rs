@@ -168,7 +168,9 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
     // Pods outlive it.
     service.stop = StopWith::MainProcess;
     service.oom_score_adjust = Some(-999);
-    service.reads = vec![file, paths.kubeconfig("kubelet"), paths.kubelet_serving("crt")];
+    service.reads = vec![file, paths.kubeconfig("kubelet")];
+    // With another key of service accounts it has to ask for other tokens for its pods, which it does at its start.
+    service.environment.insert("COX_TOKENS_SIGNED_BY".into(), trust.token_signer()?);
     service.ready = Ready::Tcp { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: KUBELET };
     building.service(service);
     Ok(())

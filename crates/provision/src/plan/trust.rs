@@ -171,6 +171,12 @@ impl Trust {
         self.text(&self.pki.authority().certificate)
     }
 
+    /// Tells the key that signs tokens of service accounts from another one. It says nothing about the key.
+    pub(super) fn token_signer(&self) -> Result<String, TrustError> {
+        let key = pki::PrivateKey::from_pem(self.text(&self.pki.service_account_key())?)?;
+        Ok(crate::apply::sha256(key.public_der())[..16].to_owned())
+    }
+
     /// A kubeconfig with the certificate of a part, for a server.
     pub fn kubeconfig(&self, of: &CertificatePaths, server: &str) -> Result<Secret, TrustError> {
         let certificate_pem = self.text(&of.certificate)?.to_owned();
