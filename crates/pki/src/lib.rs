@@ -12,6 +12,7 @@
 //! reads no clock: the time is an argument.
 
 mod authority;
+mod bootstrap_token;
 mod cluster;
 mod der;
 mod facts;
@@ -26,6 +27,7 @@ mod request;
 mod signing;
 
 pub use authority::{Authority, Issued};
+pub use bootstrap_token::{BootstrapToken, public_key_pin};
 pub use cluster::{CertificatePaths, ClusterPki, EnsureError, Inspected};
 pub use facts::{CertificateFacts, Expiry, check_certificates};
 pub use files::{FileError, read, write_private, write_public};

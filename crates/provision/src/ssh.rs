@@ -35,6 +35,8 @@ pub struct SshHost {
     destination: String,
     sudo: bool,
     cox: PathBuf,
+    /// It is this machine: nothing lies between.
+    here: bool,
 }
 
 /// A word that means itself to a shell.
@@ -93,7 +95,31 @@ impl SshHost {
         if let Some(jump) = &ssh.jump {
             options.extend(["-J".to_owned(), jump.clone()]);
         }
-        Self { name: host.name.clone(), options, destination, sudo: ssh.sudo, cox: cox.to_owned() }
+        Self { name: host.name.clone(), options, destination, sudo: ssh.sudo, cox: cox.to_owned(), here: false }
+    }
+
+    /// This machine itself, for who is root on it: the same commands without a way to go.
+    pub fn here(name: &str, cox: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            options: Vec::new(),
+            destination: "this machine".into(),
+            sudo: false,
+            cox: cox.to_owned(),
+            here: true,
+        }
+    }
+
+    /// What takes a line to the shell that runs it.
+    fn command(&self, line: String) -> Command {
+        if self.here {
+            let mut command = Command::new("sh");
+            command.args(["-c", &line]).env("PATH", crate::binaries::search_path());
+            return command;
+        }
+        let mut command = Command::new("ssh");
+        command.args(&self.options).arg("--").arg(&self.destination).arg(line);
+        command
     }
 
     /// With further options for `ssh`, which win over its configuration.
@@ -116,11 +142,8 @@ impl SshHost {
     async fn talk(&self, command: &[&str], input: &[u8]) -> Result<Output, HostError> {
         let unreachable =
             |why: String| HostError::Unreachable(format!("no ssh to {}: {why}", self.destination));
-        let mut child = Command::new("ssh")
-            .args(&self.options)
-            .arg("--")
-            .arg(&self.destination)
-            .arg(self.line(command))
+        let mut child = self
+            .command(self.line(command))
             .env("LC_ALL", "C")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -147,7 +170,7 @@ impl SshHost {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (code, out, err) =
             (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr));
-        if code == NO_CONNECTION {
+        if code == NO_CONNECTION && !self.here {
             let last = err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
             return Err(unreachable(format!("{}{}", last.trim(), hint(&err))));
         }

@@ -14,7 +14,7 @@ use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use provision::apply::{ApplyError, Bringing, Changes, Target, install_all, start_all};
 use provision::local::LocalHosts;
-use provision::plan::{HostPlan, Stage, manifests};
+use provision::plan::{HostPlan, Manifest, Stage, joining, manifests};
 use provision::spec::{ClusterSpec, Role};
 use provision::{
     Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
@@ -41,7 +41,7 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     let began = Instant::now();
     cluster.layout.exists().map_err(|e| Failure::of(&e))?;
     let hosts = cluster.hosts()?;
-    let warnings = match &hosts {
+    let mut warnings = match &hosts {
         Hosts::Local(_) => super::up::judge(&findings(&cluster))?,
         Hosts::Ssh { .. } => Vec::new(),
     };
@@ -89,7 +89,9 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     }
     let client = admin(&cluster.admin_kubeconfig()).await?;
     steps.begin("objects of the cluster");
-    install_objects(&client, &cluster.spec, patience).await?;
+    let joining = joining(&cluster.spec, trust.authority_pem().map_err(|e| Failure::of(&e))?);
+    let objects = manifests(&cluster.spec).into_iter().chain([joining]);
+    install_objects(&client, objects, patience).await?;
     let after = [Stage::Controllers, Stage::Node];
     start_all(&targets, &after, &bringing, &tell, &mut changes).await.map_err(failed)?;
     for (host, all) in changes.iter().filter(|(_, all)| !all.is_empty()) {
@@ -97,6 +99,13 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &cluster.spec, patience).await?;
+    if let Hosts::Ssh { .. } = &hosts {
+        let off = super::status::clock_warnings(&cluster, &hosts).await;
+        if !as_json {
+            off.iter().for_each(|w| output::note(&format!("  warning: {w}")));
+        }
+        warnings.extend(off);
+    }
     steps.end();
     changed |= changes.values().any(|all| !all.is_empty());
     say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
@@ -123,7 +132,7 @@ async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<b
 }
 
 /// Shows what is being done on all hosts in one line.
-fn teller<'a>(
+pub fn teller<'a>(
     steps: &'a Steps,
     shown: &'a Mutex<BTreeMap<String, String>>,
 ) -> impl Fn(&str, &str) + Sync + 'a {
@@ -136,7 +145,7 @@ fn teller<'a>(
 }
 
 /// What failed on all hosts, and what to do.
-fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
+pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
     match errors {
         [one] => Failure::new(one.to_string(), next),
         many => {
@@ -272,8 +281,12 @@ pub async fn admin(kubeconfig: &Path) -> Result<Client, Failure> {
 }
 
 /// The objects that a cluster has from the beginning; those that are there already are left as they are.
-async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
-    for object in manifests(spec).into_iter().flat_map(|m| m.objects) {
+async fn install_objects(
+    client: &Client,
+    manifests: impl Iterator<Item = Manifest>,
+    patience: Duration,
+) -> Result<(), Failure> {
+    for object in manifests.flat_map(|m| m.objects) {
         let deadline = Instant::now() + patience;
         // A server that has just started may still have to learn who may do what.
         while let Err(error) = install_object(client, &object).await {
