@@ -28,7 +28,7 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
-            Command::Probe | Command::ImportImages { .. } => false,
+            Command::Probe { .. } | Command::Reach { .. } | Command::ImportImages { .. } => false,
             Command::Report | Command::CleanHost { .. } | Command::Join(_) | Command::Token(_) => false,
             Command::Init(_) | Command::Validate(_) | Command::Render(_) => false,
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
@@ -117,7 +117,17 @@ pub enum Command {
     },
     /// Whether a service of this host works; asked over ssh.
     #[command(hide = true)]
-    Probe,
+    Probe {
+        /// For how long to go on asking.
+        #[arg(long, default_value_t = 0)]
+        patience_ms: u64,
+    },
+    /// Asks names and servers from where it runs, and tells what answered; run in pods to verify a cluster.
+    #[command(hide = true)]
+    Reach {
+        /// What to ask, as JSON.
+        question: String,
+    },
     /// How this host is; asked by `status`.
     #[command(hide = true)]
     Report,
@@ -133,6 +143,9 @@ pub enum Command {
         /// Socket of the container runtime.
         #[arg(long)]
         socket: PathBuf,
+        /// How it stacks image layers.
+        #[arg(long, default_value = "overlayfs")]
+        snapshotter: String,
     },
     /// The API server alone.
     #[command(
@@ -270,6 +283,9 @@ pub struct Up {
     /// How long to wait until the cluster is healthy, in seconds.
     #[arg(long, default_value_t = 120)]
     pub wait: u64,
+    /// Hosts over ssh: takes the network of their pods on trust, rather than trying it after a change.
+    #[arg(long)]
+    pub no_verify: bool,
 }
 
 /// `cox down`.

@@ -1,4 +1,5 @@
 //! A cluster of several hosts: what was asked for, what follows from it, and where it is kept.
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use pki::ClusterPki;
 use provision::apply::Host;
 use provision::local::{LocalHosts, free_network};
-use provision::plan::{HostPlan, PlanOptions, Trust};
+use provision::plan::{HostPlan, HostTraits, PlanOptions, Trust};
 use provision::spec::{ClusterSpec, Network, Provider, Role};
 use provision::{Facts, Layout, SshHost, find_program};
 
@@ -16,6 +17,8 @@ use crate::cluster;
 use crate::cluster_file;
 use crate::output::Failure;
 
+/// The file with what machines are like that are reached over ssh.
+const TRAITS: &str = "traits.json";
 /// Most hosts on one machine: their addresses come out of one small network.
 const MOST: usize = 100;
 
@@ -40,6 +43,8 @@ pub enum Hosts {
         control: PathBuf,
         /// Where the program lies on them.
         cox: PathBuf,
+        /// Directory of the packages that they may lack.
+        packages: Option<PathBuf>,
     },
 }
 
@@ -48,7 +53,9 @@ impl Hosts {
     pub fn host(&self, host: &provision::spec::Host) -> Arc<dyn Host> {
         match self {
             Self::Local(hosts) => Arc::new(hosts.host(&host.name)),
-            Self::Ssh { control, cox } => Arc::new(SshHost::new(host, control, cox)),
+            Self::Ssh { control, cox, packages } => {
+                Arc::new(SshHost::new(host, control, cox).with_packages(packages.as_deref()))
+            }
         }
     }
 }
@@ -103,11 +110,9 @@ impl HostsCluster {
             ));
         }
         let mut spec = cluster_file::load(file)?;
-        for host in &mut spec.hosts {
-            // Later commands are given from elsewhere.
-            if let Some(key) = &mut host.ssh.key {
-                *key = std::path::absolute(&*key).map_err(|e| unusable(key, &e))?;
-            }
+        // Later commands are given from elsewhere.
+        for path in spec.hosts.iter_mut().filter_map(|h| h.ssh.key.as_mut()).chain(&mut spec.packages) {
+            *path = std::path::absolute(&*path).map_err(|e| unusable(path, &e))?;
         }
         if let Some(port) = options.secure_port {
             spec.api_server.local_port = port;
@@ -237,7 +242,8 @@ impl HostsCluster {
                 std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700)
                     .create(&control)
                     .map_err(|e| Failure::new(format!("cannot make {}: {e}", control.display()), ""))?;
-                Ok(Hosts::Ssh { control, cox: PlanOptions::system().paths.program("cox") })
+                let cox = PlanOptions::system().paths.program("cox");
+                Ok(Hosts::Ssh { control, cox, packages: self.spec.packages.clone() })
             }
         }
     }
@@ -252,6 +258,7 @@ impl HostsCluster {
     pub fn plan_options(&self) -> PlanOptions {
         let mut options = PlanOptions::system();
         if self.spec.provider == Provider::Ssh {
+            options.traits = self.traits();
             return options;
         }
         let facts = Facts::gather(self.layout.root(), &[]);
@@ -272,6 +279,19 @@ impl HostsCluster {
             }
         }
         options
+    }
+
+    /// What the machines are like, as `up` found them last.
+    fn traits(&self) -> BTreeMap<String, HostTraits> {
+        let kept = std::fs::read(self.layout.root().join(TRAITS)).unwrap_or_default();
+        serde_json::from_slice(&kept).unwrap_or_default()
+    }
+
+    /// Keeps what the machines are like, so that later commands plan for them as `up` does.
+    pub fn keep_traits(&self, traits: &BTreeMap<String, HostTraits>) -> Result<(), Failure> {
+        let path = self.layout.root().join(TRAITS);
+        let text = serde_json::to_vec_pretty(traits).map_err(|e| unusable(&path, &e))?;
+        std::fs::write(&path, text).map_err(|e| unusable(&path, &e))
     }
 
     /// Everything that proves who is who: made where it is missing; what is doubtful is told.

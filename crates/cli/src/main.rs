@@ -109,8 +109,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Report => commands::on_host::report().await,
             Command::CleanHost { what } => commands::on_host::clean_host(what).await,
             Command::HostInit { spec } => commands::on_host::host_init(&spec).await,
-            Command::Probe => commands::on_host::probe().await,
-            Command::ImportImages { socket } => commands::on_host::import_images(&socket).await,
+            Command::Probe { patience_ms } => commands::on_host::probe(patience_ms).await,
+            Command::Reach { question } => commands::reach::reach(&question).await,
+            Command::ImportImages { socket, snapshotter } => {
+                commands::on_host::import_images(&socket, &snapshotter).await
+            }
             Command::Run(which) => commands::up::run_kept(which).await,
             Command::Completion { shell } => {
                 let script = args::completion(shell);

@@ -12,10 +12,12 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
-use provision::apply::{ApplyError, Bringing, Changes, Target, install_all, start_all};
+use provision::apply::{
+    ApplyError, Bringing, CLUSTER_MARK, Changes, Target, install_all, start_all, survey_all,
+};
 use provision::local::LocalHosts;
 use provision::plan::{HostPlan, Manifest, Stage, joining, manifests};
-use provision::spec::{ClusterSpec, Role};
+use provision::spec::{ClusterSpec, Provider, Role};
 use provision::{
     Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
 };
@@ -30,6 +32,8 @@ use crate::parts::VERSION;
 
 /// Name of the record of the balancer that this machine itself uses.
 pub const BALANCER: &str = "balancer";
+/// The file that is there while a change has not been seen to work.
+const UNTRIED: &str = "untried";
 /// How long the balancer gets to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// What hosts need of this machine beyond what a node needs: programs, and the packages they come in.
@@ -40,18 +44,22 @@ const PROGRAMS: [(&str, &str); 3] =
 pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     cluster.layout.exists().map_err(|e| Failure::of(&e))?;
-    let hosts = cluster.hosts()?;
-    let mut warnings = match &hosts {
-        Hosts::Local(_) => super::up::judge(&findings(&cluster))?,
-        Hosts::Ssh { .. } => Vec::new(),
+    let mut warnings = match cluster.spec.provider {
+        Provider::Local => super::up::judge(&findings(&cluster))?,
+        Provider::Ssh => Vec::new(),
     };
-    if !as_json {
-        warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
-    }
     let _lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
     cluster.layout.prepare().map_err(|e| Failure::of(&e))?;
-    cluster.keep()?;
+    let hosts = cluster.hosts()?;
     let steps = Steps::new(as_json);
+    if let Hosts::Ssh { .. } = &hosts {
+        steps.begin("looking at the hosts");
+        warnings = survey(&cluster, &hosts).await?;
+    }
+    if !as_json {
+        warnings.iter().for_each(|w| steps.done("warning", w));
+    }
+    cluster.keep()?;
     steps.begin("certificates");
     let trust = cluster.trust()?;
     let plans = cluster.plans(&trust)?;
@@ -99,17 +107,56 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &cluster.spec, patience).await?;
+    changed |= changes.values().any(|all| !all.is_empty());
     if let Hosts::Ssh { .. } = &hosts {
-        let off = super::status::clock_warnings(&cluster, &hosts).await;
-        if !as_json {
-            off.iter().for_each(|w| output::note(&format!("  warning: {w}")));
-        }
-        warnings.extend(off);
+        verify(&cluster, &client, changed, options.no_verify, &steps).await?;
     }
     steps.end();
-    changed |= changes.values().any(|all| !all.is_empty());
     say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Looks at the machines before anything is done to them, and keeps what plans have to know of them.
+async fn survey(cluster: &HostsCluster, hosts: &Hosts) -> Result<Vec<String>, Failure> {
+    let spec = &cluster.spec;
+    let all: Vec<_> = spec.hosts.iter().map(|host| hosts.host(host)).collect();
+    let asked: Vec<_> = all.iter().map(|host| &**host).collect();
+    let (found, warnings) = survey_all(spec, &asked)
+        .await
+        .map_err(|errors| all_failed("nothing was changed; `cox up` begins anew", &errors))?;
+    cluster.keep_traits(&found.iter().map(|(host, survey)| (host.clone(), survey.traits())).collect())?;
+    let unmarked = all.iter().filter(|host| found.get(host.name()).is_some_and(|s| s.unmarked()));
+    let marks = unmarked.map(|host| async {
+        let mark = format!("{}\n", spec.name);
+        host.write_file(Path::new(CLUSTER_MARK), 0o644, mark.as_bytes())
+            .await
+            .map_err(|e| Failure::new(format!("host {}: {e}", host.name()), ""))
+    });
+    futures::future::try_join_all(marks).await?;
+    Ok(warnings)
+}
+
+/// Tries the cluster after a change, and after a change that was not tried or did not work.
+async fn verify(
+    cluster: &HostsCluster,
+    client: &Client,
+    changed: bool,
+    on_trust: bool,
+    steps: &Steps,
+) -> Result<(), Failure> {
+    let mark = cluster.layout.root().join(UNTRIED);
+    let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", mark.display()), "");
+    if changed && !on_trust {
+        std::fs::write(&mark, "").map_err(failed)?;
+    }
+    if mark.exists() && !on_trust {
+        steps.begin("trying pods, names and Services on every node");
+        super::verify::verify(client, &cluster.spec).await?;
+    }
+    match std::fs::remove_file(&mark) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Starts the hosts that are namespaces of this machine; says whether anything had to be.

@@ -1,17 +1,20 @@
 //! Makes hosts what their plans say: only what differs is written, only what is concerned is started anew.
 //!
 //! Read [`Host`] first: what is asked of a host, whether it is a namespace of this machine or at the other end of ssh.
+//! [`survey_all`] looks whether machines will do, before anything is done to them.
 //! [`install_all`] sees to everything but services, [`start_all`] to services: hosts at the same time, stages one after
 //! another. What was done before is never remembered here: each call looks.
 
 mod host;
 mod install;
 mod start;
+mod survey;
 
-pub use host::{ApplyError, FileFacts, Host, HostError, Output, Running};
+pub use host::{ApplyError, FileFacts, Host, HostError, Output, Piece, Running};
 pub use install::install;
 pub(crate) use install::{hex, sha256};
 pub use start::{remove_unplanned, start};
+pub use survey::{CLUSTER_MARK, Survey, survey_all};
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -146,8 +149,12 @@ pub async fn start_all(
     into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {
     for stage in stages {
-        let started = targets.iter().map(|t| start(&t.plan, *stage, &*t.host, bringing, tell));
-        collect(targets, futures::future::join_all(started).await, into)?;
+        let started = targets.iter().map(|t| {
+            let before = into.get(&t.plan.host).map_or(&[][..], Vec::as_slice);
+            start(&t.plan, *stage, &*t.host, before, bringing, tell)
+        });
+        let results = futures::future::join_all(started).await;
+        collect(targets, results, into)?;
     }
     Ok(())
 }

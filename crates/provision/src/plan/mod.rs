@@ -26,7 +26,7 @@ use std::{
 };
 
 pub use balancer::{haproxy_config, nginx_config};
-pub use build::{PlanOptions, plan, plan_joining};
+pub use build::{HostTraits, PlanOptions, plan, plan_joining};
 pub use joining::{
     ACCOUNTS, CONFIG, CONFIG_KEY, DNS_LABEL, JoinSecrets, account_secret, joining, shared_spec, spec_with,
 };
@@ -143,4 +143,6 @@ pub struct PlannedRuntime {
     pub socket: PathBuf,
     /// The image that holds a pod's namespaces, which is imported rather than pulled.
     pub sandbox_image: String,
+    /// How it stacks image layers.
+    pub snapshotter: String,
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret as KubeSecret};
 use kube::{Api, Client};
 use pki::BootstrapToken;
 use provision::SshHost;
-use provision::apply::{Bringing, Changes, Host as _, Target, install_all, start_all};
+use provision::apply::{Bringing, CLUSTER_MARK, Changes, Host as _, Target, install_all, start_all, survey_all};
 use provision::plan::{
     ACCOUNTS, CONFIG, CONFIG_KEY, DNS_LABEL, HostPlan, JoinSecrets, PlanOptions, Secret, Stage, Trust,
     account_secret, plan_joining, spec_with,
@@ -142,6 +142,9 @@ pub async fn join(options: Join, as_json: bool) -> Result<ExitCode, Failure> {
         steps.end();
         return dry_run(&spec, &plan, &warnings, as_json);
     }
+    over.write_file(Path::new(CLUSTER_MARK), 0o644, format!("{}\n", spec.name).as_bytes())
+        .await
+        .map_err(|e| Failure::of(&e))?;
     Joined::of(&spec, &host)?.write()?;
     let changes = install(&plan, over, &options, &steps).await?;
     steps.begin("waiting for the node");
@@ -302,18 +305,15 @@ async fn secrets(client: &Client, token: &BootstrapToken) -> Result<JoinSecrets,
 
 /// Whether this machine will do, and what plans have to know of it.
 async fn look(
-    _spec: &ClusterSpec,
+    spec: &ClusterSpec,
     over: &SshHost,
-    options: PlanOptions,
+    mut options: PlanOptions,
 ) -> Result<(PlanOptions, Vec<String>), Failure> {
-    let output = over.run(&["test", "-d", "/run/systemd/system"], b"").await.map_err(|e| Failure::of(&e))?;
-    if output.code != 0 {
-        return Err(Failure::new(
-            "systemd does not run here",
-            "the services of a node need it; use a machine that has it",
-        ));
-    }
-    Ok((options, Vec::new()))
+    let (found, warnings) = survey_all(spec, &[over])
+        .await
+        .map_err(|errors| all_failed("nothing was changed; the same command begins anew", &errors))?;
+    options.traits = found.iter().map(|(host, survey)| (host.clone(), survey.traits())).collect();
+    Ok((options, warnings))
 }
 
 fn dry_run(spec: &ClusterSpec, plan: &HostPlan, warnings: &[String], as_json: bool) -> Result<ExitCode, Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use provision::apply::{HostError, Running};
-use provision::plan::{HostPlan, PlanOptions};
+use provision::plan::HostPlan;
 use provision::spec::Provider;
 use provision::{Answered, EtcdStatus, Question};
 use serde_json::json;
@@ -149,19 +149,6 @@ fn members(all: &[(&str, &Result<EtcdStatus, String>)]) -> Vec<Line> {
         out.push(Line::new("etcd", *host, state, detail).with(data));
     }
     out
-}
-
-/// What `cox up` says of clocks once all is installed; hosts that are not reached are told elsewhere.
-pub async fn clock_warnings(cluster: &HostsCluster, hosts: &Hosts) -> Vec<String> {
-    let cox = PlanOptions::system().paths.program("cox");
-    let question = Question::default();
-    let asked = cluster.spec.hosts.iter().map(|planned| {
-        let (host, cox, question) = (hosts.host(planned), &cox, &question);
-        async move { Some((planned.name.clone(), question.ask(&*host, cox).await.ok()?.1.ahead)) }
-    });
-    let clocks: Vec<(String, i64)> =
-        futures::future::join_all(asked).await.into_iter().flatten().collect();
-    apart(&clocks).into_iter().map(|(host, text)| format!("host {host}: {text}")).collect()
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@ use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{self, Failure};
 
 use clocks::apart;
-pub use hosts::clock_warnings;
 
 /// How long the API server gets to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
