@@ -60,7 +60,7 @@ impl Hosts {
     }
 }
 
-fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Failure {
+fn unusable(path: &Path, why: &dyn Display) -> Failure {
     Failure::new(format!("cannot use {}: {why}", path.display()), "")
 }
 

@@ -76,7 +76,7 @@ impl Cleaning {
             cleaning.directories.extend(of_pods.map(PathBuf::from));
         }
         cleaning.directories.extend(["services", "packages"].map(|name| Path::new(STATE).join(name)));
-        let records = ["cluster", "joined.json", "system-images.json"];
+        let records = ["cluster", "joined.json", "program", "system-images.json"];
         cleaning.files.extend(records.map(|name| Path::new(STATE).join(name)));
         cleaning.if_empty.extend([PathBuf::from(STATE), paths.cni_conf.clone()]);
         cleaning.if_empty.extend(paths.containerd_config.parent().map(Path::to_owned));

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::args::Which;
 use crate::cluster::Cluster;
 use crate::commands::join::discovery::{self, Told};
+use crate::commands::join::said;
 use crate::commands::up_hosts::admin;
 use crate::hosts::HostsCluster;
 use crate::output::{Failure, note, print, print_json};
@@ -169,7 +170,7 @@ impl Where {
 }
 
 fn refused(what: &str) -> impl Fn(kube::Error) -> Failure + '_ {
-    move |error| Failure::new(format!("cannot {what}: {}", base::Chain(&error)), "`cox status` tells how the cluster is")
+    move |error| Failure::new(format!("cannot {what}: {}", said(&error)), "`cox status` tells how the cluster is")
 }
 
 async fn create(options: Create, as_json: bool) -> Result<(), Failure> {

@@ -420,12 +420,12 @@ fn say(
     }
     let image = format!("{}:{}", images::HELLO, images::VERSION);
     output::print(&format!(
-        "Cluster {:?} is ready after {seconds} s: {} nodes, {} of them control planes.\nKubeconfig: {}\n\n  \
+        "Cluster {:?} is ready after {seconds} s: {}, {}.\nKubeconfig: {}\n\n  \
          export KUBECONFIG={}\n  kubectl get nodes -o wide\n  \
          kubectl create deployment hello --image={image} --replicas={}\n",
         cluster.layout.name(),
-        cluster.nodes(),
-        cluster.control_planes(),
+        count(cluster.nodes(), "node"),
+        count(cluster.control_planes(), "control plane"),
         kubeconfig.display(),
         kubeconfig.display(),
         cluster.nodes(),

@@ -2,8 +2,10 @@
 //!
 //! `cargo test -p e2e --test hosts -- NAME` runs the scenarios whose name contains NAME.
 mod crash;
+mod described;
 mod leftovers;
 mod network;
+mod tokens;
 mod verbs;
 
 use std::process::{Command, ExitCode};
@@ -26,6 +28,9 @@ const SCENARIOS: &[Scenario] = &[
     ("logs and exec through the balancer", network::streams),
     ("a second up changes nothing", verbs::again),
     ("status and kubeconfig", verbs::status),
+    ("bootstrap tokens come and go", tokens::tokens),
+    ("what stands in the way of joining is told", tokens::refusals),
+    ("hosts as a file describes them", described::described),
     ("the crash of a control plane loses no write", crash::crash),
     ("up brings a crashed host back", crash::repair),
 ];

@@ -61,6 +61,7 @@ pub fn shared_spec(spec: &ClusterSpec) -> ClusterSpec {
         // Where objects are kept is no business of nodes.
         etcd: if several { Topology::Stacked } else { Topology::Embedded },
         encryption: Encryption::default(),
+        packages: None,
         extra_args: spec.extra_args.iter().filter(|(part, _)| of_nodes(part)).map(|(p, a)| (*p, a.clone())).collect(),
         ..spec.clone()
     }

@@ -20,7 +20,7 @@ const LIMIT: usize = 1 << 20;
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a new token may take until it has signed.
-const SIGNING: Duration = Duration::from_secs(15);
+const SIGNING: Duration = Duration::from_secs(5);
 /// Certificates count from a while before they were made: clocks further apart than this break them.
 const WORST_CLOCK: i64 = 240;
 /// Leases live by the clock: what is further apart than this shows.
@@ -186,7 +186,7 @@ type Info = (BTreeMap<String, String>, Option<Timestamp>);
 async fn ask(endpoint: &str, client: &Client) -> Result<Info, Failure> {
     let request = http::Request::get(INFO).body(kube::client::Body::empty()).map_err(|e| Failure::of(&e))?;
     let asked = async {
-        let answer = client.send(request).await.map_err(|e| unreached(endpoint, &base::Chain(&e).to_string()))?;
+        let answer = client.send(request).await.map_err(|e| unreached(endpoint, &cause(&e)))?;
         let date = answer.headers().get(http::header::DATE).and_then(|v| v.to_str().ok()).and_then(date);
         let status = answer.status();
         let cut = |e: Box<dyn std::error::Error + Send + Sync>| {
@@ -212,6 +212,15 @@ async fn ask(endpoint: &str, client: &Client) -> Result<Info, Failure> {
     }
 }
 
+/// What is behind all the layers that pass it on.
+pub fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
 /// As HTTP writes times.
 fn date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
@@ -224,7 +233,7 @@ pub fn unreached(endpoint: &str, why: &str) -> Failure {
         "that name is not known here; give an address, or see /etc/resolv.conf"
     } else if has(&["refused"]) {
         "nothing listens there: is that the port of the API server (6443), and does it run (`cox status`)?"
-    } else if has(&["timed out", "timeout", "no route", "unreachable"]) {
+    } else if has(&["timed out", "timeout", "elapsed", "no route", "unreachable"]) {
         "is that the address of a control plane or of the load balancer, and does a firewall let this host through?"
     } else if has(&["NotValidYet", "not valid yet", "expired"]) {
         "compare the clocks of this host and the control planes (`date`): let both follow a time server"

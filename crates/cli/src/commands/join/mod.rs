@@ -117,6 +117,8 @@ pub async fn join(options: Join, as_json: bool) -> Result<ExitCode, Failure> {
     let mut warnings: Vec<String> = found.clock.iter().cloned().collect();
     check_version(&found).await?;
     let host = this_host(&options).await?;
+    let own = Joined::read()?;
+    name_is_free(&found.client, &host, own.as_ref()).await?;
     let config = config(&found.client, &options).await?;
     let spec = spec_with(&config, &host).map_err(|why| {
         Failure::new(
@@ -125,9 +127,7 @@ pub async fn join(options: Join, as_json: bool) -> Result<ExitCode, Failure> {
         )
     })?;
     let paths = PlanOptions::system();
-    let own = Joined::read()?;
     refuse_other(own.as_ref(), &spec, &host)?;
-    name_is_free(&found.client, &spec, &host, own.is_some()).await?;
     servers_are_reached(&spec).await?;
     let secrets = secrets(&found.client, &options.token).await?;
     let trust = Trust::of_joining(&spec.name, &found.told.authority_pem, secrets);
@@ -204,7 +204,15 @@ fn refused(what: &str, error: &kube::Error) -> Failure {
         404 => "it was not made by this cox: `cox up` where it was made writes what is missing",
         _ => "is the control plane well (`cox status` where the cluster was made)?",
     };
-    Failure::new(format!("cannot {what}: {}", base::Chain(error)), next)
+    Failure::new(format!("cannot {what}: {}", said(error)), next)
+}
+
+/// What a server said, or what is behind all the layers that pass an error on.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => discovery::cause(other),
+    }
 }
 
 /// A node is of the same release as its servers, or of an earlier one.
@@ -246,7 +254,8 @@ fn refuse_other(own: Option<&Joined>, spec: &ClusterSpec, host: &Host) -> Result
 }
 
 /// Whether the name is nobody else's. A node that is not ready may be this machine, made anew.
-async fn name_is_free(client: &Client, spec: &ClusterSpec, host: &Host, again: bool) -> Result<(), Failure> {
+async fn name_is_free(client: &Client, host: &Host, own: Option<&Joined>) -> Result<(), Failure> {
+    let again = own.is_some_and(|own| own.node == host.name);
     let nodes: Api<Node> = Api::all(client.clone());
     let found = nodes.get_opt(&host.name).await.map_err(|e| refused("look for a node of that name", &e))?;
     let Some(found) = found.filter(|_| !again) else { return Ok(()) };
@@ -254,7 +263,7 @@ async fn name_is_free(client: &Client, spec: &ClusterSpec, host: &Host, again: b
         return Ok(());
     }
     Err(Failure::new(
-        format!("cluster {:?} has a node {} already, and it is Ready", spec.name, host.name),
+        format!("the cluster has a node {} already, and it is Ready", host.name),
         format!("choose another name with --node-name; if that machine is gone: kubectl delete node {}", host.name),
     ))
 }

@@ -11,6 +11,7 @@ use provision::spec::{ClusterSpec, Role};
 use serde_json::json;
 
 use super::{Line, PATIENCE, Seen, State};
+use crate::commands::join::said;
 use crate::parts::VERSION;
 
 /// Everything that the API says of a cluster; `spec` where it is one of several hosts.
@@ -28,7 +29,7 @@ async fn ask(cluster: &Seen, spec: Option<&ClusterSpec>) -> Result<Vec<Line>, St
         .await
         .and_then(|remote| remote.client())
         .map_err(|e| base::Chain(&e).to_string())?;
-    let text = |e: kube::Error| base::Chain(&e).to_string();
+    let text = |e: kube::Error| said(&e);
     let all = ListParams::default();
     let request = Request::get("/readyz").body(Vec::new()).map_err(|e| e.to_string())?;
     let ready = client.request_text(request).await.map_err(text)?;

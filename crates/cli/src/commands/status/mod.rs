@@ -162,6 +162,9 @@ fn joined(lines: &[Line]) -> Vec<Line> {
             None => out.push(Line::new("services", host, true, service)),
         }
     }
+    // What is of a kind stands together.
+    let kinds: Vec<&str> = out.iter().map(|l| l.what).collect();
+    out.sort_by_key(|l| kinds.iter().position(|kind| *kind == l.what));
     out
 }
 
@@ -263,9 +266,9 @@ mod tests {
         let text = table(&joined(&lines));
         let want = "             NAME      HEALTHY  DETAIL\n\
                     host         a         yes      192.0.2.1\n\
-                    services     a         yes      etcd, kube-proxy\n\
-                    service      a/kubelet NO       ended\n\
-                    services     b         yes      etcd\n";
+                    services     a         yes      etcd, kube-proxy\n             \
+                    b         yes      etcd\n\
+                    service      a/kubelet NO       ended\n";
         assert_eq!(text, want);
     }
 
