@@ -70,7 +70,7 @@ fn left(machine: &Machine) -> Result<String> {
     machine.sh(
         "for p in kubelet kube-proxy kube-apiserver kube-controller-manager kube-scheduler etcd containerd containerd-shim-runc-v2 cox; do
            pgrep -x \"$(printf %.15s $p)\" >/dev/null && echo \"process $p\"; done
-         for f in /etc/kubernetes /var/lib/kubelet /var/lib/etcd /var/lib/cox /var/lib/cni /var/log/pods /usr/local/bin/cox \
+         for f in /etc/kubernetes /var/lib/kubelet /var/lib/etcd /var/lib/cox/services /var/lib/cox/cluster /var/lib/cox/joined.json /var/lib/cni /var/log/pods /usr/local/bin/cox \
                   /usr/local/bin/kubelet /etc/systemd/system/kubelet.service /etc/systemd/system/containerd.service \
                   /etc/sysctl.d/90-cox.conf /etc/cni/net.d/10-cox.conflist; do
            [ -e $f ] && echo \"file $f\"; done
