@@ -104,7 +104,11 @@ impl Cluster {
     }
 
     pub fn journals(&self) -> String {
-        self.machines.iter().map(Machine::journal).collect()
+        let of = |machine: &Machine| {
+            let routes = machine.answer("ip route; ip neigh").map(|answer| answer.out).unwrap_or_default();
+            format!("{}{routes}\n", machine.journal())
+        };
+        self.machines.iter().map(of).collect()
     }
 }
 

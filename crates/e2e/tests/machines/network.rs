@@ -41,8 +41,9 @@ pub fn across(cluster: &mut Cluster) -> Result<()> {
         for (to, [other, _, address]) in &each {
             let url = format!("http://{address}:8080/");
             let answer = eventually("a pod on another node", PATIENCE, || {
-                kubectl.args(&["exec", pod, "--", "wget", "-qO-", &url])
-            })?;
+                kubectl.args(&["exec", pod, "--", "timeout", "5", "wget", "-qO-", &url])
+            })
+            .with_context(|| format!("from {from} to {to}\n{}", kubectl.run("get pods -o wide").unwrap_or_default()))?;
             ensure!(answer.contains(other.as_str()), "from {from} to {to}: {answer}");
         }
         // By the name of the service, which every node has to resolve.

@@ -25,5 +25,6 @@ pub fn reboot(cluster: &mut Cluster) -> Result<()> {
     cluster.machine("b").until("its member of etcd", "curl -sf http://127.0.0.1:2381/health | grep -q true")?;
     let said = cluster.up()?;
     ensure!(said["changed"] == false, "{said}");
-    Ok(())
+    // Its pods have other addresses now.
+    crate::network::across(cluster)
 }
