@@ -35,7 +35,7 @@ pub use fresh::{Fresh, FreshError};
 pub use issue::{AlternativeName, CertificateSpec, Subject, Usage};
 pub use jws::detached_signature;
 pub use key::{KeyAlgorithm, PrivateKey};
-pub use kubeconfig::{Credentials, Kubeconfig};
+pub use kubeconfig::{Credentials, Kubeconfig, kubeconfig_yaml};
 pub use plan::{Action, NodeIdentity, PkiSpec, Reason, Report, ReportItem, first_service_address};
 pub use request::CertificateRequest;
 

@@ -34,10 +34,10 @@ pub fn kubeconfig(options: &Kubeconfig, as_json: bool) -> Result<ExitCode, Failu
 /// The same for another server.
 fn at(kubeconfig: &str, server: &str) -> Option<String> {
     let mut file: serde_json::Value = serde_saphyr::from_str(kubeconfig).ok()?;
-    for entry in file["clusters"].as_array_mut()? {
+    for entry in file.get_mut("clusters")?.as_array_mut()? {
         entry["cluster"]["server"] = json!(server);
     }
-    serde_saphyr::to_string(&file).ok()
+    Some(pki::kubeconfig_yaml(&file))
 }
 
 #[cfg(test)]

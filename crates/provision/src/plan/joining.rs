@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Manifest, Secret, manifests::RBAC, node};
+use super::{Manifest, Secret, manifests::RBAC};
 use crate::spec::{
     ApiServer, ClusterSpec, Encryption, Gravity, Host, Mistake, Part, Provider, Role, Ssh, Topology,
 };
@@ -196,7 +196,7 @@ fn cluster_info(spec: &ClusterSpec, authority_pem: &str) -> String {
         "preferences": {},
         "users": null,
     });
-    node::yaml(&value)
+    pki::kubeconfig_yaml(&value)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn kernel(building: &mut Building<'_>) {
 }
 
 /// A configuration file as YAML.
-pub(super) fn yaml(value: &Value) -> String {
+fn yaml(value: &Value) -> String {
     serde_saphyr::to_string(value).expect("text, numbers, lists and maps always have a YAML form")
 }
 

@@ -433,6 +433,16 @@ impl Host for SshHost {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn this_machine_is_a_host_without_a_way_to_go() {
+        let here = SshHost::here("a", Path::new("/usr/local/bin/cox"));
+        let said = here.run(&["cat"], b"it's me").await.expect("it runs");
+        assert_eq!((said.code, said.out.as_str()), (0, "it's me"));
+        // What means over ssh that there is none is an exit code like others.
+        let said = here.run(&["sh", "-c", "exit 255"], b"").await.expect("it runs");
+        assert_eq!(said.code, 255);
+    }
+
     #[test]
     fn words_mean_themselves_to_the_shell_over_there() {
         assert_eq!(quoted("/etc/x-1.yaml"), "/etc/x-1.yaml");

@@ -17,7 +17,7 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<Value> 
         if !unchanged {
             let value = match field.as_str() {
                 "conditions" => conditions_with_removals(old.get(field), value),
-                "podIPs" | "hostIPs" => replacing(value),
+                "podIPs" | "hostIPs" if old.contains_key(field) => replacing(value),
                 _ => value.clone(),
             };
             changes.insert(field.clone(), value);
