@@ -158,8 +158,23 @@ impl Wire {
     }
 }
 
+/// Those that share the network of a process, and nobody else's.
+fn in_network_of(process: u32) -> Vec<i32> {
+    let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let Some(wanted) = network(&process.to_string()).filter(|n| network("self").as_ref() != Some(n)) else {
+        return Vec::new();
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = all.map(|e| e.file_name().to_string_lossy().into_owned());
+    names.filter(|pid| network(pid).as_ref() == Some(&wanted)).filter_map(|pid| pid.parse().ok()).collect()
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
+        // Connections of ssh outlive who opened them for a while.
+        for pid in in_network_of(self.hub.id()).into_iter().filter_map(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
         let _ = self.hub.kill();
         let _ = self.hub.wait();
     }
