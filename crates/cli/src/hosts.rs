@@ -355,7 +355,12 @@ fn refuse_other_networks(kept: &Network, wanted: &Network) -> Result<(), Failure
         differs("podCIDR", &kept.pod_cidr, &wanted.pod_cidr, pods);
     }
     differs("clusterDNS", &kept.cluster_dns, &wanted.cluster_dns, "pods that run ask at the old address");
-    differs("domain", &kept.domain, &wanted.domain, "pods that run and tokens of service accounts have the old one");
+    differs(
+        "domain",
+        &kept.domain,
+        &wanted.domain,
+        "pods that run and tokens of service accounts have the old one",
+    );
     if all.is_empty() {
         return Ok(());
     }
@@ -442,7 +447,9 @@ mod tests {
             n.pod_cidr = "10.244.0.0/17".parse().unwrap();
             n.domain = "k8s.local".into();
         });
-        for words in ["serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/16", "podCIDR was", "clusterDNS", "domain"] {
+        for words in
+            ["serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/16", "podCIDR was", "clusterDNS", "domain"]
+        {
             assert!(all.contains(words), "{words} in {all}");
         }
     }

@@ -38,7 +38,10 @@ impl FromStr for BootstrapToken {
             Some((id, secret)) if plain(id, ID) && plain(secret, SECRET) => {
                 Ok(Self { id: id.to_owned(), secret: secret.to_owned().into() })
             }
-            _ => Err(r"a bootstrap token looks like abcdef.0123456789abcdef ([a-z0-9]{6}\.[a-z0-9]{16})".into()),
+            _ => {
+                Err(r"a bootstrap token looks like abcdef.0123456789abcdef ([a-z0-9]{6}\.[a-z0-9]{16})"
+                    .into())
+            }
         }
     }
 }
@@ -80,7 +83,9 @@ fn letters(count: usize) -> Result<String, Error> {
         let mut bytes = Zeroizing::new([0_u8; 32]);
         SystemRandom::new().fill(&mut *bytes).map_err(|_| Error::Crypto { step: "make a token" })?;
         let fair = bytes.iter().filter(|b| **b < ROUNDS);
-        text.extend(fair.take(count - text.len()).map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()])));
+        text.extend(
+            fair.take(count - text.len()).map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()])),
+        );
     }
     Ok(text)
 }
@@ -102,7 +107,9 @@ mod tests {
         let token: BootstrapToken = "abcdef.0123456789abcdef".parse().expect("a token");
         assert_eq!((token.id(), token.secret()), ("abcdef", "0123456789abcdef"));
         assert_eq!(format!("{token:?}"), "BootstrapToken(abcdef)");
-        for bad in ["", "abcdef", "abcdef.0123456789abcde", "ABCDEF.0123456789abcdef", "abcdef.0123456789abcdef "] {
+        for bad in
+            ["", "abcdef", "abcdef.0123456789abcde", "ABCDEF.0123456789abcdef", "abcdef.0123456789abcdef "]
+        {
             assert!(bad.parse::<BootstrapToken>().is_err(), "{bad:?}");
         }
         let new = BootstrapToken::generate().expect("random bytes");

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     apply::{ApplyError, Host, HostError},
     down::{
-        Removed, kill_left_processes, mounts_below, remove_cgroups, remove_network, remove_pods, remove_tables,
-        unmount_all,
+        Removed, kill_left_processes, mounts_below, remove_cgroups, remove_network, remove_pods,
+        remove_tables, unmount_all,
     },
     plan::{HostPaths, HostPlan, Ready, Stage},
     spec::{ClusterSpec, PodNetwork},
@@ -66,9 +66,11 @@ impl Cleaning {
         if !purge {
             return cleaning;
         }
-        let own = [&paths.config, &paths.kubelet, &paths.pod_logs, &paths.etcd, &paths.db, &paths.containerd_root];
+        let own =
+            [&paths.config, &paths.kubelet, &paths.pod_logs, &paths.etcd, &paths.db, &paths.containerd_root];
         let planned = |path: &Path| {
-            plan.directories.iter().any(|d| d.path == path) || plan.files.iter().any(|f| f.path.starts_with(path))
+            plan.directories.iter().any(|d| d.path == path)
+                || plan.files.iter().any(|f| f.path.starts_with(path))
         };
         cleaning.directories.extend(own.into_iter().filter(|p| planned(p)).cloned());
         if plan.runtime.is_some() {
@@ -147,7 +149,10 @@ fn remove_directory(directory: &Path, removed: &mut Removed) {
     let mounts = mounts_below(&mountinfo, &root);
     // A disk of its own for a directory is the machine's; what is on it is ours.
     if let Some(mount) = mounts.iter().find(|m| **m != root) {
-        removed.problem(format!("kept {}", directory.display()), format!("{} is still mounted", mount.display()));
+        removed.problem(
+            format!("kept {}", directory.display()),
+            format!("{} is still mounted", mount.display()),
+        );
         return;
     }
     let gone = if mounts.is_empty() { fs::remove_dir_all(directory) } else { empty(directory) };
@@ -162,7 +167,11 @@ fn remove_directory(directory: &Path, removed: &mut Removed) {
 fn empty(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?
+        } else {
+            fs::remove_file(entry.path())?
+        }
     }
     Ok(())
 }
@@ -177,9 +186,8 @@ async fn stop_stage(
 ) -> Result<Removed, HostError> {
     let found = host.services().await?;
     let mut removed = Removed::default();
-    let runtime = |ready: &Ready| {
-        cleaning.runtime.as_ref().is_some_and(|s| *ready == Ready::Socket(s.clone()))
-    };
+    let runtime =
+        |ready: &Ready| cleaning.runtime.as_ref().is_some_and(|s| *ready == Ready::Socket(s.clone()));
     let here = plan.services.iter().rev().filter(|s| s.stage == stage && found.contains_key(&s.name));
     let (last, first): (Vec<_>, Vec<_>) = here.partition(|s| runtime(&s.ready));
     for service in first {
@@ -223,17 +231,19 @@ pub struct Leaving<'a> {
 pub async fn leave_all(leaving: &[Leaving<'_>], cox: &Path) -> (Removed, Vec<ApplyError>) {
     let mut total = Removed::default();
     let mut failed: Vec<ApplyError> = Vec::new();
-    let mut note = |leaving: &Leaving<'_>, result: Result<Removed, HostError>, failed: &mut Vec<ApplyError>| {
-        let host = &leaving.plan.host;
-        match result {
-            Ok(mut removed) => {
-                removed.problems.iter_mut().for_each(|p| *p = format!("host {host}: {p}"));
-                total.add(removed);
+    let mut note =
+        |leaving: &Leaving<'_>, result: Result<Removed, HostError>, failed: &mut Vec<ApplyError>| {
+            let host = &leaving.plan.host;
+            match result {
+                Ok(mut removed) => {
+                    removed.problems.iter_mut().for_each(|p| *p = format!("host {host}: {p}"));
+                    total.add(removed);
+                }
+                Err(error) => failed.push(ApplyError { host: host.clone(), what: error.to_string() }),
             }
-            Err(error) => failed.push(ApplyError { host: host.clone(), what: error.to_string() }),
-        }
-    };
-    let still = |leaving: &&Leaving<'_>, failed: &[ApplyError]| !failed.iter().any(|f| f.host == leaving.plan.host);
+        };
+    let still =
+        |leaving: &&Leaving<'_>, failed: &[ApplyError]| !failed.iter().any(|f| f.host == leaving.plan.host);
     for stage in Stage::ALL.into_iter().rev() {
         let here: Vec<&Leaving<'_>> = leaving.iter().filter(|l| still(l, &failed)).collect();
         let stopped = here.iter().map(|l| stop_stage(stage, l.plan, l.host, cox, &l.cleaning));
@@ -278,7 +288,15 @@ mod tests {
         for binary in &plan.binaries {
             assert!(cleaning.files.contains(&binary.path), "{}", binary.path.display());
         }
-        for other in ["/etc", "/etc/sysctl.d", "/etc/modules-load.d", "/var/lib", "/usr/local/bin", "/var/log", "/etc/cni/net.d"] {
+        for other in [
+            "/etc",
+            "/etc/sysctl.d",
+            "/etc/modules-load.d",
+            "/var/lib",
+            "/usr/local/bin",
+            "/var/log",
+            "/etc/cni/net.d",
+        ] {
             assert!(!goes(Path::new(other)), "{other}");
         }
     }

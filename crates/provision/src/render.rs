@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::files;
 use crate::plan::{
-    BinarySource, HostPlan, PlanOptions, Trust, TrustError, haproxy_config, joining, manifests, nginx_config, plan,
-    unit_path, unit_text,
+    BinarySource, HostPlan, PlanOptions, Trust, TrustError, haproxy_config, joining, manifests, nginx_config,
+    plan, unit_path, unit_text,
 };
 use crate::spec::{ClusterSpec, Role};
 

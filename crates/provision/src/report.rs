@@ -109,15 +109,18 @@ impl Question {
                 let said = output.err.trim().trim_start_matches("cox: ").to_owned();
                 return Err(HostError::Refused { step: "ask how it is".into(), said });
             }
-            let report: HostReport =
-                serde_json::from_str(&output.out).map_err(|e| HostError::Refused {
-                    step: "read how it is".into(),
-                    said: format!("{e}; is the cox there of another build? `cox up` brings this one"),
-                })?;
+            let report: HostReport = serde_json::from_str(&output.out).map_err(|e| HostError::Refused {
+                step: "read how it is".into(),
+                said: format!("{e}; is the cox there of another build? `cox up` brings this one"),
+            })?;
             Ok((services, Answered { ahead: ahead(report.clock, before, after), report }))
         };
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-            Err(HostError::Unreachable(format!("host {} does not answer within {} s", host.name(), PATIENCE.as_secs())))
+            Err(HostError::Unreachable(format!(
+                "host {} does not answer within {} s",
+                host.name(),
+                PATIENCE.as_secs()
+            )))
         })
     }
 }
@@ -146,9 +149,12 @@ pub async fn report(question: &Question) -> HostReport {
             None => None,
         }
     });
-    let ailing = probed.into_iter().filter_map(|(name, result)| Some((name.clone(), result.err()?))).collect();
+    let ailing =
+        probed.into_iter().filter_map(|(name, result)| Some((name.clone(), result.err()?))).collect();
     let ends = |path: &Path| {
-        let text = pki::read(path).map_err(|e| base::Chain(&e).to_string())?.ok_or_else(|| "it is missing".to_owned())?;
+        let text = pki::read(path)
+            .map_err(|e| base::Chain(&e).to_string())?
+            .ok_or_else(|| "it is missing".to_owned())?;
         CertificateFacts::from_pem(&text).map(|facts| facts.not_after).map_err(|e| e.to_string())
     };
     HostReport {

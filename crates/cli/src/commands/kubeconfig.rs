@@ -18,8 +18,9 @@ pub fn kubeconfig(options: &Kubeconfig, as_json: bool) -> Result<ExitCode, Failu
         Failure::new(format!("cannot read {}: {e}", path.display()), "run `cox up` to write it again")
     })?;
     let text = match &options.server {
-        Some(server) => at(&text, server)
-            .ok_or_else(|| Failure::new(format!("{} is no kubeconfig", path.display()), "run `cox up` to write it again"))?,
+        Some(server) => at(&text, server).ok_or_else(|| {
+            Failure::new(format!("{} is no kubeconfig", path.display()), "run `cox up` to write it again")
+        })?,
         None => text,
     };
     match (as_json, options.path) {

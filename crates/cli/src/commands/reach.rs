@@ -42,9 +42,10 @@ async fn ask(question: &Question) -> Unanswered {
     let names = question.names.iter().map(|(name, want)| async move {
         (name.clone(), until(deadline, async || resolve(name, *want).await).await)
     });
-    let servers = question.servers.iter().map(|(name, at)| async move {
-        (name.clone(), until(deadline, async || get(*at).await).await)
-    });
+    let servers = question
+        .servers
+        .iter()
+        .map(|(name, at)| async move { (name.clone(), until(deadline, async || get(*at).await).await) });
     let (names, servers) = tokio::join!(futures::future::join_all(names), futures::future::join_all(servers));
     let failed = |all: Vec<(String, Result<(), String>)>| {
         all.into_iter().filter_map(|(name, result)| Some((name, result.err()?))).collect()
@@ -54,7 +55,9 @@ async fn ask(question: &Question) -> Unanswered {
 
 async fn until(deadline: Instant, once: impl AsyncFn() -> Result<(), String>) -> Result<(), String> {
     loop {
-        match timeout(ANSWER, once()).await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER.as_secs())))
+        match timeout(ANSWER, once())
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER.as_secs())))
         {
             Err(_) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             result => return result,
@@ -107,8 +110,13 @@ mod tests {
         });
         let nobody = base::ports::free_port().unwrap();
         let question = Question {
-            names: [("localhost".to_owned(), [127, 0, 0, 1].into()), ("127.0.0.2".into(), [192, 0, 2, 1].into())].into(),
-            servers: [("good".to_owned(), at), ("none".into(), SocketAddr::from(([127, 0, 0, 1], nobody)))].into(),
+            names: [
+                ("localhost".to_owned(), [127, 0, 0, 1].into()),
+                ("127.0.0.2".into(), [192, 0, 2, 1].into()),
+            ]
+            .into(),
+            servers: [("good".to_owned(), at), ("none".into(), SocketAddr::from(([127, 0, 0, 1], nobody)))]
+                .into(),
             patience_ms: 500,
         };
         let found = ask(&question).await;

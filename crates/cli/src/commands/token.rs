@@ -94,7 +94,9 @@ pub struct List {
 
 /// `cox token delete`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  cox token delete abcdef\n  cox token delete abcdef.0123456789abcdef uvwxyz")]
+#[command(
+    after_help = "Examples:\n  cox token delete abcdef\n  cox token delete abcdef.0123456789abcdef uvwxyz"
+)]
 pub struct Delete {
     /// Whose tokens.
     #[command(flatten)]
@@ -129,7 +131,8 @@ fn group(text: &str) -> Result<String, String> {
     if fine {
         Ok(text.to_owned())
     } else {
-        Err(r"bootstrap group is invalid (must match \Asystem:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]\z)".into())
+        Err(r"bootstrap group is invalid (must match \Asystem:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]\z)"
+            .into())
     }
 }
 
@@ -170,7 +173,9 @@ impl Where {
 }
 
 fn refused(what: &str) -> impl Fn(kube::Error) -> Failure + '_ {
-    move |error| Failure::new(format!("cannot {what}: {}", said(&error)), "`cox status` tells how the cluster is")
+    move |error| {
+        Failure::new(format!("cannot {what}: {}", said(&error)), "`cox status` tells how the cluster is")
+    }
 }
 
 async fn create(options: Create, as_json: bool) -> Result<(), Failure> {
@@ -220,7 +225,9 @@ fn expiry(now: Timestamp, ttl: Duration) -> Result<Timestamp, Failure> {
     let at = SignedDuration::try_from(ttl).ok().and_then(|ttl| now.checked_add(ttl).ok());
     // To the second, as upstream writes it.
     let at = at.and_then(|at| Timestamp::from_second(at.as_second()).ok());
-    at.ok_or_else(|| Failure::new("the token would outlive time itself", "`--ttl 0` makes one that never ends"))
+    at.ok_or_else(|| {
+        Failure::new("the token would outlive time itself", "`--ttl 0` makes one that never ends")
+    })
 }
 
 fn secret(token: &BootstrapToken, options: &Create, expires: Option<Timestamp>) -> Secret {
@@ -265,7 +272,8 @@ async fn told(client: &Client) -> Result<Told, Failure> {
 async fn signed(client: &Client, token: &BootstrapToken) -> Result<(), Failure> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
     let key = discovery::signature_key(token);
-    let has = |info: Option<&ConfigMap>| info.and_then(|i| i.data.as_ref()).is_some_and(|d| d.contains_key(&key));
+    let has =
+        |info: Option<&ConfigMap>| info.and_then(|i| i.data.as_ref()).is_some_and(|d| d.contains_key(&key));
     let wait = kube::runtime::wait::await_condition(maps, "cluster-info", has);
     if !matches!(tokio::time::timeout(SIGNING, wait).await, Ok(Ok(_))) {
         note(
@@ -289,7 +297,8 @@ struct Listed {
 
 fn listed(secret: &Secret) -> Option<Listed> {
     let data = secret.data.as_ref()?;
-    let text = |key: &str| data.get(key).map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default();
+    let text =
+        |key: &str| data.get(key).map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default();
     let id = text("token-id");
     if secret.type_.as_deref() != Some(TYPE) || secret.name_any() != format!("bootstrap-token-{id}") {
         return None;
@@ -300,7 +309,9 @@ fn listed(secret: &Secret) -> Option<Listed> {
         id,
         secret: text("token-secret"),
         // What cannot be read counts as past, as the API server has it.
-        expires: Some(text("expiration")).filter(|t| !t.is_empty()).map(|t| t.parse().unwrap_or(Timestamp::UNIX_EPOCH)),
+        expires: Some(text("expiration"))
+            .filter(|t| !t.is_empty())
+            .map(|t| t.parse().unwrap_or(Timestamp::UNIX_EPOCH)),
         usages: usages.map(str::to_owned).collect(),
         description: text("description"),
         groups: groups.split(',').filter(|g| !g.is_empty()).map(str::to_owned).collect(),
@@ -329,8 +340,10 @@ async fn list(client: &Client, as_json: bool) -> Result<(), Failure> {
 
 /// As kubeadm tells it.
 fn table(tokens: &[Listed], now: Timestamp) -> String {
-    let mut text =
-        format!("{:<25} {:<11} {:<22} {:<24} {:<30} EXTRA GROUPS\n", "TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION");
+    let mut text = format!(
+        "{:<25} {:<11} {:<22} {:<24} {:<30} EXTRA GROUPS\n",
+        "TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION"
+    );
     let none = |text: String| if text.is_empty() { "<none>".to_owned() } else { text };
     for token in tokens {
         let (left, expires) = match token.expires {
@@ -399,7 +412,8 @@ mod tests {
     #[test]
     fn a_token_is_kept_as_kubeadm_keeps_it() {
         let options =
-            options(&["abcdef.0123456789abcdef", "--ttl=1h", "--description=rack 7", "--usages=signing"]).unwrap();
+            options(&["abcdef.0123456789abcdef", "--ttl=1h", "--description=rack 7", "--usages=signing"])
+                .unwrap();
         assert_eq!(options.ttl, Duration::from_secs(3600));
         let now: Timestamp = "2026-07-01T00:00:00Z".parse().unwrap();
         let expires = expiry(now, options.ttl).unwrap();
@@ -408,14 +422,19 @@ mod tests {
         assert_eq!(made.metadata.name.as_deref(), Some("bootstrap-token-abcdef"));
         assert_eq!(data["expiration"], "2026-07-01T01:00:00Z");
         assert_eq!(data["usage-bootstrap-signing"], "true");
-        assert!(!data.contains_key("auth-extra-groups") && !data.contains_key("usage-bootstrap-authentication"));
+        assert!(
+            !data.contains_key("auth-extra-groups") && !data.contains_key("usage-bootstrap-authentication")
+        );
 
         // The API server keeps it as bytes.
         let bytes = data.into_iter().map(|(k, v)| (k, ByteString(v.into_bytes()))).collect();
         let found = listed(&Secret { data: Some(bytes), string_data: None, ..made }).unwrap();
         assert_eq!((found.id.as_str(), found.expires), ("abcdef", Some(expires)));
         let text = table(&[found], now);
-        assert!(text.contains("abcdef.0123456789abcdef   60m         2026-07-01T01:00:00Z   signing"), "{text}");
+        assert!(
+            text.contains("abcdef.0123456789abcdef   60m         2026-07-01T01:00:00Z   signing"),
+            "{text}"
+        );
         assert!(text.contains("rack 7") && text.ends_with("<none>\n"), "{text}");
     }
 

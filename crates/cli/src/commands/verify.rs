@@ -74,7 +74,8 @@ fn judge(spec: &ClusterSpec, seen: &BTreeMap<String, Seen>) -> Vec<String> {
                  firewall keep pods from port 10053 of the node?"
             ));
         }
-        let failed: Vec<&String> = asked.iter().filter(|peer| unanswered.servers.contains_key(*peer)).collect();
+        let failed: Vec<&String> =
+            asked.iter().filter(|peer| unanswered.servers.contains_key(*peer)).collect();
         for peer in &failed {
             pairs.insert((node, peer));
             whys.insert(peer, &unanswered.servers[*peer]);
@@ -206,7 +207,8 @@ fn waits_for(pod: &Pod) -> String {
         .into_iter()
         .flatten()
         .find_map(|c| c.state.as_ref()?.waiting.as_ref());
-    let text = |parts: [Option<&String>; 2]| parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
+    let text =
+        |parts: [Option<&String>; 2]| parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(": ");
     match waiting {
         Some(waiting) => text([waiting.reason.as_ref(), waiting.message.as_ref()]),
         None => text([status.and_then(|s| s.phase.as_ref()), status.and_then(|s| s.message.as_ref())]),
@@ -219,7 +221,8 @@ async fn started(pods: &Api<Pod>, name: &str, deadline: Instant) -> Result<IpAdd
         let conditions = pod.and_then(|p| p.status.as_ref()).and_then(|s| s.conditions.as_ref());
         conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
     };
-    let waited = tokio::time::timeout_at(deadline, kube::runtime::wait::await_condition(pods.clone(), name, ready));
+    let waited =
+        tokio::time::timeout_at(deadline, kube::runtime::wait::await_condition(pods.clone(), name, ready));
     match waited.await {
         Ok(Ok(Some(pod))) => {
             let address = pod.status.and_then(|s| s.pod_ip).unwrap_or_default();
@@ -383,7 +386,10 @@ mod tests {
             }
         };
         check(&[], &[]);
-        check(&["a>b"], &[&["pods of node b are not reached from node a: timed out", "UDP port 8472", "192.0.2.2"]]);
+        check(
+            &["a>b"],
+            &[&["pods of node b are not reached from node a: timed out", "UDP port 8472", "192.0.2.2"]],
+        );
         check(&["a>b", "b>a"], &[&["pods of nodes a and b do not reach each other"]]);
         // A Service that is not reached is no news where pods are not.
         check(&["a>b", "a>the Service"], &[&["pods of node b"]]);

@@ -54,7 +54,9 @@ impl CsrApproving {
         let name = seen.spec.username.as_deref().and_then(|u| u.strip_prefix("system:node:"));
         let Some((name, request)) = name.zip(parse(&seen.spec).ok()) else { return Ok(()) };
         let Some(node) = self.nodes.get(&ObjectKey::cluster(name)) else {
-            return Err(Error::Unfinished(format!("node {name:?} asks for a serving certificate and is not there")));
+            return Err(Error::Unfinished(format!(
+                "node {name:?} asks for a serving certificate and is not there"
+            )));
         };
         let info = self.info.list();
         let others = Others::than(
@@ -64,8 +66,9 @@ impl CsrApproving {
             &self.services,
             info.first().map(|i| &**i),
         );
-        only_itself(&request, &node, &others)
-            .map_err(|why| Error::Unfinished(format!("serving certificate of node {name:?} is not approved: {why}")))
+        only_itself(&request, &node, &others).map_err(|why| {
+            Error::Unfinished(format!("serving certificate of node {name:?} is not approved: {why}"))
+        })
     }
 
     async fn may(&self, seen: &CertificateSigningRequest, subresource: &str) -> Result<bool, Error> {

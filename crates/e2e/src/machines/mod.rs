@@ -97,7 +97,17 @@ impl Wire {
         );
         fs::write(at("ssh_config"), config)?;
         let mut hub = Command::new("setpriv");
-        hub.args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--propagation", "private", "sh", "-c"]);
+        hub.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+        ]);
         hub.arg(
             "set -e; mount --bind \"$0/ssh_config\" /etc/ssh/ssh_config; ip link add br0 type bridge; \
              ip addr add 10.77.0.1/24 dev br0; ip link set br0 up; ip link set lo up; touch \"$0/hub\"; exec sleep infinity",

@@ -57,7 +57,8 @@ pub fn described(_: &Cluster) -> Result<()> {
     let said = it.up()?;
     ensure!(said["changed"] == true, "{said}");
     println!("     two hosts Ready after {} s", said["seconds"]);
-    let kubectl = Kubectl::new(&it.dir.path().join("data").join(&it.name).join("kubeconfig/admin.kubeconfig"));
+    let kubectl =
+        Kubectl::new(&it.dir.path().join("data").join(&it.name).join("kubeconfig/admin.kubeconfig"));
     // A control plane alone runs no pods.
     let nodes = kubectl.run("get nodes -o name")?;
     ensure!(nodes.trim() == "node/one", "{nodes}");
@@ -72,7 +73,9 @@ pub fn described(_: &Cluster) -> Result<()> {
     it.write("  serviceCIDR: 10.32.0.0/24\n  podCIDR: 10.200.0.0/16\n", &["lead", "one"], port)?;
     let refused = it.cox(&["up"])?;
     ensure!(refused.code == Some(1), "{}", refused.out);
-    for words in ["network.serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/24", "network.podCIDR was", "put back"] {
+    for words in
+        ["network.serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/24", "network.podCIDR was", "put back"]
+    {
         ensure!(refused.err.contains(words), "{words:?} in {}", refused.err);
     }
     it.write("", &["lead", "one", "two"], port)?;

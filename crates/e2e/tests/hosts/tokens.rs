@@ -68,17 +68,35 @@ pub fn refusals(cluster: &Cluster) -> Result<()> {
         told(&all.iter().map(String::as_str).collect::<Vec<_>>(), want)
     };
     // All is well as far as the cluster goes; what this machine lacks, if anything, is told last.
-    let good = join(cluster, &with(token, pin, &["--node-name", "new"]).iter().map(String::as_str).collect::<Vec<_>>())?;
+    let good = join(
+        cluster,
+        &with(token, pin, &["--node-name", "new"]).iter().map(String::as_str).collect::<Vec<_>>(),
+    )?;
     ensure!(good.contains("would become node new") || good.contains("systemd does not run"), "{good}");
     let (id, _) = token.split_once('.').context("a dot")?;
     check(&format!("{id}.0000000000000000"), pin, &[], &["what follows the dot", "cox token create"])?;
-    check("uvwxyz.0123456789abcdef", pin, &[], &["knows no token \"uvwxyz\"", "expired", "cox token create"])?;
+    check(
+        "uvwxyz.0123456789abcdef",
+        pin,
+        &[],
+        &["knows no token \"uvwxyz\"", "expired", "cox token create"],
+    )?;
     let wrong = format!("sha256:{}", "0".repeat(64));
     check(token, &wrong, &[], &["is not the one that was meant", pin])?;
     let taken = hosts(cluster).remove(0);
-    check(token, pin, &["--node-name", &taken], &["already, and it is Ready", "--node-name", "kubectl delete node"])?;
+    check(
+        token,
+        pin,
+        &["--node-name", &taken],
+        &["already, and it is Ready", "--node-name", "kubectl delete node"],
+    )?;
     let leader = endpoint.split(':').next().unwrap_or_default();
-    check(token, pin, &["--node-name", "new", "--node-ip", leader], &["is that of hosts[0] too", "--node-ip"])?;
+    check(
+        token,
+        pin,
+        &["--node-name", "new", "--node-ip", leader],
+        &["is that of hosts[0] too", "--node-ip"],
+    )?;
     check(token, pin, &["--node-name", "new", "--node-ip", "10.244.9.9"], &["is in network.podCIDR"])?;
     let nobody = format!("127.0.0.1:{}", free_port()?);
     told(

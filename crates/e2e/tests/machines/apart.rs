@@ -29,10 +29,17 @@ pub fn up(cluster: &mut Cluster) -> Result<()> {
     let services = |name: &str| cluster.machine(name).sh("ls /var/lib/cox/services | tr '\\n' ' '");
     ensure!(services("a")?.trim() == "etcd", "{}", services("a")?);
     ensure!(services("d")?.trim() == "haproxy", "{}", services("d")?);
-    ensure!(!services("b")?.contains("etcd") && !services("c")?.contains("kube-apiserver"), "{}", services("b")?);
+    ensure!(
+        !services("b")?.contains("etcd") && !services("c")?.contains("kube-apiserver"),
+        "{}",
+        services("b")?
+    );
     let config = cluster.machine("c").sh("grep resolvConf: /var/lib/kubelet/config.yaml")?;
     ensure!(config.contains("/run/systemd/resolve/resolv.conf"), "{config}");
-    ensure!(cluster.machine("b").answer("grep resolvConf: /var/lib/kubelet/config.yaml")?.code == Some(1), "b");
+    ensure!(
+        cluster.machine("b").answer("grep resolvConf: /var/lib/kubelet/config.yaml")?.code == Some(1),
+        "b"
+    );
     let said = cluster.up()?;
     ensure!(said["changed"] == false, "{said}");
     Ok(())
@@ -52,7 +59,9 @@ pub fn firewall(cluster: &mut Cluster) -> Result<()> {
     // Nothing is left to change, and yet it is tried again, until it works.
     let said = cluster.up()?;
     ensure!(said["changed"] == false, "{said}");
-    let left = cluster.kubectl().run("get pods,services -n kube-system -l app.kubernetes.io/component=cox-verify -o name")?;
+    let left = cluster
+        .kubectl()
+        .run("get pods,services -n kube-system -l app.kubernetes.io/component=cox-verify -o name")?;
     ensure!(left.lines().all(|l| l.starts_with("pod/")), "{left}");
     e2e::eventually("nothing is left of that", crate::PATIENCE, || {
         let left = cluster.kubectl().run("get pods -n kube-system --no-headers")?;

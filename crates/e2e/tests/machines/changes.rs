@@ -27,7 +27,12 @@ pub fn again(cluster: &mut Cluster) -> Result<()> {
     ensure!(said["changed"] == false && changes(&said).is_empty(), "{said}");
     println!("     nothing to do, after {} s", said["seconds"]);
     let answer = cluster.answer_of_up(&[])?;
-    ensure!(answer.code == Some(0) && answer.out.contains("nothing was changed"), "{}{}", answer.out, answer.err);
+    ensure!(
+        answer.code == Some(0) && answer.out.contains("nothing was changed"),
+        "{}{}",
+        answer.out,
+        answer.err
+    );
     Ok(())
 }
 

@@ -116,7 +116,10 @@ impl Cluster {
 pub fn changes(said: &Value) -> Vec<String> {
     let hosts = said["changes"].as_object().into_iter().flatten();
     let all = hosts.flat_map(|(host, all)| {
-        all.as_array().into_iter().flatten().map(move |c| format!("{host}: {}", c.as_str().unwrap_or_default()))
+        all.as_array()
+            .into_iter()
+            .flatten()
+            .map(move |c| format!("{host}: {}", c.as_str().unwrap_or_default()))
     });
     all.collect()
 }

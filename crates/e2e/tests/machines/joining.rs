@@ -34,7 +34,8 @@ pub fn join(cluster: &mut Cluster) -> Result<()> {
     ensure!(dry.contains("would become node e of cluster \"stacked\""), "{dry}");
 
     let said = to_the_end(e, &format!("{command} --node-labels rack=7 -o json"))?;
-    let said: Value = serde_json::from_str(said.lines().last().unwrap_or_default()).with_context(|| said.clone())?;
+    let said: Value =
+        serde_json::from_str(said.lines().last().unwrap_or_default()).with_context(|| said.clone())?;
     println!("     a machine joined in {} s", said["seconds"]);
     let kubectl = cluster.kubectl();
     let node = kubectl.run("get node e --no-headers -L rack")?;
@@ -56,7 +57,8 @@ pub fn join(cluster: &mut Cluster) -> Result<()> {
     eventually("a Service of other nodes from the new one", PATIENCE, || {
         kubectl.args(&["exec", "probe", "--", "wget", "-qO-", "http://hello.across/"])
     })?;
-    let slice = kubectl.run("get endpointslice kube-dns-e -n kube-system -o jsonpath={.endpoints[0].nodeName}")?;
+    let slice =
+        kubectl.run("get endpointslice kube-dns-e -n kube-system -o jsonpath={.endpoints[0].nodeName}")?;
     ensure!(slice == "e", "{slice}");
 
     // The same command again repairs, and `up` leaves it alone.
@@ -66,7 +68,12 @@ pub fn join(cluster: &mut Cluster) -> Result<()> {
     let up = cluster.up()?;
     ensure!(up["changed"] == false, "{up}");
     let status = cluster.verb(&["status"])?;
-    ensure!(status.code == Some(0) && status.out.contains("joined by itself"), "{}{}", status.out, status.err);
+    ensure!(
+        status.code == Some(0) && status.out.contains("joined by itself"),
+        "{}{}",
+        status.out,
+        status.err
+    );
     let other = e.answer(&format!("{COX} {command} --node-name f"))?;
     ensure!(other.code == Some(1) && other.err.contains("is node e of cluster"), "{}", other.err);
     Ok(())

@@ -45,7 +45,12 @@ const APART: &[Scenario] = &[
     ("a firewall between machines is told with the likely cause", apart::firewall),
 ];
 
-fn run_all(name: &str, machines: &[(&str, u8)], scenarios: &[Scenario], filters: &[String]) -> (u32, u32, u32) {
+fn run_all(
+    name: &str,
+    machines: &[(&str, u8)],
+    scenarios: &[Scenario],
+    filters: &[String],
+) -> (u32, u32, u32) {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()));
     let count = u32::try_from(scenarios.len()).unwrap_or(u32::MAX);
     let Some(last) = scenarios.iter().rposition(|(name, _)| wanted(name)) else { return (0, 0, count) };
@@ -81,16 +86,23 @@ fn run_all(name: &str, machines: &[(&str, u8)], scenarios: &[Scenario], filters:
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let missing = e2e::machines::missing(&["etcd", "containerd", "runc", "nft", "kubectl", "dpkg-deb", "strip", "haproxy"]);
+    let missing = e2e::machines::missing(&[
+        "etcd",
+        "containerd",
+        "runc",
+        "nft",
+        "kubectl",
+        "dpkg-deb",
+        "strip",
+        "haproxy",
+    ]);
     if !rustix::process::geteuid().is_root() || !missing.is_empty() {
         println!("SKIPPED: machines need root and programs (missing: {missing:?}); nothing was tested");
         return ExitCode::SUCCESS;
     }
     let machines = [("a", 11), ("b", 12), ("c", 13), ("d", 14), ("e", 15)];
-    let all = [
-        run_all("stacked", &machines, STACKED, &filters),
-        run_all("apart", &machines, APART, &filters),
-    ];
+    let all =
+        [run_all("stacked", &machines, STACKED, &filters), run_all("apart", &machines, APART, &filters)];
     let (passed, failed, skipped) =
         all.iter().fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2));
     println!("{passed} passed, {failed} failed, {skipped} skipped");

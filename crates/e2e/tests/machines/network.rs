@@ -43,12 +43,15 @@ pub fn across(cluster: &mut Cluster) -> Result<()> {
             let answer = eventually("a pod on another node", PATIENCE, || {
                 kubectl.args(&["exec", pod, "--", "timeout", "5", "wget", "-qO-", &url])
             })
-            .with_context(|| format!("from {from} to {to}\n{}", kubectl.run("get pods -o wide").unwrap_or_default()))?;
+            .with_context(|| {
+                format!("from {from} to {to}\n{}", kubectl.run("get pods -o wide").unwrap_or_default())
+            })?;
             ensure!(answer.contains(other.as_str()), "from {from} to {to}: {answer}");
         }
         // By the name of the service, which every node has to resolve.
         let seen = eventually("answers of several nodes by name", PATIENCE, || {
-            let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do wget -qO- http://hello.across/ | head -1; done";
+            let script =
+                "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do wget -qO- http://hello.across/ | head -1; done";
             let said = kubectl.args(&["exec", pod, "--", "sh", "-c", script])?;
             let seen: BTreeSet<&String> =
                 of_pod.iter().filter(|(pod, _)| said.contains(pod.as_str())).map(|(_, node)| node).collect();

@@ -22,7 +22,9 @@ pub fn reboot(cluster: &mut Cluster) -> Result<()> {
         ensure!(pods.lines().count() > 0 && pods.lines().all(|l| l.contains("1/1")), "{pods}");
         Ok(())
     })?;
-    cluster.machine("b").until("its member of etcd", "curl -sf http://127.0.0.1:2381/health | grep -q true")?;
+    cluster
+        .machine("b")
+        .until("its member of etcd", "curl -sf http://127.0.0.1:2381/health | grep -q true")?;
     let said = cluster.up()?;
     ensure!(said["changed"] == false, "{said}");
     // Its pods have other addresses now.

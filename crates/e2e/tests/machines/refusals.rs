@@ -25,6 +25,8 @@ pub fn all(cluster: &mut Cluster) -> Result<()> {
     }
     ensure!(!said.contains("host c:"), "{said}");
     // Nobody has been given a part of a cluster that could not be made.
-    cluster.machine("c").sh("[ ! -e /etc/kubernetes ]; [ ! -e /usr/local/bin/cox ]; [ ! -e /var/lib/cox ]")?;
+    cluster
+        .machine("c")
+        .sh("[ ! -e /etc/kubernetes ]; [ ! -e /usr/local/bin/cox ]; [ ! -e /var/lib/cox ]")?;
     Ok(())
 }

@@ -96,7 +96,12 @@ pub fn down(cluster: &mut Cluster) -> Result<()> {
     let partly = cluster.verb(&["down", "--purge"]);
     b.sh(OPEN)?;
     let partly = partly?;
-    ensure!(partly.code == Some(1) && partly.err.contains("left as it is: host b"), "{}{}", partly.out, partly.err);
+    ensure!(
+        partly.code == Some(1) && partly.err.contains("left as it is: host b"),
+        "{}{}",
+        partly.out,
+        partly.err
+    );
     nothing_left(cluster.machine("c"))?;
     ensure!(cluster.verb(&["kubeconfig", "--path"])?.code == Some(0), "its data is needed to go on");
 

@@ -93,7 +93,8 @@ impl Clashes {
             if self.services.iter().any(|s| s == service) {
                 continue;
             }
-            let Some(listener) = self.listeners.iter().find(|l| l.port == port && self.clashes(l, host)) else {
+            let Some(listener) = self.listeners.iter().find(|l| l.port == port && self.clashes(l, host))
+            else {
                 continue;
             };
             let next = if listener.who.starts_with("kube") || listener.who.starts_with("k3s") {
@@ -179,8 +180,14 @@ mod tests {
         port=0.0.0.0:22 users:((\"sshd\",pid=12,fd=3))\nport=[::1]:53\n";
 
     fn found(more: &str, role: &str) -> Vec<String> {
-        let text = format!("name: c\nhosts:\n- {{name: a, address: 192.0.2.1, roles: [{role}]}}\n- {{name: z, address: 192.0.2.9, roles: [control-plane]}}\n");
-        let text = if role.contains("control-plane") { text.replace("- {name: z, address: 192.0.2.9, roles: [control-plane]}\n", "") } else { text };
+        let text = format!(
+            "name: c\nhosts:\n- {{name: a, address: 192.0.2.1, roles: [{role}]}}\n- {{name: z, address: 192.0.2.9, roles: [control-plane]}}\n"
+        );
+        let text = if role.contains("control-plane") {
+            text.replace("- {name: z, address: 192.0.2.9, roles: [control-plane]}\n", "")
+        } else {
+            text
+        };
         let spec = ClusterSpec::read(&text, &|_| Ok(())).spec.expect("a cluster");
         let clashes = Clashes::read(&format!("{GOOD}{more}"));
         clashes.judge(&spec, &spec.hosts[0]).iter().map(ToString::to_string).collect()
@@ -198,9 +205,17 @@ mod tests {
         check("", "worker", &[]);
         check("addresses=198.51.100.7 \n", "worker", &["192.0.2.1 is no address of it; it has 198.51.100.7"]);
         let kubelet = "port=*:10250 users:((\"kubelet\",pid=77,fd=9))\n";
-        check(kubelet, "worker", &["port 10250 for the kubelet is in use by kubelet (pid 77); another Kubernetes"]);
+        check(
+            kubelet,
+            "worker",
+            &["port 10250 for the kubelet is in use by kubelet (pid 77); another Kubernetes"],
+        );
         check(&format!("{kubelet}services=kubelet cox-dns\n"), "worker", &[]);
-        check("port=192.0.2.1:6443\n", "control-plane, worker", &["port 6443 for the API server is in use by another process"]);
+        check(
+            "port=192.0.2.1:6443\n",
+            "control-plane, worker",
+            &["port 6443 for the API server is in use by another process"],
+        );
         check("port=192.0.2.1:6443\n", "worker", &[]);
         check("port=10.9.0.1:10250\n", "worker", &[]);
         // 10.244.0.0/20 behind wg0, and 10.0.0.0/8.

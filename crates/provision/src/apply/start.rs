@@ -104,7 +104,8 @@ pub async fn start(
             }
         }
         let digest = digest(plan, service, &bringing.cox_identity);
-        let edited = before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)));
+        let edited =
+            before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)));
         if let Some(change) = needed(found.get(&service.name), &digest, edited) {
             tell(&plan.host, &service.name);
             host.start_service(service, &digest).await.map_err(failed)?;

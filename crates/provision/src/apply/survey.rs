@@ -90,7 +90,11 @@ impl Survey {
             );
         }
         if !self.is("systemd") {
-            say(Severity::Error, "systemd does not run there".into(), "services need it; use a host that has it");
+            say(
+                Severity::Error,
+                "systemd does not run there".into(),
+                "services need it; use a host that has it",
+            );
         }
         let other = self.text("machine");
         if !other.is_empty() && other != machine {
@@ -131,12 +135,17 @@ impl Survey {
             && free < good
         {
             let severity = if free < least { Severity::Error } else { Severity::Warning };
-            say(severity, format!("only {} MiB are free below /var/lib", free / MIB), "free some space there");
+            say(
+                severity,
+                format!("only {} MiB are free below /var/lib", free / MIB),
+                "free some space there",
+            );
         }
         if worker && self.text("filesystem") == "overlayfs" {
             say(
                 Severity::Warning,
-                "/var/lib lies on an overlay itself: image layers are copied, which takes time and space".into(),
+                "/var/lib lies on an overlay itself: image layers are copied, which takes time and space"
+                    .into(),
                 "mount a plain file system (ext4, xfs) at /var/lib/containerd",
             );
         }

@@ -62,7 +62,12 @@ pub fn shared_spec(spec: &ClusterSpec) -> ClusterSpec {
         etcd: if several { Topology::Stacked } else { Topology::Embedded },
         encryption: Encryption::default(),
         packages: None,
-        extra_args: spec.extra_args.iter().filter(|(part, _)| of_nodes(part)).map(|(p, a)| (*p, a.clone())).collect(),
+        extra_args: spec
+            .extra_args
+            .iter()
+            .filter(|(part, _)| of_nodes(part))
+            .map(|(p, a)| (*p, a.clone()))
+            .collect(),
         ..spec.clone()
     }
 }
@@ -131,9 +136,13 @@ pub fn joining(spec: &ClusterSpec, authority_pem: &str) -> Manifest {
             "data": { "kubeconfig": cluster_info(spec, authority_pem) },
         }),
         // Who joins has nothing yet; the token's signature in there tells the real one from another.
-        role(public, "cox:cluster-info", json!([
-            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"] },
-        ])),
+        role(
+            public,
+            "cox:cluster-info",
+            json!([
+                { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"] },
+            ]),
+        ),
         role_binding(public, "cox:cluster-info", json!([who("User", "system:anonymous")])),
         json!({
             "apiVersion": "v1",
@@ -141,21 +150,31 @@ pub fn joining(spec: &ClusterSpec, authority_pem: &str) -> Manifest {
             "metadata": { "name": CONFIG, "namespace": system },
             "data": { CONFIG_KEY: config },
         }),
-        role(system, "cox:joining", json!([
-            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CONFIG], "verbs": ["get"] },
-            { "apiGroups": [""], "resources": ["secrets"], "resourceNames": secrets, "verbs": ["get"] },
-        ])),
+        role(
+            system,
+            "cox:joining",
+            json!([
+                { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CONFIG], "verbs": ["get"] },
+                { "apiGroups": [""], "resources": ["secrets"], "resourceNames": secrets, "verbs": ["get"] },
+            ]),
+        ),
         role_binding(system, "cox:joining", json!([bootstrappers()])),
         cluster_role("cox:joining", json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"] }])),
         cluster_binding("cox:joining", "cox:joining", json!([bootstrappers()])),
         // Certificates of kubelets' servers, where they ask for themselves.
-        cluster_role("cox:kubelet-serving", json!([
-            { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/selfnodeserver"], "verbs": ["create"] },
-        ])),
+        cluster_role(
+            "cox:kubelet-serving",
+            json!([
+                { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/selfnodeserver"], "verbs": ["create"] },
+            ]),
+        ),
         cluster_binding("cox:kubelet-serving", "cox:kubelet-serving", json!([who("Group", "system:nodes")])),
-        cluster_role("cox:approve-kubelet-serving", json!([
-            { "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["kubernetes.io/kubelet-serving"], "verbs": ["approve"] },
-        ])),
+        cluster_role(
+            "cox:approve-kubelet-serving",
+            json!([
+                { "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["kubernetes.io/kubelet-serving"], "verbs": ["approve"] },
+            ]),
+        ),
         cluster_binding(
             "cox:approve-kubelet-serving",
             "cox:approve-kubelet-serving",
@@ -254,6 +273,8 @@ mod tests {
         assert_eq!(anonymous.count(), 1);
         assert_eq!(find("Secret", "cox-coredns-token")["type"], "kubernetes.io/service-account-token");
         let rules = &find("Role", "cox:joining")["rules"];
-        assert!(rules.as_array().is_some_and(|r| r.iter().all(|r| r["verbs"] == json!(["get"]) && r["resourceNames"].is_array())));
+        assert!(rules.as_array().is_some_and(|r| {
+            r.iter().all(|r| r["verbs"] == json!(["get"]) && r["resourceNames"].is_array())
+        }));
     }
 }

@@ -29,7 +29,9 @@ pub(super) fn refused_by_sudo(said: &str) -> Option<&'static str> {
     } else if said.contains("sudo:") && said.contains("password") {
         Some("sudo asks for a password there; let this user run sudo without one (NOPASSWD in /etc/sudoers)")
     } else if said.contains("not in the sudoers file") || said.contains("is not allowed to execute") {
-        Some("this user may not use sudo there; let it run sudo without a password (NOPASSWD in /etc/sudoers)")
+        Some(
+            "this user may not use sudo there; let it run sudo without a password (NOPASSWD in /etc/sudoers)",
+        )
     } else {
         None
     }
@@ -82,7 +84,8 @@ pub(super) fn listed(text: &str) -> BTreeMap<String, Running> {
         found.insert(name.to_owned(), Running { digest, active: false, restarts: 0 });
     }
     for unit in text.split("\n\n") {
-        let value = |key: &str| unit.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
+        let value =
+            |key: &str| unit.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default();
         let Some(running) = found.get_mut(value("Id").trim_end_matches(".service")) else { continue };
         running.active = matches!(value("ActiveState"), "active" | "activating" | "reloading");
         running.restarts = value("NRestarts").parse().unwrap_or(0);
@@ -124,7 +127,9 @@ mod tests {
 
     #[test]
     fn what_went_wrong_is_told_with_what_may_help() {
-        assert!(refused_by_sudo("sudo: a password is required").is_some_and(|said| said.contains("NOPASSWD")));
+        assert!(
+            refused_by_sudo("sudo: a password is required").is_some_and(|said| said.contains("NOPASSWD"))
+        );
         assert!(refused_by_sudo("sh: 1: sudo: not found").is_some_and(|said| said.contains("no sudo")));
         assert_eq!(refused_by_sudo("cat: /x: No such file"), None);
         assert!(hint("Host key verification failed.").contains("known_hosts"));

@@ -17,7 +17,6 @@ mod scripts;
 use async_trait::async_trait;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-
 use self::answers::{file_of, hint, inspected, listed, refused_by_sudo};
 use self::scripts::{INSPECT, INSTALL, KERNEL, MISSING, PROGRAM, PUT, REMOVE, SERVICES, START, WRITE};
 use crate::{
@@ -195,7 +194,10 @@ impl SshHost {
             let last = err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
             return Err(unreachable(format!("{}{}", last.trim(), hint(&err))));
         }
-        if self.sudo && code != 0 && let Some(said) = refused_by_sudo(&err) {
+        if self.sudo
+            && code != 0
+            && let Some(said) = refused_by_sudo(&err)
+        {
             return Err(HostError::Refused { step: "become root".into(), said: said.into() });
         }
         Ok(Output { code, out, err })
@@ -333,15 +335,18 @@ impl Host for SshHost {
     }
 
     async fn bring_cox(&self, from: &Path, identity: &str, path: &Path) -> Result<bool, HostError> {
-        let refused =
-            |e: std::io::Error| HostError::Refused { step: format!("read {}", from.display()), said: e.to_string() };
+        let refused = |e: std::io::Error| HostError::Refused {
+            step: format!("read {}", from.display()),
+            said: e.to_string(),
+        };
         let sha256 = match identity.len() {
             64 => identity.to_owned(),
             // It is told by something else than its content.
             _ => sha256(&tokio::fs::read(from).await.map_err(refused)?),
         };
         let at = path.display().to_string();
-        let is_there = self.script("look at its cox", PROGRAM, &[&at, &sha256, PROGRAM_MARK, ""], b"").await?;
+        let is_there =
+            self.script("look at its cox", PROGRAM, &[&at, &sha256, PROGRAM_MARK, ""], b"").await?;
         if is_there.trim() == "same" {
             return Ok(false);
         }

@@ -61,7 +61,12 @@ pub fn signature_key(token: &BootstrapToken) -> String {
 
 /// Reads the kubeconfig in cluster-info.
 pub fn told(kubeconfig: &str) -> Result<Told, Failure> {
-    let bad = || Failure::new("the kubeconfig in cluster-info names no server and authority", "`cox up` writes it anew");
+    let bad = || {
+        Failure::new(
+            "the kubeconfig in cluster-info names no server and authority",
+            "`cox up` writes it anew",
+        )
+    };
     let file = Kubeconfig::from_yaml(kubeconfig).map_err(|_| bad())?;
     let cluster = file.clusters.into_iter().find_map(|c| c.cluster).ok_or_else(bad)?;
     use base64::Engine as _;
@@ -126,7 +131,10 @@ fn judge(endpoint: &str, data: &BTreeMap<String, String>, known: &Known) -> Judg
     };
     if !token.signed(kubeconfig, signature) {
         return Judged::Bad(Failure::new(
-            format!("the cluster at {endpoint} has another token {:?}: what follows the dot is not the same", token.id()),
+            format!(
+                "the cluster at {endpoint} has another token {:?}: what follows the dot is not the same",
+                token.id()
+            ),
             format!("is it mistyped, or the address wrong? Else {another}"),
         ));
     }
@@ -135,9 +143,13 @@ fn judge(endpoint: &str, data: &BTreeMap<String, String>, known: &Known) -> Judg
         Err(failure) => return Judged::Bad(failure),
     };
     match pki::public_key_pin(&told.authority_pem) {
-        Err(error) => Judged::Bad(Failure::new(format!("the cluster's authority cannot be read: {error}"), "")),
+        Err(error) => {
+            Judged::Bad(Failure::new(format!("the cluster's authority cannot be read: {error}"), ""))
+        }
         Ok(pin) if !known.pins.is_empty() && !known.pins.contains(&pin) => Judged::Bad(Failure::new(
-            format!("the cluster at {endpoint} is not the one that was meant: the key of its authority is {pin}"),
+            format!(
+                "the cluster at {endpoint} is not the one that was meant: the key of its authority is {pin}"
+            ),
             "the command is of another cluster or from before a change of the authority (then make a new one with \
              `cox token create --print-join-command`), or somebody is in between",
         )),
@@ -162,8 +174,14 @@ fn skew(theirs: Timestamp, ours: Timestamp) -> Result<Option<String>, Failure> {
 }
 
 /// A client of an endpoint. Without an authority it believes anybody, and is given nothing to tell.
-fn client(endpoint: &str, authority: Option<&str>, token: Option<&BootstrapToken>) -> Result<Client, Failure> {
-    let bad = |e: &dyn std::fmt::Display| Failure::new(format!("{endpoint:?} is no endpoint: {e}"), "want HOST:PORT");
+fn client(
+    endpoint: &str,
+    authority: Option<&str>,
+    token: Option<&BootstrapToken>,
+) -> Result<Client, Failure> {
+    let bad = |e: &dyn std::fmt::Display| {
+        Failure::new(format!("{endpoint:?} is no endpoint: {e}"), "want HOST:PORT")
+    };
     let uri: http::Uri = format!("https://{endpoint}").parse().map_err(|e: http::uri::InvalidUri| bad(&e))?;
     let mut config = Config::new(uri);
     config.connect_timeout = Some(PATIENCE);
@@ -288,14 +306,20 @@ mod tests {
         };
         match judge("e:1", &data, &known(TOKEN, &["sha256:00", &pin])) {
             Judged::Good(told, _) => {
-                assert_eq!(told, Told { endpoint: "k8s.example.org:6443".into(), authority_pem: pem.clone() });
+                assert_eq!(
+                    told,
+                    Told { endpoint: "k8s.example.org:6443".into(), authority_pem: pem.clone() }
+                );
             }
             _ => panic!("not believed"),
         }
         let wrong = refused(&data, &known(TOKEN, &["sha256:00"]));
         assert!(wrong.contains("is not the one that was meant") && wrong.contains(&pin), "{wrong}");
         let unknown = refused(&data, &known("uvwxyz.0123456789abcdef", &[]));
-        assert!(unknown.contains("knows no token \"uvwxyz\"") && unknown.contains("cox token create"), "{unknown}");
+        assert!(
+            unknown.contains("knows no token \"uvwxyz\"") && unknown.contains("cox token create"),
+            "{unknown}"
+        );
         let other = refused(&data, &known("abcdef.ffffffffffffffff", &[]));
         assert!(other.contains("what follows the dot"), "{other}");
         // Another authority under the same signature.

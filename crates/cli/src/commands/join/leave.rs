@@ -32,7 +32,10 @@ impl Joined {
     pub fn read() -> Result<Option<Self>, Failure> {
         let path = record();
         let bad = |e: &dyn std::fmt::Display| {
-            Failure::new(format!("cannot read {}: {e}", path.display()), "remove it if this machine is no node")
+            Failure::new(
+                format!("cannot read {}: {e}", path.display()),
+                "remove it if this machine is no node",
+            )
         };
         match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| bad(&e)),
@@ -44,7 +47,8 @@ impl Joined {
     /// Notes it.
     pub fn write(&self) -> Result<(), Failure> {
         let path = record();
-        let bad = |e: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {e}", path.display()), "");
+        let bad =
+            |e: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {e}", path.display()), "");
         let text = serde_json::to_vec_pretty(self).map_err(|e| bad(&e))?;
         pki::write_public(&path, &text).map_err(|e| bad(&base::Chain(&e)))
     }
@@ -54,7 +58,10 @@ impl Joined {
         let options = PlanOptions::system();
         let spec = ClusterSpec::read(&self.config, &|_| Ok(())).spec.ok_or_else(|| {
             let path = record();
-            Failure::new(format!("{} does not describe a cluster any more", path.display()), "`cox join` writes it anew")
+            Failure::new(
+                format!("{} does not describe a cluster any more", path.display()),
+                "`cox join` writes it anew",
+            )
         })?;
         // What stands in files does not matter to who removes them.
         let accounts = ACCOUNTS.iter().map(|a| ((*a).to_owned(), Secret::new(""))).collect();

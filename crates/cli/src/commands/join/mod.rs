@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret as KubeSecret};
 use kube::{Api, Client};
 use pki::BootstrapToken;
 use provision::SshHost;
-use provision::apply::{Bringing, CLUSTER_MARK, Changes, Host as _, Target, install_all, start_all, survey_all};
+use provision::apply::{
+    Bringing, CLUSTER_MARK, Changes, Host as _, Target, install_all, start_all, survey_all,
+};
 use provision::plan::{
     ACCOUNTS, CONFIG, CONFIG_KEY, DNS_LABEL, HostPlan, JoinSecrets, PlanOptions, Secret, Stage, Trust,
     account_secret, plan_joining, spec_with,
@@ -92,7 +94,8 @@ fn pin(text: &str) -> Result<String, String> {
     if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         Ok(text.to_lowercase())
     } else {
-        Err("want sha256: and 64 hexadecimal digits; `cox token create --print-join-command` prints it".into())
+        Err("want sha256: and 64 hexadecimal digits; `cox token create --print-join-command` prints it"
+            .into())
     }
 }
 
@@ -165,7 +168,10 @@ async fn this_host(options: &Join) -> Result<Host, Failure> {
     };
     if address.is_loopback() {
         return Err(Failure::new(
-            format!("the way to {} begins at {address}, where no other node reaches this one", options.endpoint),
+            format!(
+                "the way to {} begins at {address}, where no other node reaches this one",
+                options.endpoint
+            ),
             "name the address of this machine with --node-ip",
         ));
     }
@@ -217,7 +223,8 @@ pub fn said(error: &kube::Error) -> String {
 
 /// A node is of the same release as its servers, or of an earlier one.
 async fn check_version(found: &Found) -> Result<(), Failure> {
-    let version = found.client.apiserver_version().await.map_err(|e| refused("ask for the cluster's version", &e))?;
+    let version =
+        found.client.apiserver_version().await.map_err(|e| refused("ask for the cluster's version", &e))?;
     let minor = |text: &str| -> Option<u32> {
         text.trim_start_matches('v').split('.').nth(1)?.trim_end_matches('+').parse().ok()
     };
@@ -233,7 +240,8 @@ async fn check_version(found: &Found) -> Result<(), Failure> {
 
 async fn config(client: &Client, options: &Join) -> Result<String, Failure> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    let map = maps.get(CONFIG).await.map_err(|e| refused("read how nodes of the cluster are configured", &e))?;
+    let map =
+        maps.get(CONFIG).await.map_err(|e| refused("read how nodes of the cluster are configured", &e))?;
     map.data.and_then(|mut data| data.remove(CONFIG_KEY)).ok_or_else(|| {
         Failure::new(
             format!("ConfigMap kube-system/{CONFIG} of the cluster at {} is empty", options.endpoint),
@@ -264,7 +272,10 @@ async fn name_is_free(client: &Client, host: &Host, own: Option<&Joined>) -> Res
     }
     Err(Failure::new(
         format!("the cluster has a node {} already, and it is Ready", host.name),
-        format!("choose another name with --node-name; if that machine is gone: kubectl delete node {}", host.name),
+        format!(
+            "choose another name with --node-name; if that machine is gone: kubectl delete node {}",
+            host.name
+        ),
     ))
 }
 
@@ -300,7 +311,8 @@ async fn secrets(client: &Client, token: &BootstrapToken) -> Result<JoinSecrets,
     let mut accounts = BTreeMap::new();
     for account in ACCOUNTS {
         let name = account_secret(account);
-        let found = api.get(&name).await.map_err(|e| refused("read the credentials of a node's parts", &e))?;
+        let found =
+            api.get(&name).await.map_err(|e| refused("read the credentials of a node's parts", &e))?;
         let token = found.data.and_then(|mut d| d.remove("token")).ok_or_else(|| {
             Failure::new(
                 format!("Secret kube-system/{name} holds no token yet"),
@@ -325,7 +337,12 @@ async fn look(
     Ok((options, warnings))
 }
 
-fn dry_run(spec: &ClusterSpec, plan: &HostPlan, warnings: &[String], as_json: bool) -> Result<ExitCode, Failure> {
+fn dry_run(
+    spec: &ClusterSpec,
+    plan: &HostPlan,
+    warnings: &[String],
+    as_json: bool,
+) -> Result<ExitCode, Failure> {
     let services: Vec<&str> = plan.services.iter().map(|s| s.name.as_str()).collect();
     let files: Vec<&Path> = plan.files.iter().map(|f| f.path.as_path()).collect();
     if as_json {
@@ -358,12 +375,19 @@ async fn install(plan: &HostPlan, over: SshHost, options: &Join, steps: &Steps) 
     let failed = |errors: Vec<_>| all_failed(next, &errors);
     let mut changes = Changes::new();
     install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    start_all(&targets, &[Stage::Balancer, Stage::Node], &bringing, &tell, &mut changes).await.map_err(failed)?;
+    start_all(&targets, &[Stage::Balancer, Stage::Node], &bringing, &tell, &mut changes)
+        .await
+        .map_err(failed)?;
     Ok(changes)
 }
 
 /// Waits until the kubelet has its certificate and the node is ready.
-async fn ready(kubeconfig: &Path, spec: &ClusterSpec, host: &Host, patience: Duration) -> Result<(), Failure> {
+async fn ready(
+    kubeconfig: &Path,
+    spec: &ClusterSpec,
+    host: &Host,
+    patience: Duration,
+) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + patience;
     while !kubeconfig.exists() {
         if tokio::time::Instant::now() > deadline {
@@ -380,7 +404,9 @@ async fn ready(kubeconfig: &Path, spec: &ClusterSpec, host: &Host, patience: Dur
     match tokio::time::timeout_at(deadline, wait).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(Failure::of(&error)),
-        Err(_) => Err(not_ready(nodes.get_opt(&host.name).await.ok().flatten().as_ref(), spec, host, patience)),
+        Err(_) => {
+            Err(not_ready(nodes.get_opt(&host.name).await.ok().flatten().as_ref(), spec, host, patience))
+        }
     }
 }
 
@@ -394,7 +420,9 @@ fn not_ready(node: Option<&Node>, spec: &ClusterSpec, host: &Host, patience: Dur
         let (pods, mask) = (spec.network.pod_cidr, spec.network.node_mask);
         let room = 1_u64 << u32::from(mask.saturating_sub(pods.prefix_len())).min(32);
         return Failure::new(
-            format!("{what}: it has no part of the pod network {pods}, which has room for {room} nodes with a /{mask} each"),
+            format!(
+                "{what}: it has no part of the pod network {pods}, which has room for {room} nodes with a /{mask} each"
+            ),
             "are there as many nodes (`kubectl get nodes`)? Delete those that are gone for good, their parts are free then; \
              a wider podCIDR needs a new cluster",
         );
@@ -459,7 +487,11 @@ mod tests {
         let host = spec.hosts[0].clone();
         let told = |node: Option<&Node>| not_ready(node, &spec, &host, Duration::from_secs(5)).to_string();
         assert!(told(None).contains("there is no Node"));
-        assert!(told(Some(&Node::default())).contains("room for 2 nodes with a /24 each"), "{}", told(Some(&Node::default())));
+        assert!(
+            told(Some(&Node::default())).contains("room for 2 nodes with a /24 each"),
+            "{}",
+            told(Some(&Node::default()))
+        );
         let node: Node = serde_json::from_value(json!({
             "metadata": {}, "spec": { "podCIDR": "10.244.0.0/24" },
             "status": { "conditions": [{ "type": "Ready", "status": "False", "message": "no network" }] },

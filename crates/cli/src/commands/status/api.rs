@@ -16,7 +16,8 @@ use crate::parts::VERSION;
 
 /// Everything that the API says of a cluster; `spec` where it is one of several hosts.
 pub async fn lines(cluster: &Seen, spec: Option<&ClusterSpec>) -> Vec<Line> {
-    let ill = |why: String| vec![Line::new("API server", "readyz", false, format!("{}: {why}", cluster.server))];
+    let ill =
+        |why: String| vec![Line::new("API server", "readyz", false, format!("{}: {why}", cluster.server))];
     match tokio::time::timeout(PATIENCE, ask(cluster, spec)).await {
         Ok(Ok(found)) => found,
         Ok(Err(why)) => ill(why),
@@ -43,7 +44,8 @@ async fn ask(cluster: &Seen, spec: Option<&ClusterSpec>) -> Result<Vec<Line>, St
     let nodes: Vec<Node> = Api::<Node>::all(client.clone()).list(&all).await.map_err(text)?.items;
     lines.extend(nodes.iter().map(|n| node(n, spec)));
     let there: BTreeSet<String> = nodes.iter().map(kube::ResourceExt::name_any).collect();
-    let missing = spec.into_iter().flat_map(|s| s.hosts_with(Role::Worker)).filter(|h| !there.contains(&h.name));
+    let missing =
+        spec.into_iter().flat_map(|s| s.hosts_with(Role::Worker)).filter(|h| !there.contains(&h.name));
     lines.extend(missing.map(|h| {
         Line::new("node", &h.name, false, "there is no such Node; see the log of the kubelet on that host")
     }));
@@ -57,7 +59,8 @@ async fn ask(cluster: &Seen, spec: Option<&ClusterSpec>) -> Result<Vec<Line>, St
 
 fn node(node: &Node, spec: Option<&ClusterSpec>) -> Line {
     let status = node.status.as_ref();
-    let condition = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == "Ready");
+    let condition =
+        status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == "Ready");
     let ready = condition.is_some_and(|c| c.status == "True");
     let mut detail = condition.and_then(|c| c.message.clone()).unwrap_or_default();
     let name = node.name_any();
@@ -83,8 +86,12 @@ fn node(node: &Node, spec: Option<&ClusterSpec>) -> Line {
 fn pod(pod: &Pod) -> Line {
     let status = pod.status.as_ref();
     let phase = status.and_then(|s| s.phase.clone()).unwrap_or_default();
-    let restarts: i32 =
-        status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten().map(|c| c.restart_count).sum();
+    let restarts: i32 = status
+        .and_then(|s| s.container_statuses.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|c| c.restart_count)
+        .sum();
     let detail = match restarts {
         0 => phase.clone(),
         n => format!("{phase}, containers started again {n} times"),

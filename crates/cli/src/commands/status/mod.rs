@@ -205,7 +205,9 @@ fn certificates(layout: &Layout) -> Vec<Line> {
     let ends = |facts: Result<CertificateFacts, _>| facts.map(|f| f.not_after);
     found
         .into_iter()
-        .map(|(path, facts)| certificate("", &path, ends(facts).map_err(|e| base::Chain(&e).to_string()), now))
+        .map(|(path, facts)| {
+            certificate("", &path, ends(facts).map_err(|e| base::Chain(&e).to_string()), now)
+        })
         .collect()
 }
 
