@@ -67,7 +67,8 @@ pub fn told(cluster: &mut Cluster) -> Result<()> {
 
 /// What a machine has that it did not have before; nothing where all is gone.
 fn left(machine: &Machine) -> Result<String> {
-    machine.sh(
+    // Each line asks for something that should not be there.
+    let answer = machine.answer(
         "for p in kubelet kube-proxy kube-apiserver kube-controller-manager kube-scheduler etcd containerd containerd-shim-runc-v2 cox; do
            pgrep -x \"$(printf %.15s $p)\" >/dev/null && echo \"process $p\"; done
          for f in /etc/kubernetes /var/lib/kubelet /var/lib/etcd /var/lib/cox/services /var/lib/cox/cluster /var/lib/cox/joined.json /var/lib/cni /var/log/pods /usr/local/bin/cox \
@@ -80,7 +81,9 @@ fn left(machine: &Machine) -> Result<String> {
          find /sys/fs/cgroup -maxdepth 2 -name kubepods | sed 's/^/cgroup /'
          grep -E ' /var/lib/kubelet| /run/containerd' /proc/self/mountinfo | sed 's/^/mount /'
          true",
-    )
+    )?;
+    ensure!(answer.code == Some(0), "{}: {}", machine.name, answer.err);
+    Ok(answer.out)
 }
 
 pub fn nothing_left(machine: &Machine) -> Result<()> {
