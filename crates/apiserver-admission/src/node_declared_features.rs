@@ -16,7 +16,7 @@ fn is_sidecar(container: &Value) -> bool {
 }
 
 /// Nothing and an empty map are the same to Go.
-fn resources<'a>(of: Option<&'a Value>) -> Option<&'a Value> {
+fn resources(of: Option<&Value>) -> Option<&Value> {
     of.filter(|v| !v.is_null() && v.as_object().is_none_or(|map| !map.is_empty()))
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::{Value, json};
 use storage::real_etcd::{self, Hosts, RealEtcd, Setup};
-use storage::{Embedded, Options, Revision, Storage};
+use storage::{Revision, Storage};
 use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
 
