@@ -18,8 +18,11 @@ pub fn start(verbosity: Verbosity, rust_log: Option<&str>) {
     };
     // What libraries say at info is about themselves. A name stands for all that begin with it: `kube` would be our
     // kubelet too.
-    let libraries = "hyper=warn,h2=warn,rustls=warn,tower=warn,kube_client=warn,kube_runtime=warn,hickory_server=warn,tonic=warn";
-    let ours = format!("{level},{libraries}");
+    let libraries =
+        "hyper=warn,h2=warn,rustls=warn,tower=warn,kube_runtime=warn,hickory_server=warn,tonic=warn";
+    // A command that only says what is wrong says it itself, once.
+    let client = if verbosity.0 == 0 { "off" } else { "warn" };
+    let ours = format!("{level},{libraries},kube_client={client}");
     let filter =
         rust_log.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(ours));
     let layer = tracing_subscriber::fmt::layer()

@@ -29,6 +29,7 @@ impl Cli {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
             Command::Probe { .. } | Command::Reach { .. } | Command::ImportImages { .. } => false,
+            Command::Report | Command::CleanHost { .. } | Command::Join(_) | Command::Token(_) => false,
             Command::Init(_) | Command::Validate(_) | Command::Render(_) => false,
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
@@ -76,6 +77,14 @@ pub enum Command {
     Kubeconfig(Kubeconfig),
     /// Tells of certificates, renews them, replaces authorities.
     Certs(Box<commands::certs::Certs>),
+    /// Bootstrap tokens, with which hosts join.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cox token create --print-join-command\n  cox token list"
+    )]
+    Token(commands::token::Token),
+    /// Makes this machine a node of a cluster that exists, with a bootstrap token.
+    Join(Box<commands::join::Join>),
     /// What is sealed in the store.
     #[command(
         subcommand,
@@ -121,6 +130,15 @@ pub enum Command {
     Reach {
         /// What to ask, as JSON.
         question: String,
+    },
+    /// How this host is; asked by `status`.
+    #[command(hide = true)]
+    Report,
+    /// Takes away what is left of a cluster on this host; asked by `down`.
+    #[command(hide = true, name = "clean-host")]
+    CleanHost {
+        /// What.
+        what: commands::on_host::Clean,
     },
     /// Gives this host's container runtime the system images; asked over ssh.
     #[command(hide = true, name = "import-images")]
@@ -291,7 +309,8 @@ pub struct Down {
 /// `cox kubeconfig`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Examples:\n  export KUBECONFIG=$(cox kubeconfig --path)\n  cox kubeconfig > admin.yaml"
+    after_help = "Examples:\n  export KUBECONFIG=$(cox kubeconfig --path)\n  cox kubeconfig > admin.yaml\n  \
+    cox kubeconfig --server https://k8s.example.org:443 > admin.yaml"
 )]
 pub struct Kubeconfig {
     /// Which cluster.
@@ -300,6 +319,15 @@ pub struct Kubeconfig {
     /// Prints the path of the file instead.
     #[arg(long)]
     pub path: bool,
+    /// Another way to the API servers than the file's own, as https://HOST:PORT; their certificates have to be for it.
+    #[arg(long, value_name = "URL", conflicts_with = "path", value_parser = server_url)]
+    pub server: Option<String>,
+}
+
+fn server_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").unwrap_or_default();
+    let is_url = text.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|h| !h.is_empty()));
+    if rest.is_empty() || !is_url { Err("want https://HOST:PORT".into()) } else { Ok(text.to_owned()) }
 }
 
 /// Whether a program name is that of a part.

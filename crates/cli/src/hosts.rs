@@ -1,5 +1,6 @@
 //! A cluster of several hosts: what was asked for, what follows from it, and where it is kept.
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use pki::ClusterPki;
 use provision::apply::Host;
 use provision::local::{LocalHosts, free_network};
 use provision::plan::{HostPlan, HostTraits, PlanOptions, Trust};
-use provision::spec::{ClusterSpec, Provider, Role};
+use provision::spec::{ClusterSpec, Network, Provider, Role};
 use provision::{Facts, Layout, SshHost, find_program};
 
 use crate::args::{Up, Which};
@@ -59,7 +60,7 @@ impl Hosts {
     }
 }
 
-fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Failure {
+fn unusable(path: &Path, why: &dyn Display) -> Failure {
     Failure::new(format!("cannot use {}: {why}", path.display()), "")
 }
 
@@ -119,6 +120,9 @@ impl HostsCluster {
         let layout = cluster::layout(&options.which)?;
         let kept = Self::at(layout.clone())?;
         refuse_one_host(&layout)?;
+        if let Some(kept) = kept.as_ref().filter(|_| layout.pki().join("ca.crt").exists()) {
+            refuse_other_networks(&kept.spec.network, &spec.network)?;
+        }
         match kept {
             Some(kept) if kept.spec.provider != spec.provider => Err(Failure::new(
                 format!("cluster {:?} is of other hosts: {}", spec.name, kept.whose()),
@@ -300,6 +304,11 @@ impl HostsCluster {
         Ok(trust)
     }
 
+    /// The same as far as it is there; makes nothing.
+    pub fn known(&self) -> Result<Trust, Failure> {
+        Trust::read(&self.layout.pki(), &self.spec).map_err(|e| Failure::of(&e))
+    }
+
     /// What each host shall have.
     pub fn plans(&self, trust: &Trust) -> Result<Vec<HostPlan>, Failure> {
         provision::plan::plan(&self.spec, trust, &self.plan_options()).map_err(|e| Failure::of(&e))
@@ -327,6 +336,38 @@ impl HostsCluster {
             Provider::Ssh => "`journalctl -u SERVICE` on the host tells more".into(),
         }
     }
+}
+
+/// What is laid down in addresses that are given out cannot become something else.
+fn refuse_other_networks(kept: &Network, wanted: &Network) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    let mut differs = |field: &str, was: &dyn Display, is: &dyn Display, why: &str| {
+        let (was, is) = (was.to_string(), is.to_string());
+        if was != is {
+            all.push(format!("network.{field} was {was} and is {is}: {why}"));
+        }
+    };
+    let services = "Services keep the addresses they have, and nobody would lead to them";
+    differs("serviceCIDR", &kept.service_cidr, &wanted.service_cidr, services);
+    // Those that are given out lie in a wider one too.
+    if !wanted.pod_cidr.contains(&kept.pod_cidr) {
+        let pods = "nodes keep the parts they have, and nobody would lead to their pods; it may become wider";
+        differs("podCIDR", &kept.pod_cidr, &wanted.pod_cidr, pods);
+    }
+    differs("clusterDNS", &kept.cluster_dns, &wanted.cluster_dns, "pods that run ask at the old address");
+    differs(
+        "domain",
+        &kept.domain,
+        &wanted.domain,
+        "pods that run and tokens of service accounts have the old one",
+    );
+    if all.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        format!("the running cluster has other networks\n  {}", all.join("\n  ")),
+        "put back what was there; or make a cluster of another name, or `cox down --purge` this one first",
+    ))
 }
 
 /// Flags that are for one host alone, and whether they were given.
@@ -388,6 +429,28 @@ mod tests {
         assert_eq!((more.nodes(), more.spec.network.host_cidr), (4, cluster.spec.network.host_cidr));
         for other in [&["--nodes=2", "--control-planes=2"][..], &["--nodes=3"], &["--nodes=1"]] {
             assert!(ask(other).unwrap_err().what.contains("cannot become"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn networks_of_a_running_cluster_stay() {
+        let refused = |change: &dyn Fn(&mut Network)| {
+            let mut wanted = Network::default();
+            change(&mut wanted);
+            refuse_other_networks(&Network::default(), &wanted).err().map(|f| f.what).unwrap_or_default()
+        };
+        assert_eq!(refused(&|_| {}), "");
+        assert_eq!(refused(&|n| n.pod_cidr = "10.240.0.0/12".parse().unwrap()), "");
+        let all = refused(&|n| {
+            n.service_cidr = "10.32.0.0/16".parse().unwrap();
+            n.cluster_dns = [10, 32, 0, 10].into();
+            n.pod_cidr = "10.244.0.0/17".parse().unwrap();
+            n.domain = "k8s.local".into();
+        });
+        for words in
+            ["serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/16", "podCIDR was", "clusterDNS", "domain"]
+        {
+            assert!(all.contains(words), "{words} in {all}");
         }
     }
 

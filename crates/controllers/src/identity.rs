@@ -18,6 +18,8 @@ pub fn account(controller: &str) -> &str {
             "node-controller"
         }
         "pod-garbage-collector-controller" => "pod-garbage-collector",
+        // Of ours: it writes what that one writes.
+        "node-dns-controller" => "endpointslice-controller",
         "token-cleaner-controller" => "token-cleaner",
         "bootstrap-signer-controller" => "bootstrap-signer",
         "certificatesigningrequest-approving-controller"

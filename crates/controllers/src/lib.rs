@@ -30,6 +30,7 @@ mod endpoints;
 mod garbage_collector;
 mod job;
 mod namespace;
+mod node_dns;
 mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
@@ -110,6 +111,7 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
     if !context.config.cluster_cidrs.is_empty() {
         running.start(node_ipam::NodeIpam::new);
     }
+    running.start(node_dns::NodeDns::new);
     running.start(pod_gc::PodGc::new);
     running.start(token_cleaner::TokenCleaner::new);
     running.start(bootstrap_signer::BootstrapSigner::new);

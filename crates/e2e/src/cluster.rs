@@ -18,7 +18,7 @@ pub struct Cluster {
 }
 
 /// Where a node does not rightly complain of its disk: memory, where the temporary directory is nearly full.
-fn roomy_directory() -> PathBuf {
+pub fn roomy_directory() -> PathBuf {
     let free_share = |path: &Path| match rustix::fs::statvfs(path) {
         Ok(disk) if disk.f_blocks > 0 => disk.f_bavail * 100 / disk.f_blocks,
         _ => 0,

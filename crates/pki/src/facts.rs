@@ -107,6 +107,11 @@ impl CertificateFacts {
         })
     }
 
+    /// The public key, as certificates have it: a SubjectPublicKeyInfo in DER.
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
+    }
+
     /// Whether `key` is the one this certificate is about.
     pub fn matches(&self, key: &PrivateKey) -> bool {
         self.public_key == key.public_der()

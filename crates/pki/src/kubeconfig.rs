@@ -81,14 +81,19 @@ impl Kubeconfig {
             kind: "Config",
             users: [UserEntry { name: &self.user, user }],
         };
-        let mut options = serde_saphyr::SerializerOptions::default();
-        options.prefer_block_scalars = false;
-        options.compact_list_indent = true;
-        let mut text = String::new();
-        serde_saphyr::to_fmt_writer_with_options(&mut text, &file, options)
-            .expect("strings, lists and maps always have a YAML form");
-        text
+        kubeconfig_yaml(&file)
     }
+}
+
+/// As `kubectl` writes it: certificates and keys in one line each.
+pub fn kubeconfig_yaml(file: &impl Serialize) -> String {
+    let mut options = serde_saphyr::SerializerOptions::default();
+    options.prefer_block_scalars = false;
+    options.compact_list_indent = true;
+    let mut text = String::new();
+    serde_saphyr::to_fmt_writer_with_options(&mut text, file, options)
+        .expect("strings, lists and maps always have a YAML form");
+    text
 }
 
 #[derive(Serialize)]

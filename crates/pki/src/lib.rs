@@ -12,6 +12,7 @@
 //! reads no clock: the time is an argument.
 
 mod authority;
+mod bootstrap_token;
 mod cluster;
 mod der;
 mod facts;
@@ -27,6 +28,7 @@ mod rotation;
 mod signing;
 
 pub use authority::{Authority, Issued};
+pub use bootstrap_token::{BootstrapToken, public_key_pin};
 pub use cluster::{CertificatePaths, ClusterPki, EnsureError, Inspected};
 pub use facts::{CertificateFacts, Expiry, check_certificates};
 pub use files::{FileError, read, write_private, write_public};
@@ -34,7 +36,7 @@ pub use fresh::{Fresh, FreshError};
 pub use issue::{AlternativeName, CertificateSpec, Subject, Usage};
 pub use jws::detached_signature;
 pub use key::{KeyAlgorithm, PrivateKey};
-pub use kubeconfig::{Credentials, Kubeconfig};
+pub use kubeconfig::{Credentials, Kubeconfig, kubeconfig_yaml};
 pub use plan::{Action, NodeIdentity, PkiSpec, Reason, Report, ReportItem, first_service_address};
 pub use request::CertificateRequest;
 pub use rotation::{Phase, Rotated, Rotation};

@@ -17,6 +17,7 @@ use rustix::{
     mount::{UnmountFlags, unmount},
     process::Signal,
 };
+use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use crate::{Containerd, Layout, Process, ProcessRecord, binaries::find_program, files};
@@ -41,7 +42,7 @@ impl Default for DownOptions {
 }
 
 /// What [`down`] took away.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
     /// Recorded processes that were stopped.
     pub processes: usize,
@@ -56,7 +57,14 @@ pub struct Removed {
 }
 
 impl Removed {
-    fn problem(&mut self, what: impl std::fmt::Display, error: impl std::fmt::Display) {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.processes += other.processes;
+        self.sandboxes += other.sandboxes;
+        self.leftovers += other.leftovers;
+        self.problems.extend(other.problems);
+    }
+
+    pub(crate) fn problem(&mut self, what: impl std::fmt::Display, error: impl std::fmt::Display) {
         warn!(%error, "{what}");
         self.problems.push(format!("{what}: {error}"));
     }
@@ -74,10 +82,10 @@ pub async fn down(layout: &Layout, options: &DownOptions) -> Removed {
     {
         removed.problem("cannot stop containerd", error);
     }
-    kill_left_processes(layout, &mut removed).await;
+    kill_left_processes(&layout.containerd_socket(), &layout.cgroup_root(), &mut removed).await;
     unmount_all(layout.root(), &mut removed);
     remove_cgroups(&layout.cgroup_root(), &mut removed);
-    remove_network(layout, &mut removed).await;
+    remove_network(&layout.cni_network(), &layout.cni_ipam(), &layout.cni_conf(), &mut removed).await;
     remove_tables(&options.nft_tables, &mut removed);
     restore_kernel(layout, &mut removed);
     remove_files(layout, options.purge, &mut removed);
@@ -124,7 +132,11 @@ async fn stop_pods(layout: &Layout, grace: Duration, removed: &mut Removed) {
         None => None,
     };
     let Some(containerd) = containerd else { return };
-    let cri = containerd.cri();
+    remove_pods(containerd.cri(), grace, removed).await;
+}
+
+/// Stops the containers of a runtime and removes its pods' sandboxes.
+pub(crate) async fn remove_pods(cri: &cri::Cri, grace: Duration, removed: &mut Removed) {
     match cri.list_containers(None).await {
         Ok(containers) => {
             stream::iter(containers)
@@ -168,10 +180,10 @@ fn has_tasks(layout: &Layout) -> bool {
 }
 
 /// Kills shims of our containerd and whatever is in our cgroups.
-async fn kill_left_processes(layout: &Layout, removed: &mut Removed) {
+pub(crate) async fn kill_left_processes(socket: &Path, cgroup: &str, removed: &mut Removed) {
     let mut killed: Vec<Process> = Vec::new();
-    let mut pids = shims(&layout.containerd_socket());
-    for directory in cgroup_directories(&layout.cgroup_root()) {
+    let mut pids = shims(socket);
+    for directory in cgroup_directories(cgroup) {
         pids.extend(processes_below(&directory));
     }
     pids.sort_unstable();
@@ -258,7 +270,7 @@ fn child_directories(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn remove_cgroups(cgroup: &str, removed: &mut Removed) {
+pub(crate) fn remove_cgroups(cgroup: &str, removed: &mut Removed) {
     for directory in cgroup_directories(cgroup) {
         match remove_when_empty(&directory) {
             Ok(count) => removed.leftovers += count,
@@ -332,7 +344,7 @@ pub(crate) fn unescape(text: &str) -> PathBuf {
     std::ffi::OsString::from_vec(out).into()
 }
 
-fn unmount_all(root: &Path, removed: &mut Removed) {
+pub(crate) fn unmount_all(root: &Path, removed: &mut Removed) {
     // The kernel lists real paths.
     let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -346,24 +358,23 @@ fn unmount_all(root: &Path, removed: &mut Removed) {
     }
 }
 
-async fn remove_network(layout: &Layout, removed: &mut Removed) {
-    let network = layout.cni_network();
-    match net::cni::find(&network) {
+pub(crate) async fn remove_network(network: &str, ipam: &Path, configuration: &Path, removed: &mut Removed) {
+    match net::cni::find(network) {
         Ok(found) => {
             removed.leftovers += found.attachments.len();
-            let failed = net::cni::remove(&found, &layout.cni_ipam(), &network).await;
+            let failed = net::cni::remove(&found, ipam, network).await;
             if failed > 0 {
                 removed.problems.push(format!("{failed} leftovers of the pod network could not be removed"));
             }
         }
         Err(error) => removed.problem("cannot look for leftovers of the pod network", error),
     }
-    if let Err(error) = net::cni::uninstall(&layout.cni_conf()) {
+    if let Err(error) = net::cni::uninstall(configuration) {
         removed.problem("cannot remove the configuration of the pod network", error);
     }
 }
 
-fn remove_tables(tables: &[(String, String)], removed: &mut Removed) {
+pub(crate) fn remove_tables(tables: &[(String, String)], removed: &mut Removed) {
     let Some(nft) = find_program("nft") else { return };
     // Adding a table that exists changes nothing, so that deleting it never fails for want of it.
     let script: String =

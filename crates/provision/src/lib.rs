@@ -13,6 +13,7 @@
 
 pub mod apply;
 mod binaries;
+mod clean;
 mod containerd;
 mod down;
 mod encryption;
@@ -26,12 +27,14 @@ mod preflight;
 mod probe;
 mod process;
 mod render;
+mod report;
 pub mod spec;
 mod ssh;
 mod step;
 mod system_images;
 
 pub use binaries::{find_cni_plugins, find_program};
+pub use clean::{Cleaning, Leaving, clean_pods, clean_rest, leave_all};
 pub use containerd::{Containerd, ContainerdConfig, ContainerdError, containerd_config};
 pub use down::{DownOptions, Removed, down};
 pub use facts::{CgroupMode, Facts, Listener};
@@ -41,6 +44,7 @@ pub use preflight::{Finding, Neighbour, Severity, WantedNetwork, WantedPort, Wis
 pub use probe::probe;
 pub use process::{Process, ProcessRecord};
 pub use render::{RenderError, Rendered, RenderedFile, render};
+pub use report::{Answered, EtcdStatus, HostReport, Question, report};
 pub use ssh::SshHost;
 pub use step::{Progress, Step, StepError, run};
 pub use system_images::{ensure_system_images, import_system_images};

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
@@ -12,11 +13,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::client::TlsStream;
 
 use crate::plan::Ready;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Most bytes of an answer.
+const LIMIT: usize = 1 << 20;
 
 /// Asks once. The error says what stands in the way, in words.
 pub async fn probe(ready: &Ready) -> Result<(), String> {
@@ -35,13 +39,7 @@ pub async fn probe(ready: &Ready) -> Result<(), String> {
             Ready::Https { address, port, path, authority, client } => {
                 let at = SocketAddr::new(*address, *port);
                 let client = client.as_ref().map(|(c, k)| (c.as_path(), k.as_path()));
-                let tls = tls_client(authority, client)?;
-                let stream = connect(at).await?;
-                let stream = tokio_rustls::TlsConnector::from(Arc::new(tls))
-                    .connect(ServerName::from(*address), stream)
-                    .await
-                    .map_err(|e| format!("no TLS with {at}: {e}"))?;
-                get(stream, at, path).await
+                get(connect_tls(at, authority, client).await?, at, path).await
             }
         }
     };
@@ -52,6 +50,19 @@ pub async fn probe(ready: &Ready) -> Result<(), String> {
 
 async fn connect(at: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(at).await.map_err(|e| format!("{at}: {e}"))
+}
+
+async fn connect_tls(
+    at: SocketAddr,
+    authority: &Path,
+    client: Option<(&Path, &Path)>,
+) -> Result<TlsStream<TcpStream>, String> {
+    let tls = tls_client(authority, client)?;
+    let stream = connect(at).await?;
+    tokio_rustls::TlsConnector::from(Arc::new(tls))
+        .connect(ServerName::from(at.ip()), stream)
+        .await
+        .map_err(|e| format!("no TLS with {at}: {e}"))
 }
 
 fn tls_client(authority: &Path, client: Option<(&Path, &Path)>) -> Result<ClientConfig, String> {
@@ -78,18 +89,56 @@ async fn get<S>(stream: S, at: SocketAddr, path: &str) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let failed = |e: hyper::Error| format!("{at}{path}: {e}");
-    let (mut sender, connection) =
-        handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(failed)?;
-    let connection = tokio::spawn(connection);
-    let request = http::Request::get(path)
-        .header(http::header::HOST, at.to_string())
-        .body(Empty::new())
-        .map_err(|e| e.to_string())?;
-    let answer = sender.send_request(request).await.map_err(failed);
-    connection.abort();
-    let status = answer?.status();
+    let (status, _) = exchange(stream, at, http::Request::get(path), Bytes::new()).await?;
     if status.is_success() { Ok(()) } else { Err(format!("{at}{path} answers {status}")) }
+}
+
+/// One request and its answer, of which no more is read than anybody would send in earnest.
+async fn exchange<S>(
+    stream: S,
+    at: SocketAddr,
+    request: http::request::Builder,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let failed = |e: &dyn std::fmt::Display| format!("{at}: {e}");
+    let (mut sender, connection) =
+        handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    let connection = tokio::spawn(connection);
+    let request = request.header(http::header::HOST, at.to_string()).body(Full::new(body));
+    let answer = async {
+        let answer = sender.send_request(request.map_err(|e| failed(&e))?).await.map_err(|e| failed(&e))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| failed(&e))?;
+        Ok((status, body.to_bytes()))
+    };
+    let answer = answer.await;
+    connection.abort();
+    answer
+}
+
+/// Sends JSON to a server with TLS both ways and reads the JSON it answers.
+pub(crate) async fn post_json(
+    at: SocketAddr,
+    authority: &Path,
+    client: (&Path, &Path),
+    path: &str,
+    body: &serde_json::Value,
+) -> Result<serde_json::Value, String> {
+    let asked = async {
+        let stream = connect_tls(at, authority, Some(client)).await?;
+        let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+        let (status, text) = exchange(stream, at, request, body.to_string().into()).await?;
+        if !status.is_success() {
+            return Err(format!("{at}{path} answers {status}"));
+        }
+        serde_json::from_slice(&text).map_err(|e| format!("{at}{path}: {e}"))
+    };
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .unwrap_or_else(|_| Err(format!("{at}{path}: no answer within {} s", PATIENCE.as_secs())))
 }
 
 #[cfg(test)]

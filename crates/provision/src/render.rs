@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::files;
 use crate::plan::{
-    BinarySource, HostPlan, PlanOptions, Trust, TrustError, haproxy_config, manifests, nginx_config, plan,
-    unit_path, unit_text,
+    BinarySource, HostPlan, PlanOptions, Trust, TrustError, haproxy_config, joining, manifests, nginx_config,
+    plan, unit_path, unit_text,
 };
 use crate::spec::{ClusterSpec, Role};
 
@@ -172,7 +172,8 @@ pub fn render(
         let path = Path::new("hosts").join(format!("{}.json", plan.host));
         writing.file(&path, pretty(&summary(&plan)).as_bytes(), 0o644, false)?;
     }
-    for manifest in manifests(spec) {
+    let joining = joining(spec, trust.authority_pem()?);
+    for manifest in manifests(spec).into_iter().chain([joining]) {
         let path = Path::new("manifests").join(format!("{}.yaml", manifest.name));
         writing.file(&path, manifest.text().as_bytes(), 0o644, false)?;
     }

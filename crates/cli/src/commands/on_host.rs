@@ -3,6 +3,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use provision::Cleaning;
 use provision::apply::Bringing;
 use provision::plan::Ready;
 
@@ -40,4 +41,37 @@ pub async fn import_images(socket: &Path, snapshotter: &str) -> Result<ExitCode,
     let imported = provision::import_system_images(socket, record, &bringing.images, snapshotter).await?;
     output::print(if imported { "imported\n" } else { "present\n" })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What standard input asks, as JSON.
+fn asked<T: serde::de::DeserializeOwned>() -> Result<T, Failure> {
+    serde_json::from_reader(std::io::Read::take(std::io::stdin(), 1 << 20)).map_err(|e| Failure::of(&e))
+}
+
+fn answer(value: &impl serde::Serialize) -> Result<ExitCode, Failure> {
+    output::print_json(&serde_json::to_value(value).map_err(|e| Failure::of(&e))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cox report`: how this host is, as `cox status` asks.
+pub async fn report() -> Result<ExitCode, Failure> {
+    answer(&provision::report(&asked()?).await)
+}
+
+/// `cox clean-host`: takes away what is left of a cluster on this host, as `cox down` asks.
+pub async fn clean_host(what: Clean) -> Result<ExitCode, Failure> {
+    let cleaning: Cleaning = asked()?;
+    answer(&match what {
+        Clean::Pods => provision::clean_pods(&cleaning).await,
+        Clean::Rest => provision::clean_rest(&cleaning).await,
+    })
+}
+
+/// What is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Clean {
+    /// Pods, while the container runtime runs.
+    Pods,
+    /// All else, when no service does.
+    Rest,
 }

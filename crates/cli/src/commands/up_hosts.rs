@@ -16,7 +16,7 @@ use provision::apply::{
     ApplyError, Bringing, CLUSTER_MARK, Changes, Target, install_all, start_all, survey_all,
 };
 use provision::local::LocalHosts;
-use provision::plan::{HostPlan, Stage, manifests};
+use provision::plan::{HostPlan, Manifest, Stage, joining, manifests};
 use provision::spec::{ClusterSpec, Provider, Role};
 use provision::{
     Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
@@ -97,7 +97,9 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     }
     let client = admin(&cluster.admin_kubeconfig()).await?;
     steps.begin("objects of the cluster");
-    install_objects(&client, &cluster.spec, patience).await?;
+    let joining = joining(&cluster.spec, trust.authority_pem().map_err(|e| Failure::of(&e))?);
+    let objects = manifests(&cluster.spec).into_iter().chain([joining]);
+    install_objects(&client, objects, patience).await?;
     let after = [Stage::Controllers, Stage::Node];
     start_all(&targets, &after, &bringing, &tell, &mut changes).await.map_err(failed)?;
     for (host, all) in changes.iter().filter(|(_, all)| !all.is_empty()) {
@@ -177,7 +179,7 @@ async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<b
 }
 
 /// Shows what is being done on all hosts in one line.
-pub(crate) fn teller<'a>(
+pub fn teller<'a>(
     steps: &'a Steps,
     shown: &'a Mutex<BTreeMap<String, String>>,
 ) -> impl Fn(&str, &str) + Sync + 'a {
@@ -190,7 +192,7 @@ pub(crate) fn teller<'a>(
 }
 
 /// What failed on all hosts, and what to do.
-pub(crate) fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
+pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
     match errors {
         [one] => Failure::new(one.to_string(), next),
         many => {
@@ -329,8 +331,12 @@ pub async fn admin(kubeconfig: &Path) -> Result<Client, Failure> {
 }
 
 /// The objects that a cluster has from the beginning; those that are there already are left as they are.
-async fn install_objects(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
-    for object in manifests(spec).into_iter().flat_map(|m| m.objects) {
+async fn install_objects(
+    client: &Client,
+    manifests: impl Iterator<Item = Manifest>,
+    patience: Duration,
+) -> Result<(), Failure> {
+    for object in manifests.flat_map(|m| m.objects) {
         let deadline = Instant::now() + patience;
         // A server that has just started may still have to learn who may do what.
         while let Err(error) = install_object(client, &object).await {
@@ -421,12 +427,12 @@ fn say(
     }
     let image = format!("{}:{}", images::HELLO, images::VERSION);
     output::print(&format!(
-        "Cluster {:?} is ready after {seconds} s: {} nodes, {} of them control planes.\nKubeconfig: {}\n\n  \
+        "Cluster {:?} is ready after {seconds} s: {}, {}.\nKubeconfig: {}\n\n  \
          export KUBECONFIG={}\n  kubectl get nodes -o wide\n  \
          kubectl create deployment hello --image={image} --replicas={}\n",
         cluster.layout.name(),
-        cluster.nodes(),
-        cluster.control_planes(),
+        count(cluster.nodes(), "node"),
+        count(cluster.control_planes(), "control plane"),
         kubeconfig.display(),
         kubeconfig.display(),
         cluster.nodes(),

@@ -67,12 +67,12 @@ fn ended<E: std::error::Error + 'static>(result: Result<(), E>) -> Result<ExitCo
 }
 
 /// Reads a flag that is a duration, as Go writes them.
-pub(crate) fn go_duration(text: &str) -> Result<std::time::Duration, String> {
+pub fn go_duration(text: &str) -> Result<std::time::Duration, String> {
     machinery::go_duration(text).ok_or_else(|| format!("time: invalid duration {text:?}"))
 }
 
 /// The host's name as a node's.
-fn host_name() -> String {
+pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase()
 }
 

@@ -1,15 +1,23 @@
-//! Approves what kubelets ask for as clients, where a SubjectAccessReview says that they may.
-//! Watches: CertificateSigningRequest (by key).  Writes: its approval, SubjectAccessReview.
+//! Approves what kubelets ask for as clients, where a SubjectAccessReview says that they may; and as servers, where there
+//! is the right `selfnodeserver`, which upstream gives nobody, and they ask for nothing but themselves.
+//! Watches: CertificateSigningRequest (by key), Node (by its requests).  Writes: its approval, SubjectAccessReview.
 //! Invariant: approves only what the signer would sign; what is not recognized waits for a person.
-use client::{Cache, ObjectKey};
+use client::{Cache, ObjectKey, Select};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::{KUBELET_CLIENT, condition, kubelet_client, parse, standing, usages, with_condition};
+use super::serving_names::{Others, only_itself};
+use super::{
+    KUBELET_CLIENT, KUBELET_SERVING, condition, kubelet_client, kubelet_serving, parse, standing, usages,
+    with_condition,
+};
 use crate::context::Context;
 use crate::framework::{Controller, Error, Next, Wakes, unless_gone};
 
@@ -17,12 +25,50 @@ use crate::framework::{Controller, Error, Next, Wakes, unless_gone};
 pub struct CsrApproving {
     client: Client,
     requests: Cache<CertificateSigningRequest>,
+    nodes: Cache<Node>,
+    slices: Cache<EndpointSlice>,
+    info: Cache<ConfigMap>,
+    services: Vec<IpNet>,
 }
 
 impl CsrApproving {
     /// Built from the shared parts.
     pub fn new(context: &Context) -> Self {
-        Self { client: context.client.clone(), requests: context.informers.cache() }
+        let info = Select {
+            namespace: Some("kube-public".into()),
+            fields: Some("metadata.name=cluster-info".into()),
+            ..Select::default()
+        };
+        Self {
+            client: context.client.clone(),
+            requests: context.informers.cache(),
+            nodes: context.informers.cache(),
+            slices: context.informers.cache(),
+            info: context.informers.cache_with(info),
+            services: context.config.service_cidrs.clone(),
+        }
+    }
+
+    /// Whether a server asks for itself alone.
+    fn asks_for_itself(&self, seen: &CertificateSigningRequest) -> Result<(), Error> {
+        let name = seen.spec.username.as_deref().and_then(|u| u.strip_prefix("system:node:"));
+        let Some((name, request)) = name.zip(parse(&seen.spec).ok()) else { return Ok(()) };
+        let Some(node) = self.nodes.get(&ObjectKey::cluster(name)) else {
+            return Err(Error::Unfinished(format!(
+                "node {name:?} asks for a serving certificate and is not there"
+            )));
+        };
+        let info = self.info.list();
+        let others = Others::than(
+            name,
+            &self.nodes.list(),
+            &self.slices.list(),
+            &self.services,
+            info.first().map(|i| &**i),
+        );
+        only_itself(&request, &node, &others).map_err(|why| {
+            Error::Unfinished(format!("serving certificate of node {name:?} is not approved: {why}"))
+        })
     }
 
     async fn may(&self, seen: &CertificateSigningRequest, subresource: &str) -> Result<bool, Error> {
@@ -61,6 +107,9 @@ impl Controller for CsrApproving {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, Error> {
         let Some(seen) = self.requests.get(&key) else { return Ok(Next::Rest) };
         let recognized = recognize(&seen);
+        if recognized == [SERVER] {
+            self.asks_for_itself(&seen)?;
+        }
         for way in &recognized {
             if !self.may(&seen, way.subresource).await? {
                 continue;
@@ -107,13 +156,26 @@ const NODE: Way = Way {
     message: "Auto approving kubelet client certificate after SubjectAccessReview.",
 };
 
+const SERVER: Way = Way {
+    subresource: "selfnodeserver",
+    message: "Auto approving self kubelet server certificate after SubjectAccessReview.",
+};
+
 /// The ways in which a request can be approved, in the order in which they are tried.
 fn recognize(seen: &CertificateSigningRequest) -> Vec<Way> {
     let at = standing(seen);
-    if at.approved || at.denied || at.issued || seen.spec.signer_name != KUBELET_CLIENT {
+    if at.approved || at.denied || at.issued {
         return Vec::new();
     }
     let Ok(request) = parse(&seen.spec) else { return Vec::new() };
+    if seen.spec.signer_name == KUBELET_SERVING {
+        let good = kubelet_serving(&request, &usages(&seen.spec)).is_ok();
+        let own = seen.spec.username.as_deref() == Some(request.subject.common_name.as_str());
+        return if good && own { vec![SERVER] } else { Vec::new() };
+    }
+    if seen.spec.signer_name != KUBELET_CLIENT {
+        return Vec::new();
+    }
     if kubelet_client(&request, &usages(&seen.spec)).is_err() {
         return Vec::new();
     }
@@ -128,6 +190,30 @@ mod tests {
     use pki::{KeyAlgorithm, PrivateKey, Subject};
 
     use super::*;
+
+    #[test]
+    fn servers_are_recognized_where_they_ask_themselves() {
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let subject = Subject::new("system:node:a").in_group("system:nodes");
+        let pem = key.request(&subject, &[pki::AlternativeName::Dns("a".into())]).unwrap();
+        let check = |by: &str, purpose: &str, want: &[Way]| {
+            let csr = CertificateSigningRequest {
+                spec: CertificateSigningRequestSpec {
+                    request: ByteString(pem.clone().into_bytes()),
+                    signer_name: KUBELET_SERVING.into(),
+                    username: Some(by.into()),
+                    usages: Some(vec![purpose.into(), "digital signature".into()]),
+                    ..CertificateSigningRequestSpec::default()
+                },
+                ..CertificateSigningRequest::default()
+            };
+            assert_eq!(recognize(&csr), want, "{by} {purpose}");
+        };
+        check("system:node:a", "server auth", &[SERVER]);
+        check("system:node:a", "client auth", &[]);
+        check("system:node:b", "server auth", &[]);
+        check("system:bootstrap:abcdef", "server auth", &[]);
+    }
 
     #[test]
     fn only_kubelets_as_clients_are_recognized() {
@@ -155,7 +241,8 @@ mod tests {
         check("system:node:b", KUBELET_CLIENT, node, "system:nodes", &[NODE]);
         check(node, KUBELET_CLIENT, node, "system:masters", &[]);
         check(node, KUBELET_CLIENT, "root", "system:nodes", &[]);
-        check(node, super::super::KUBELET_SERVING, node, "system:nodes", &[]);
+        // A server has a name.
+        check(node, KUBELET_SERVING, node, "system:nodes", &[]);
         check(node, super::super::KUBE_APISERVER_CLIENT, node, "system:nodes", &[]);
     }
 }

@@ -2,6 +2,7 @@
 //! pkg/controller/certificates and pkg/apis/certificates/helpers.go, 1.36.
 mod approving;
 mod cleaner;
+mod serving_names;
 mod signing;
 
 use std::collections::BTreeSet;

@@ -3,8 +3,10 @@
 //! `cargo test -p e2e --test hosts -- NAME` runs the scenarios whose name contains NAME.
 mod certs;
 mod crash;
+mod described;
 mod leftovers;
 mod network;
+mod tokens;
 mod verbs;
 
 use std::process::{Command, ExitCode};
@@ -32,6 +34,9 @@ const SCENARIOS: &[Scenario] = &[
     ("all certificates are renewed and nobody notices", certs::renewed),
     ("expired certificates are told and renewed", certs::expired),
     ("authorities and keys are replaced and nobody notices", certs::rotated),
+    ("bootstrap tokens come and go", tokens::tokens),
+    ("what stands in the way of joining is told", tokens::refusals),
+    ("hosts as a file describes them", described::described),
     ("the crash of a control plane loses no write", crash::crash),
     ("up brings a crashed host back", crash::repair),
 ];

@@ -49,6 +49,16 @@ pub fn status(cluster: &Cluster) -> Result<()> {
             ensure!(names("service").contains(&format!("{host}/{service}")), "{host}/{service}: {status}");
         }
     }
+    let etcd: Vec<&Value> =
+        status["items"].as_array().into_iter().flatten().filter(|i| i["what"] == "etcd").collect();
+    ensure!(etcd.len() == 3, "{status}");
+    ensure!(etcd.iter().filter(|i| i["data"]["leader"] == true).count() == 1, "{etcd:?}");
+    ensure!(etcd.iter().all(|i| i["data"]["dbSize"].as_u64() > Some(0)), "{etcd:?}");
+    ensure!(hosts(cluster).iter().all(|h| names("certificate").contains(h)), "{status}");
+    ensure!(names("add-on") == ["DNS"], "{status}");
+    // People have the services of a host in one line.
+    let text = cluster.cox(&["status"])?.out;
+    ensure!(text.contains("cox-balancer, cox-dns"), "{text}");
     let path = cluster.cox(&["kubeconfig", "--path"])?;
     ensure!(path.out.trim() == cluster.root().join("kubeconfig/admin.kubeconfig").display().to_string());
     Ok(())

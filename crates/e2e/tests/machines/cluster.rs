@@ -69,6 +69,17 @@ impl Cluster {
         run(command, None, PATIENCE).with_context(|| format!("cox {}", arguments.join(" ")))
     }
 
+    /// The program under test.
+    pub fn program(&self) -> &std::path::Path {
+        &self.cox
+    }
+
+    /// Another verb on this cluster.
+    pub fn verb(&self, arguments: &[&str]) -> Result<Answer> {
+        let (file, data) = (self.file().display().to_string(), self.data().display().to_string());
+        self.cox(&[arguments, &["-f", &file, "--data-dir", &data]].concat())
+    }
+
     /// `cox up -f cluster.yaml`, and how it ended.
     pub fn answer_of_up(&self, more: &[&str]) -> Result<Answer> {
         let (file, data) = (self.file().display().to_string(), self.data().display().to_string());

@@ -4,9 +4,11 @@
 mod apart;
 mod changes;
 mod cluster;
+mod joining;
 mod network;
 mod reboot;
 mod refusals;
+mod verbs;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -31,6 +33,10 @@ const STACKED: &[Scenario] = &[
     ("what was edited is repaired", changes::repair),
     ("a machine that is started anew comes back", reboot::reboot),
     ("a host that is added joins", changes::join),
+    ("status tells how all of it is", verbs::told),
+    ("a machine joins with a token", joining::join),
+    ("a machine that joined leaves", joining::leave),
+    ("down takes all of it away", verbs::down),
 ];
 
 /// Each role on a machine of its own; pods go through a tunnel.
@@ -94,7 +100,7 @@ fn main() -> ExitCode {
         println!("SKIPPED: machines need root and programs (missing: {missing:?}); nothing was tested");
         return ExitCode::SUCCESS;
     }
-    let machines = [("a", 11), ("b", 12), ("c", 13), ("d", 14)];
+    let machines = [("a", 11), ("b", 12), ("c", 13), ("d", 14), ("e", 15)];
     let all =
         [run_all("stacked", &machines, STACKED, &filters), run_all("apart", &machines, APART, &filters)];
     let (passed, failed, skipped) =

@@ -5,6 +5,7 @@
 //! [`install_all`] sees to everything but services, [`start_all`] to services: hosts at the same time, stages one after
 //! another. What was done before is never remembered here: each call looks.
 
+mod clashes;
 mod host;
 mod install;
 mod start;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use super::clashes::{CLASHES, Clashes};
 use super::{ApplyError, Host, HostError};
 use crate::plan::HostTraits;
 use crate::spec::{ClusterSpec, Role};
@@ -38,6 +39,7 @@ pub struct Survey {
     facts: BTreeMap<String, String>,
     /// Its clock, in seconds, and ours when it told.
     clock: Option<(i64, i64)>,
+    clashes: Clashes,
 }
 
 impl Survey {
@@ -48,7 +50,7 @@ impl Survey {
             .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
             .collect();
         let clock = facts.get("clock").and_then(|c| c.parse().ok()).map(|clock| (clock, now));
-        Self { facts, clock }
+        Self { facts, clock, clashes: Clashes::read(text) }
     }
 
     fn is(&self, fact: &str) -> bool {
@@ -158,7 +160,8 @@ fn own_machine() -> String {
 
 async fn survey(host: &dyn Host, now: impl Fn() -> i64) -> Result<Survey, HostError> {
     let before = now();
-    let output = host.run(&["sh", "-c", SURVEY], b"").await?;
+    let script = format!("{SURVEY}{CLASHES}");
+    let output = host.run(&["sh", "-c", &script], b"").await?;
     if output.code != 0 {
         let said = output.err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing").to_owned();
         return Err(HostError::Refused { step: "look at it".into(), said });
@@ -186,8 +189,10 @@ pub async fn survey_all(
                 continue;
             }
         };
-        let worker = spec.host(&name).is_some_and(|h| h.is(Role::Worker));
-        for finding in survey.judge(&spec.name, worker, &own_machine()) {
+        let planned = spec.host(&name);
+        let worker = planned.is_some_and(|h| h.is(Role::Worker));
+        let clashes = planned.map(|host| survey.clashes.judge(spec, host)).unwrap_or_default();
+        for finding in survey.judge(&spec.name, worker, &own_machine()).into_iter().chain(clashes) {
             match finding.severity {
                 Severity::Error => errors.push(ApplyError { host: name.clone(), what: finding.to_string() }),
                 Severity::Warning => warnings.push(format!("host {name}: {finding}")),

@@ -91,6 +91,17 @@ pub fn plan(spec: &ClusterSpec, trust: &Trust, options: &PlanOptions) -> Result<
     spec.hosts.iter().map(|host| plan_host(spec, trust, options, host)).collect()
 }
 
+/// What a host shall have that joins by itself; `spec` is the cluster with that host in it.
+pub fn plan_joining(
+    spec: &ClusterSpec,
+    trust: &Trust,
+    options: &PlanOptions,
+    host: &str,
+) -> Result<HostPlan, TrustError> {
+    let host = spec.host(host).ok_or_else(|| TrustError::Missing(host.into()))?;
+    plan_host(spec, trust, options, host)
+}
+
 fn plan_host(
     spec: &ClusterSpec,
     trust: &Trust,
@@ -184,6 +195,14 @@ impl Building<'_> {
     pub fn kubeconfig(&mut self, who: &str, of: &CertificatePaths, server: &str) -> Result<(), TrustError> {
         let secret: Secret = self.trust.kubeconfig(of, server)?;
         let path = self.options.paths.kubeconfig(who);
+        self.file(&path, 0o600, Content::Secret(secret));
+        Ok(())
+    }
+
+    /// The kubeconfig of a part that every node has.
+    pub fn node_kubeconfig(&mut self, part: &str, server: &str) -> Result<(), TrustError> {
+        let secret = self.trust.node_kubeconfig(part, server)?;
+        let path = self.options.paths.kubeconfig(part);
         self.file(&path, 0o600, Content::Secret(secret));
         Ok(())
     }

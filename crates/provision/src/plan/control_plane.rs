@@ -8,7 +8,7 @@ use super::trust::TrustError;
 use super::{PlannedService, Ready, Stage, etcd};
 use crate::spec::{Part, Role, Topology};
 
-/// What strangers may see: that a server is there and well.
+/// What strangers may see: that a server is there and well, and what who joins needs to tell it from another.
 const AUTHENTICATION: &str = "\
 apiVersion: apiserver.config.k8s.io/v1
 kind: AuthenticationConfiguration
@@ -19,6 +19,7 @@ anonymous:
   - path: /livez
   - path: /readyz
   - path: /version
+  - path: /api/v1/namespaces/kube-public/configmaps/cluster-info
 ";
 
 pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {

@@ -31,7 +31,7 @@ pub fn manifests(spec: &ClusterSpec) -> Vec<Manifest> {
     vec![kubelets(), dns(spec)]
 }
 
-const RBAC: &str = "rbac.authorization.k8s.io/v1";
+pub(super) const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 fn binding(name: &str, role: &str, subject: Value) -> Value {
     json!({

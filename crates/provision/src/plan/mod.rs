@@ -10,6 +10,7 @@ mod build;
 mod control_plane;
 mod etcd;
 mod flags;
+mod joining;
 mod manifests;
 mod node;
 mod paths;
@@ -25,7 +26,10 @@ use std::{
 };
 
 pub use balancer::{haproxy_config, nginx_config};
-pub use build::{HostTraits, PlanOptions, plan};
+pub use build::{HostTraits, PlanOptions, plan, plan_joining};
+pub use joining::{
+    ACCOUNTS, CONFIG, CONFIG_KEY, DNS_LABEL, JoinSecrets, account_secret, joining, shared_spec, spec_with,
+};
 pub use manifests::{Manifest, manifests};
 pub use paths::{HostPaths, Programs};
 pub use secret::Secret;

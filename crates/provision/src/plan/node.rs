@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::build::Building;
 use super::flags::Flags;
 use super::trust::{TrustError, node_server};
-use super::{PlannedRuntime, PlannedService, Ready, ServiceType, Stage, StopWith};
+use super::{Content, PlannedRuntime, PlannedService, Ready, ServiceType, Stage, StopWith};
 use crate::containerd::{ContainerdPlaces, config_text};
 use crate::spec::{LoadBalancer, Part, PodNetwork, Role};
 
@@ -99,15 +99,10 @@ fn containerd(building: &mut Building<'_>) {
 fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
     let (spec, host, trust) = (building.spec, building.host, building.trust);
     let paths = &building.options.paths;
-    let pki = trust.pki();
-    building.kubeconfig("kubelet", &pki.kubelet_client(&host.name), &node_server(spec))?;
     building.directory(&paths.kubelet, 0o755);
     building.directory(&paths.kubelet.join("pki"), 0o700);
     building.directory(&paths.config.join("manifests"), 0o755);
     building.directory(&paths.pod_logs, 0o755);
-    let serving = pki.kubelet_serving(&host.name);
-    building.file(&paths.kubelet_serving("crt"), 0o644, trust.content(&serving.certificate)?);
-    building.file(&paths.kubelet_serving("key"), 0o600, trust.content(&serving.key)?);
     let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -119,8 +114,6 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
             "x509": { "clientCAFile": paths.pki("ca.crt") },
         },
         "authorization": { "mode": "Webhook" },
-        "tlsCertFile": paths.kubelet_serving("crt"),
-        "tlsPrivateKeyFile": paths.kubelet_serving("key"),
         "rotateCertificates": true,
         "clusterDNS": [spec.network.cluster_dns],
         "clusterDomain": spec.network.domain,
@@ -132,11 +125,28 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
         config["resolvConf"] = json!(path);
     }
     let file = paths.kubelet.join("config.yaml");
-    building.text(&file, 0o644, yaml(&config));
-
+    let mut reads = vec![file.clone()];
     let mut flags = Flags::default();
     flags.path("config", &file);
     flags.path("kubeconfig", paths.kubeconfig("kubelet"));
+    if trust.is_joining() {
+        // It asks for its certificates itself, and keeps them.
+        config["serverTLSBootstrap"] = json!(true);
+        let bootstrap = paths.kubeconfig("bootstrap-kubelet");
+        building.file(&bootstrap, 0o600, Content::Secret(trust.bootstrap_kubeconfig(&node_server(spec))?));
+        flags.path("bootstrap-kubeconfig", bootstrap);
+    } else {
+        let pki = trust.pki();
+        building.kubeconfig("kubelet", &pki.kubelet_client(&host.name), &node_server(spec))?;
+        let serving = pki.kubelet_serving(&host.name);
+        let (certificate, key) = (paths.kubelet_serving("crt"), paths.kubelet_serving("key"));
+        building.file(&certificate, 0o644, trust.content(&serving.certificate)?);
+        building.file(&key, 0o600, trust.content(&serving.key)?);
+        config["tlsCertFile"] = json!(certificate);
+        config["tlsPrivateKeyFile"] = json!(key);
+        reads.push(paths.kubeconfig("kubelet"));
+    }
+    building.text(&file, 0o644, yaml(&config));
     flags.add("hostname-override", &host.name);
     flags.add("node-ip", host.address);
     flags.path("root-dir", &paths.kubelet);
@@ -168,18 +178,20 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
     // Pods outlive it.
     service.stop = StopWith::MainProcess;
     service.oom_score_adjust = Some(-999);
-    service.reads = vec![file, paths.kubeconfig("kubelet")];
-    // With another key of service accounts it has to ask for other tokens for its pods, which it does at its start.
-    service.environment.insert("COX_TOKENS_SIGNED_BY".into(), trust.token_signer()?);
+    service.reads = reads;
+    if !trust.is_joining() {
+        // With another key of service accounts it has to ask for other tokens for its pods, which it does at its start.
+        service.environment.insert("COX_TOKENS_SIGNED_BY".into(), trust.token_signer()?);
+    }
     service.ready = Ready::Tcp { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: KUBELET };
     building.service(service);
     Ok(())
 }
 
 fn proxy(building: &mut Building<'_>) -> Result<(), TrustError> {
-    let (spec, host, trust) = (building.spec, building.host, building.trust);
+    let (spec, host) = (building.spec, building.host);
     let paths = &building.options.paths;
-    building.kubeconfig("kube-proxy", &trust.pki().part("kube-proxy"), &node_server(spec))?;
+    building.node_kubeconfig("kube-proxy", &node_server(spec))?;
     let config = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -209,9 +221,9 @@ fn proxy(building: &mut Building<'_>) -> Result<(), TrustError> {
 }
 
 fn dns(building: &mut Building<'_>) -> Result<(), TrustError> {
-    let (spec, host, trust) = (building.spec, building.host, building.trust);
+    let (spec, host) = (building.spec, building.host);
     let paths = &building.options.paths;
-    building.kubeconfig("coredns", &trust.pki().part("coredns"), &node_server(spec))?;
+    building.node_kubeconfig("coredns", &node_server(spec))?;
     let exec = vec![
         paths.program("cox").display().to_string(),
         "dns".to_owned(),

@@ -15,7 +15,7 @@ use pki::{
 };
 use rand::TryRngCore as _;
 
-use super::{Content, Secret};
+use super::{Content, JoinSecrets, Secret};
 use crate::spec::{Cipher, ClusterSpec, Host, LoadBalancer, Role};
 
 /// The file of the key that stored secrets are sealed with, beside the certificates.
@@ -92,6 +92,7 @@ pub struct Trust {
     cluster: String,
     files: BTreeMap<PathBuf, Content>,
     encryption: Secret,
+    joining: Option<JoinSecrets>,
 }
 
 impl Trust {
@@ -140,7 +141,45 @@ impl Trust {
             files.insert(path, content);
         }
         let encryption = Secret::new(must(&directory.join(ENCRYPTION))?);
-        Ok(Self { pki, cluster: spec.name.clone(), files, encryption })
+        Ok(Self { pki, cluster: spec.name.clone(), files, encryption, joining: None })
+    }
+
+    /// What a host has that joins by itself: it knows whom to trust, and has tokens in place of certificates.
+    pub fn of_joining(cluster: &str, authority_pem: &str, secrets: JoinSecrets) -> Self {
+        let pki = ClusterPki::at("");
+        let files = BTreeMap::from([(pki.authority().certificate, Content::Text(authority_pem.to_owned()))]);
+        let encryption = Secret::new("");
+        Self { pki, cluster: cluster.to_owned(), files, encryption, joining: Some(secrets) }
+    }
+
+    /// Whether this is what a joining host has.
+    pub(super) fn is_joining(&self) -> bool {
+        self.joining.is_some()
+    }
+
+    /// The kubeconfig that a joining kubelet asks for its certificate with.
+    pub(super) fn bootstrap_kubeconfig(&self, server: &str) -> Result<Secret, TrustError> {
+        let secrets = self.joining.as_ref().ok_or_else(|| TrustError::Missing("bootstrap token".into()))?;
+        self.token_kubeconfig("tls-bootstrap-token-user", &secrets.bootstrap, server)
+    }
+
+    /// The kubeconfig of a part that every node has: `kube-proxy`, `coredns`.
+    pub(super) fn node_kubeconfig(&self, part: &str, server: &str) -> Result<Secret, TrustError> {
+        let Some(secrets) = &self.joining else { return self.kubeconfig(&self.pki.part(part), server) };
+        let token = secrets.accounts.get(part).ok_or_else(|| TrustError::Missing(part.into()))?;
+        self.token_kubeconfig(part, token, server)
+    }
+
+    fn token_kubeconfig(&self, user: &str, token: &Secret, server: &str) -> Result<Secret, TrustError> {
+        let file = Kubeconfig {
+            cluster: self.cluster.clone(),
+            server: server.to_owned(),
+            authority_pem: self.authority_pem()?.to_owned(),
+            user: user.to_owned(),
+            credentials: Credentials::Token(token.expose().to_owned()),
+            namespace: None,
+        };
+        Ok(Secret::new(file.to_yaml()))
     }
 
     /// Where the files are.

@@ -46,6 +46,8 @@ pub struct SshHost {
     destination: String,
     sudo: bool,
     cox: PathBuf,
+    /// It is this machine: nothing lies between.
+    here: bool,
     packages: Option<PathBuf>,
 }
 
@@ -94,7 +96,32 @@ impl SshHost {
             options.extend(way_through(jump, ssh.key.as_deref()));
         }
         let (name, sudo, cox) = (host.name.clone(), ssh.sudo, cox.to_owned());
-        Self { name, options, destination, sudo, cox, packages: None }
+        Self { name, options, destination, sudo, cox, packages: None, here: false }
+    }
+
+    /// This machine itself, for who is root on it: the same commands without a way to go.
+    pub fn here(name: &str, cox: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            options: Vec::new(),
+            destination: "this machine".into(),
+            sudo: false,
+            cox: cox.to_owned(),
+            packages: None,
+            here: true,
+        }
+    }
+
+    /// What takes a line to the shell that runs it.
+    fn command(&self, line: String) -> Command {
+        if self.here {
+            let mut command = Command::new("sh");
+            command.args(["-c", &line]).env("PATH", crate::binaries::search_path());
+            return command;
+        }
+        let mut command = Command::new("ssh");
+        command.args(&self.options).arg("--").arg(&self.destination).arg(line);
+        command
     }
 
     /// Packages that hosts lack come out of a directory of this machine with `.deb` files, and from nowhere else.
@@ -132,11 +159,8 @@ impl SshHost {
             Input::Bytes(bytes) => (Stdio::piped(), bytes),
             Input::File(file) => (Stdio::from(file), &[][..]),
         };
-        let mut child = Command::new("ssh")
-            .args(&self.options)
-            .arg("--")
-            .arg(&self.destination)
-            .arg(self.line(command))
+        let mut child = self
+            .command(self.line(command))
             .env("LC_ALL", "C")
             .stdin(stdin)
             .stdout(Stdio::piped())
@@ -166,7 +190,7 @@ impl SshHost {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (code, out, err) =
             (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr));
-        if code == NO_CONNECTION {
+        if code == NO_CONNECTION && !self.here {
             let last = err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
             return Err(unreachable(format!("{}{}", last.trim(), hint(&err))));
         }
@@ -413,6 +437,16 @@ impl Host for SshHost {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn this_machine_is_a_host_without_a_way_to_go() {
+        let here = SshHost::here("a", Path::new("/usr/local/bin/cox"));
+        let said = here.run(&["cat"], b"it's me").await.expect("it runs");
+        assert_eq!((said.code, said.out.as_str()), (0, "it's me"));
+        // What means over ssh that there is none is an exit code like others.
+        let said = here.run(&["sh", "-c", "exit 255"], b"").await.expect("it runs");
+        assert_eq!(said.code, 255);
+    }
 
     #[test]
     fn words_mean_themselves_to_the_shell_over_there() {
