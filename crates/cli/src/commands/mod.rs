@@ -1,12 +1,17 @@
 //! The verbs, one file each.
 pub mod backup;
+pub mod change;
 pub mod db;
 pub mod down;
+pub mod drain;
+pub mod etcd_status;
 pub mod hello;
+pub mod hosts_store;
 pub mod init;
 pub mod kubeconfig;
 pub mod migrate;
 pub mod on_host;
+pub mod rebuild;
 pub mod render;
 pub mod restore;
 pub mod secrets;
@@ -14,4 +19,5 @@ pub mod status;
 pub mod store;
 pub mod up;
 pub mod up_hosts;
+pub mod upgrade;
 pub mod validate;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::args::Which;
 use crate::cluster::Cluster;
+use crate::commands::etcd_status::etcd_status;
 use crate::commands::up::PROCESS;
 use crate::commands::up_hosts::BALANCER;
 use crate::hosts::{Hosts, HostsCluster};
@@ -44,14 +45,22 @@ struct Seen {
 pub async fn status(which: Which, as_json: bool) -> Result<ExitCode, Failure> {
     let (seen, mut lines) = match HostsCluster::kept(&which)? {
         Some(cluster) => {
-            let lines = match cluster.hosts()? {
+            let hosts = cluster.hosts()?;
+            let mut lines = match &hosts {
                 Hosts::Local(hosts) => {
                     let mut lines = vec![process(&cluster.layout, BALANCER)];
-                    lines.extend(local_hosts(&cluster, &hosts).await?);
+                    lines.extend(local_hosts(&cluster, hosts).await?);
                     lines
                 }
                 Hosts::Ssh { .. } => Vec::new(),
             };
+            let members = etcd_status(&cluster, &hosts).await;
+            lines.extend(members.into_iter().map(|told| Line {
+                what: "etcd",
+                name: told.name,
+                healthy: told.healthy,
+                detail: told.detail,
+            }));
             let (kubeconfig, server) = (cluster.admin_kubeconfig(), cluster.server());
             (Seen { layout: cluster.layout, kubeconfig, server }, lines)
         }

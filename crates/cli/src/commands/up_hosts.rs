@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 
 use crate::args::Up;
 use crate::cluster_file::count;
+use crate::commands::change::Change;
+use crate::commands::drain::DrainFlags;
 use crate::commands::up::Steps;
 use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{self, Failure};
@@ -39,23 +41,44 @@ const PROGRAMS: [(&str, &str); 3] =
 /// Brings all hosts up, or repairs them.
 pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<ExitCode, Failure> {
     let began = Instant::now();
+    let warned = warnings(&cluster, as_json)?;
+    let _lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
+    let (changed, changes) =
+        bring_up(&cluster, &options.drain, Duration::from_secs(options.wait), as_json).await?;
+    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warned))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What this machine is warned of; refuses where it cannot have the hosts.
+fn warnings(cluster: &HostsCluster, as_json: bool) -> Result<Vec<String>, Failure> {
     cluster.layout.exists().map_err(|e| Failure::of(&e))?;
-    let hosts = cluster.hosts()?;
-    let warnings = match &hosts {
-        Hosts::Local(_) => super::up::judge(&findings(&cluster))?,
+    let warnings = match cluster.hosts()? {
+        Hosts::Local(_) => super::up::judge(&findings(cluster))?,
         Hosts::Ssh { .. } => Vec::new(),
     };
     if !as_json {
         warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
     }
-    let _lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
+    Ok(warnings)
+}
+
+/// Makes the hosts what they shall be; says whether anything was not, and what was changed on hosts. Hold the layout's
+/// lock meanwhile.
+pub async fn bring_up(
+    cluster: &HostsCluster,
+    drain: &DrainFlags,
+    patience: Duration,
+    quiet: bool,
+) -> Result<(bool, Changes), Failure> {
+    let hosts = cluster.hosts()?;
     cluster.layout.prepare().map_err(|e| Failure::of(&e))?;
-    cluster.keep()?;
-    let steps = Steps::new(as_json);
+    let steps = Steps::new(quiet);
+    let change = Change::begin(cluster, &hosts, drain, patience)?;
+    change.leave_roles(&steps).await?;
     steps.begin("certificates");
     let trust = cluster.trust()?;
     let plans = cluster.plans(&trust)?;
-    let mut changed = write_kubeconfig(&cluster, &trust)?;
+    let mut changed = write_kubeconfig(cluster, &trust)?;
     if let Hosts::Local(hosts) = &hosts {
         changed |= boot(hosts, &plans, &steps).await?;
     }
@@ -67,25 +90,19 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
         .zip(plans)
         .map(|(host, plan)| Target { host: hosts.host(host), plan })
         .collect();
-    let source = images::Source::of_this_host()
-        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
-    let patience = Duration::from_secs(options.wait);
-    let bringing = match &hosts {
-        Hosts::Local(_) => Bringing::new(source, patience)?,
-        // They were made by a program at another place as well.
-        Hosts::Ssh { .. } => Bringing::by_content(source, patience)?,
-    };
+    let bringing = bringing_of(&hosts, patience)?;
     let shown = Mutex::default();
     let tell = teller(&steps, &shown);
     let mut changes = Changes::new();
     let next = format!("{}; `cox up` goes on from here", cluster.logs_hint());
     let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
     install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    change.etcd(&targets, &trust, &bringing, &steps, &tell, &mut changes).await?;
     let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
     start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
     if let Hosts::Local(_) = &hosts {
         steps.begin("balancer");
-        changed |= ensure_balancer(&cluster).await?;
+        changed |= ensure_balancer(cluster).await?;
     }
     let client = admin(&cluster.admin_kubeconfig()).await?;
     steps.begin("objects of the cluster");
@@ -97,17 +114,28 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &cluster.spec, patience).await?;
+    changed |= !change.complete(&client, &steps).await?.is_empty();
     steps.end();
     changed |= changes.values().any(|all| !all.is_empty());
-    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
-    Ok(ExitCode::SUCCESS)
+    Ok((changed, changes))
+}
+
+/// What hosts get, made of this program.
+pub fn bringing_of(hosts: &Hosts, patience: Duration) -> Result<Bringing, Failure> {
+    let source = images::Source::of_this_host()
+        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
+    Ok(match hosts {
+        Hosts::Local(_) => Bringing::new(source, patience)?,
+        // They were made by a program at another place as well.
+        Hosts::Ssh { .. } => Bringing::by_content(source, patience)?,
+    })
 }
 
 /// Starts the hosts that are namespaces of this machine; says whether anything had to be.
-async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<bool, Failure> {
+pub async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<bool, Failure> {
     steps.begin("hosts");
     let wired = hosts.ensure_switch().await.map_err(|e| Failure::of(&e))?;
-    let starts = plans.iter().zip(0..).map(|(plan, number)| hosts.start(plan, number));
+    let starts = plans.iter().map(|plan| hosts.start(plan));
     let mut booted = 0;
     for (result, plan) in futures::future::join_all(starts).await.into_iter().zip(plans) {
         let started = result.map_err(|e| {
@@ -123,7 +151,7 @@ async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<b
 }
 
 /// Shows what is being done on all hosts in one line.
-fn teller<'a>(
+pub fn teller<'a>(
     steps: &'a Steps,
     shown: &'a Mutex<BTreeMap<String, String>>,
 ) -> impl Fn(&str, &str) + Sync + 'a {
@@ -136,7 +164,7 @@ fn teller<'a>(
 }
 
 /// What failed on all hosts, and what to do.
-fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
+pub fn all_failed(next: &str, errors: &[ApplyError]) -> Failure {
     match errors {
         [one] => Failure::new(one.to_string(), next),
         many => {
@@ -169,7 +197,7 @@ fn findings(cluster: &HostsCluster) -> Vec<Finding> {
     let mut found = check(&facts, &wish);
     let mut needed = PROGRAMS.to_vec();
     if !cluster.spec.etcd_hosts().is_empty() {
-        needed.push(("etcd", "etcd-server"));
+        needed.extend([("etcd", "etcd-server"), ("etcdctl", "etcd-client")]);
     }
     for (program, package) in needed {
         if find_program(program).is_none() {
@@ -202,7 +230,7 @@ fn command_line(pid: i32) -> Vec<String> {
 }
 
 /// Leads this machine's loopback address to the API servers; says whether it did not before.
-async fn ensure_balancer(cluster: &HostsCluster) -> Result<bool, Failure> {
+pub async fn ensure_balancer(cluster: &HostsCluster) -> Result<bool, Failure> {
     let fail = |what: &str, e: &dyn std::fmt::Display| Failure::new(format!("cannot {what}: {e}"), "");
     let spec = &cluster.spec;
     let program = std::env::current_exe().map_err(|e| fail("find this program", &e))?;
@@ -304,26 +332,29 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 
 /// Waits until every node is Ready.
 async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + patience;
+    for host in spec.hosts_with(Role::Worker) {
+        node_ready(client, &host.name, deadline.saturating_duration_since(Instant::now())).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a node is Ready.
+pub async fn node_ready(client: &Client, name: &str, patience: Duration) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     let is_ready = |node: Option<&Node>| {
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
         conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
     };
-    let deadline = tokio::time::Instant::now() + patience;
-    for host in spec.hosts_with(Role::Worker) {
-        let ready = kube::runtime::wait::await_condition(nodes.clone(), &host.name, is_ready);
-        match tokio::time::timeout_at(deadline, ready).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(Failure::of(&error)),
-            Err(_) => {
-                return Err(Failure::new(
-                    format!("node {} is not Ready after {} s", host.name, patience.as_secs()),
-                    format!("see `kubectl describe node {}` and `cox status`", host.name),
-                ));
-            }
-        }
+    let ready = kube::runtime::wait::await_condition(nodes, name, is_ready);
+    match tokio::time::timeout(patience, ready).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(Failure::of(&error)),
+        Err(_) => Err(Failure::new(
+            format!("node {name} is not Ready after {} s", patience.as_secs()),
+            format!("see `kubectl describe node {name}` and `cox status`"),
+        )),
     }
-    Ok(())
 }
 
 /// Says where the cluster is and what was done.

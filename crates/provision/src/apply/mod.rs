@@ -6,12 +6,14 @@
 
 mod host;
 mod install;
+mod retire;
 mod start;
 
 pub use host::{ApplyError, FileFacts, Host, HostError, Output, Running};
 pub use install::install;
 pub(crate) use install::{hex, sha256};
-pub use start::{remove_unplanned, start};
+pub use retire::{clean, stop_services};
+pub use start::{remove_unplanned, runs_as_planned, start};
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -109,6 +111,7 @@ impl Images {
 }
 
 /// A host and what it shall be.
+#[derive(Clone)]
 pub struct Target {
     /// The host.
     pub host: Arc<dyn Host>,
@@ -134,10 +137,12 @@ pub async fn install_all(
         changes.extend(install(&t.plan, &*t.host, bringing, tell).await?);
         Ok(changes)
     });
-    collect(targets, futures::future::join_all(installed).await, into)
+    let all: Vec<&Target> = targets.iter().collect();
+    collect(&all, futures::future::join_all(installed).await, into)
 }
 
 /// The services of some stages on all hosts: those of one stage at the same time, and the next stage once they work.
+/// What keeps or serves objects and runs already is started anew on one host after another: others serve meanwhile.
 pub async fn start_all(
     targets: &[Target],
     stages: &[Stage],
@@ -146,14 +151,27 @@ pub async fn start_all(
     into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {
     for stage in stages {
-        let started = targets.iter().map(|t| start(&t.plan, *stage, &*t.host, bringing, tell));
-        collect(targets, futures::future::join_all(started).await, into)?;
+        let one_by_one = matches!(stage, Stage::Etcd | Stage::ApiServer);
+        let (mut together, mut in_turn) = (Vec::new(), Vec::new());
+        for target in targets {
+            let restarts = one_by_one
+                && start::restarts(&target.plan, *stage, &*target.host, bringing)
+                    .await
+                    .map_err(|e| vec![e])?;
+            if restarts { &mut in_turn } else { &mut together }.push(target);
+        }
+        let started = together.iter().map(|t| start(&t.plan, *stage, &*t.host, bringing, tell));
+        collect(&together, futures::future::join_all(started).await, into)?;
+        for target in in_turn {
+            let started = start(&target.plan, *stage, &*target.host, bringing, tell).await;
+            collect(&[target], vec![started], into)?;
+        }
     }
     Ok(())
 }
 
 fn collect(
-    targets: &[Target],
+    targets: &[&Target],
     results: Vec<Result<Vec<Change>, ApplyError>>,
     into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {

@@ -55,6 +55,39 @@ fn needed(found: Option<&Running>, digest: &str) -> Option<fn(String) -> Change>
     }
 }
 
+/// Whether any service of a stage that runs would be started anew.
+pub(super) async fn restarts(
+    plan: &HostPlan,
+    stage: Stage,
+    host: &dyn Host,
+    bringing: &Bringing,
+) -> Result<bool, ApplyError> {
+    let mut services = plan.services.iter().filter(|s| s.stage == stage).peekable();
+    if services.peek().is_none() {
+        return Ok(false);
+    }
+    let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
+    let found = host.services().await.map_err(failed)?;
+    Ok(services.any(|service| {
+        found
+            .get(&service.name)
+            .is_some_and(|r| r.active && r.digest != digest(plan, service, &bringing.cox_identity))
+    }))
+}
+
+/// Whether everything that is planned for a host runs as planned.
+pub async fn runs_as_planned(
+    plan: &HostPlan,
+    host: &dyn Host,
+    bringing: &Bringing,
+) -> Result<bool, ApplyError> {
+    let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
+    let found = host.services().await.map_err(failed)?;
+    Ok(plan.services.iter().all(|service| {
+        needed(found.get(&service.name), &digest(plan, service, &bringing.cox_identity)).is_none()
+    }))
+}
+
 /// Removes the services that are not planned any more.
 pub async fn remove_unplanned(plan: &HostPlan, host: &dyn Host) -> Result<Vec<Change>, ApplyError> {
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };

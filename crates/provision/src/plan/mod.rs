@@ -26,6 +26,7 @@ use std::{
 
 pub use balancer::{haproxy_config, nginx_config};
 pub use build::{PlanOptions, plan};
+pub use etcd::{client_url as etcd_client_url, peer_url as etcd_peer_url};
 pub use manifests::{Manifest, manifests};
 pub use paths::{HostPaths, Programs};
 pub use secret::Secret;
