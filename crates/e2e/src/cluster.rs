@@ -110,6 +110,40 @@ impl Cluster {
         &self.flags[1]
     }
 
+    /// Runs `cox` on the cluster that a file describes.
+    pub fn cox_of_file(&self, file: &Path, arguments: &[&str]) -> Result<Answer> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("-f").arg(file).arg("--data-dir").arg(self.data.path());
+        run(command, None, Duration::from_secs(300)).with_context(|| format!("cox {}", arguments.join(" ")))
+    }
+
+    /// The process that is a host's first one.
+    pub fn init_of(&self, host: &str) -> Result<i32> {
+        let path = self.root().join("run").join(format!("host-{host}.process"));
+        let record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("a pid")
+    }
+
+    /// A host of this cluster goes at once, as by a power cut.
+    pub fn kill_host(&self, host: &str) -> Result<()> {
+        let pid = rustix::process::Pid::from_raw(self.init_of(host)?).context("a pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        Ok(())
+    }
+
+    /// A host goes for good, with its disk.
+    pub fn lose_host(&self, host: &str) -> Result<()> {
+        self.kill_host(host)?;
+        let disk = self.root().join("hosts").join(host);
+        // What dies there may still write for a moment.
+        crate::eventually("the end of the disk", Duration::from_secs(30), || {
+            std::fs::remove_dir_all(&disk).or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e.into()),
+            })
+        })
+    }
+
     /// `kubectl` as the administrator.
     pub fn kubectl(&self) -> Kubectl {
         Kubectl::new(&self.root().join("kubeconfig/admin.kubeconfig"))

@@ -1,0 +1,108 @@
+//! Two of three hosts gone for good.
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Cluster, Traffic, eventually};
+
+use crate::{PATIENCE, host, members, said};
+
+/// The number that the cluster's next write is told by at least.
+fn revision(cluster: &Cluster) -> Result<u64> {
+    let path = "jsonpath={.metadata.resourceVersion}";
+    let text = cluster.kubectl().args(&["get", "configmaps", "-A", "-o", path])?;
+    text.trim().parse().with_context(|| format!("a revision: {text}"))
+}
+
+fn lose_two(cluster: &Cluster) -> Result<()> {
+    for number in [3, 4] {
+        cluster.lose_host(&host(cluster, number))?;
+    }
+    let status = cluster.cox(&["status"])?;
+    let survivor = format!("cox restore --from-member {}", host(cluster, 1));
+    for word in ["nothing can be written", "cox restore FILE", &survivor] {
+        ensure!(status.code == Some(1) && status.out.contains(word), "{word}: {}{}", status.out, status.err);
+    }
+    Ok(())
+}
+
+fn link(cluster: &Cluster, host: &str, state: &str) -> Result<()> {
+    let pid = cluster.init_of(host)?.to_string();
+    let mut command = Command::new("nsenter");
+    command.args(["-t", &pid, "-n", "ip", "link", "set", "eth0", state]);
+    command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+    ensure!(command.status()?.success(), "the link of {host} cannot be set {state}");
+    Ok(())
+}
+
+/// One of three cannot talk to the others, and they do without it until it can.
+pub fn cut(cluster: &Cluster) -> Result<()> {
+    let victim = host(cluster, 1);
+    let traffic = Traffic::start(cluster, "cut");
+    traffic.wait_for(20, PATIENCE)?;
+    let done = link(cluster, &victim, "down").and_then(|()| traffic.wait_for(50, PATIENCE));
+    let back = link(cluster, &victim, "up");
+    // The way to everywhere else goes with the link.
+    let up = back.and_then(|()| cluster.cox(&["up", "-o", "json", "--wait=240"])).and_then(|a| said(&a));
+    let seen = traffic.stop()?;
+    done?;
+    up?;
+    seen.judge(&cluster.kubectl(), "the link of a control plane cut")?;
+    eventually("all members of etcd", PATIENCE, || {
+        ensure!(members(cluster)?.len() == 3, "{:?}", members(cluster)?);
+        Ok(())
+    })
+}
+
+/// Runs a restore while a client asks for service all the time; how long that took it.
+fn restored(cluster: &Cluster, run: &str, arguments: &[&str], before: u64) -> Result<()> {
+    let traffic = Traffic::start(cluster, run);
+    let began = Instant::now();
+    let answer = cluster.cox(&[&["restore", "-o", "json", "--wait=240"], arguments].concat());
+    let answer = answer.and_then(|answer| said(&answer));
+    let took = began.elapsed();
+    let after = answer.is_ok().then(|| traffic.wait_for(20, PATIENCE));
+    let seen = traffic.stop()?;
+    let answer = answer?;
+    after.transpose()?;
+    println!("     restored after {:.1} s, to revision {}", took.as_secs_f64(), answer["revision"]);
+    seen.judge(&cluster.kubectl(), run)?;
+    ensure!(answer["revision"].as_u64() > Some(before), "{answer}: {before} was known before");
+    ensure!(members(cluster)?.len() == 3, "{:?}", members(cluster)?);
+    Ok(())
+}
+
+pub fn from_backup(cluster: &Cluster) -> Result<()> {
+    let traffic = Traffic::start(cluster, "kept");
+    traffic.wait_for(20, PATIENCE)?;
+    let kept = traffic.stop()?;
+    let file = cluster.data_dir().join("backup.cox").display().to_string();
+    let made = said(&cluster.cox(&["backup", &file, "-o", "json"])?)?;
+    ensure!(made["keys"].as_u64() > Some(100), "{made}");
+    let checked = cluster.cox(&["db", "check"])?;
+    ensure!(checked.code == Some(0) && checked.out.contains("is whole"), "{}{}", checked.out, checked.err);
+    let refused = cluster.cox(&["restore", &file])?;
+    ensure!(refused.code == Some(1) && refused.err.contains("--replace"), "{}{}", refused.out, refused.err);
+    // Written after the backup: lost with the hosts, and its revisions with it.
+    cluster.kubectl().within("traffic").run("create configmap after-the-backup")?;
+    let before = revision(cluster)?;
+    lose_two(cluster)?;
+    restored(cluster, "restored", &[&file], before)?;
+    kept.judge(&cluster.kubectl(), "before the backup")?;
+    let gone = cluster.kubectl().within("traffic").refused("get configmap after-the-backup")?;
+    ensure!(gone.contains("NotFound"), "{gone}");
+    Ok(())
+}
+
+pub fn from_member(cluster: &Cluster) -> Result<()> {
+    let traffic = Traffic::start(cluster, "survives");
+    traffic.wait_for(20, PATIENCE)?;
+    let kept = traffic.stop()?;
+    let before = revision(cluster)?;
+    lose_two(cluster)?;
+    let refused = cluster.cox(&["up"])?;
+    ensure!(refused.code == Some(1) && refused.err.contains("--from-member"), "{}{}", refused.out, refused.err);
+    let survivor = host(cluster, 1);
+    restored(cluster, "member", &["--from-member", &survivor], before)?;
+    kept.judge(&cluster.kubectl(), "before two members were lost")
+}
