@@ -184,7 +184,8 @@ pub struct Which {
     #[arg(long)]
     pub name: Option<String>,
     /// The file that describes the cluster; ./cluster.yaml if there is one and no --name is given.
-    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "name")]
+    // Verbs with a file of another kind have that under the plain name.
+    #[arg(id = "cluster_file", short = 'f', long = "cluster-file", value_name = "FILE", conflicts_with = "name")]
     pub file: Option<PathBuf>,
     /// Where clusters keep everything.
     #[arg(long, default_value = "/var/lib/cox", env = "COX_DATA_DIR")]

@@ -231,7 +231,11 @@ impl Rebuild<'_> {
         let targets: Vec<Target> = self.members().map(|(_, t)| t.clone()).collect();
         self.start_etcd(&targets).await?;
         let store = StoreHost::find(self.cluster).await?;
-        self.carry(&store, options, &["--replace", &format!("--above={above}")]).await
+        let raise = options.raise.limit().map_or_else(
+            || "--allow-lower-revisions".to_owned(),
+            |limit| format!("--raise-limit={limit}"),
+        );
+        self.carry(&store, options, &["--replace", &format!("--above={above}"), &raise]).await
     }
 
     async fn embedded(&self, options: &Restore) -> Result<u64, Failure> {
