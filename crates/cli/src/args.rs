@@ -185,7 +185,13 @@ pub struct Which {
     pub name: Option<String>,
     /// The file that describes the cluster; ./cluster.yaml if there is one and no --name is given.
     // Verbs with a file of another kind have that under the plain name.
-    #[arg(id = "cluster_file", short = 'f', long = "cluster-file", value_name = "FILE", conflicts_with = "name")]
+    #[arg(
+        id = "cluster_file",
+        short = 'f',
+        long = "cluster-file",
+        value_name = "FILE",
+        conflicts_with = "name"
+    )]
     pub file: Option<PathBuf>,
     /// Where clusters keep everything.
     #[arg(long, default_value = "/var/lib/cox", env = "COX_DATA_DIR")]

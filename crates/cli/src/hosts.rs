@@ -229,7 +229,10 @@ impl HostsCluster {
         if self.spec.provider != Provider::Local || !self.spec.hosts.iter().all(numbered) {
             return Err(Failure::new(
                 format!("the hosts of cluster {name:?} are those of its file, not a number"),
-                format!("edit that file and give it with -f; {} is what holds now", kept_file(&self.layout).display()),
+                format!(
+                    "edit that file and give it with -f; {} is what holds now",
+                    kept_file(&self.layout).display()
+                ),
             ));
         }
         for host in &mut wanted.hosts {

@@ -14,8 +14,8 @@ use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 
-use crate::kubectl::{Kubectl, eventually};
 use crate::Cluster;
+use crate::kubectl::{Kubectl, eventually};
 
 /// Where it writes.
 const NAMESPACE: &str = "traffic";
@@ -187,10 +187,9 @@ impl Shared {
 impl Traffic {
     /// Makes the namespace that it writes to.
     pub fn prepare(cluster: &Cluster) -> Result<()> {
-        cluster.kubectl().feed(
-            "apply",
-            &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"),
-        )?;
+        cluster
+            .kubectl()
+            .feed("apply", &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"))?;
         Ok(())
     }
 

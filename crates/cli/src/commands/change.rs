@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, DeleteParams};
 use kube::Client;
+use kube::api::{Api, DeleteParams};
 use provision::apply::{Bringing, Changes, Host, Target, Tell, start, start_all};
 use provision::membership::{self, Act, Etcdctl, EtcdctlError, Member, Refusal, Seen};
 use provision::plan::{HostPaths, PlanOptions, Ready, Stage, Trust, etcd_client_url, etcd_peer_url};
@@ -333,7 +333,10 @@ impl<'a> Change<'a> {
             let script = r#"rm -rf "$2" && mv -T "$1" "$2""#;
             let moved = on.run(&["sh", "-c", script, "sh", &db, &aside], b"").await.map_err(failed)?;
             if moved.code != 0 {
-                return Err(Failure::new(format!("host {from}: cannot rename {db}: {}", moved.err.trim()), ""));
+                return Err(Failure::new(
+                    format!("host {from}: cannot rename {db}: {}", moved.err.trim()),
+                    "",
+                ));
             }
         }
         if let Some(former) = &self.former {
@@ -384,12 +387,17 @@ impl<'a> Change<'a> {
         let id = id.ok_or_else(|| Failure::new(format!("etcd has forgotten the member of {name}"), ""))?;
         self.ask("give a member its vote", name, async |etcd| match etcd.promote(id).await {
             // By an attempt whose answer was lost.
-            Err(EtcdctlError::Refused { said, .. }) if said.contains("only promote a learner member") && !said.contains("in sync") => Ok(()),
+            Err(EtcdctlError::Refused { said, .. })
+                if said.contains("only promote a learner member") && !said.contains("in sync") =>
+            {
+                Ok(())
+            }
             other => other,
         })
         .await?;
         let deadline = Instant::now() + self.patience;
-        while !mine(&self.members(&[name]).await.unwrap_or_default()).is_some_and(|m| m.healthy && !m.learner) {
+        while !mine(&self.members(&[name]).await.unwrap_or_default()).is_some_and(|m| m.healthy && !m.learner)
+        {
             if Instant::now() > deadline {
                 return Err(Failure::new(
                     format!("the new member of etcd on {name} does not work"),
@@ -474,11 +482,7 @@ pub fn has_majority(members: &[Member]) -> bool {
 }
 
 /// The members of etcd: as one tells that works, else as one that answers at all.
-pub async fn members_of(
-    among: &[&spec::Host],
-    hosts: &Hosts,
-    paths: &HostPaths,
-) -> Option<Vec<Member>> {
+pub async fn members_of(among: &[&spec::Host], hosts: &Hosts, paths: &HostPaths) -> Option<Vec<Member>> {
     let mut best = None;
     for host in among {
         let on = hosts.host(host);

@@ -103,8 +103,10 @@ pub async fn drain(
             }
         }
         if late && !flags.force {
-            let names: Vec<String> =
-                left.iter().map(|p| format!("{}/{}", p.namespace().unwrap_or_default(), p.name_any())).collect();
+            let names: Vec<String> = left
+                .iter()
+                .map(|p| format!("{}/{}", p.namespace().unwrap_or_default(), p.name_any()))
+                .collect();
             let why = if held.is_empty() { String::new() } else { format!(" ({})", held.join("; ")) };
             return Err(Failure::new(
                 format!(
@@ -130,7 +132,8 @@ mod tests {
             serde_json::from_value(json!({ "metadata": metadata, "status": { "phase": phase } })).unwrap()
         };
         let owned = |kind: &str| {
-            let owner = json!({ "apiVersion": "apps/v1", "kind": kind, "name": "x", "uid": "u", "controller": true });
+            let owner =
+                json!({ "apiVersion": "apps/v1", "kind": kind, "name": "x", "uid": "u", "controller": true });
             json!({ "name": "p", "ownerReferences": [owner] })
         };
         let mirror = json!({ "name": "p", "annotations": { "kubernetes.io/config.mirror": "h" } });

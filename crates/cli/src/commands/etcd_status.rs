@@ -39,7 +39,11 @@ pub async fn etcd_status(cluster: &HostsCluster, hosts: &Hosts) -> Vec<Told> {
         .collect();
     for member in found.iter().filter(|m| !wanted.iter().any(|h| h.name == m.name)) {
         let name = if member.name.is_empty() { member.peer_url.clone() } else { member.name.clone() };
-        told.push(Told { name, healthy: false, detail: "is a member and no host of the cluster; `cox up` removes it".into() });
+        told.push(Told {
+            name,
+            healthy: false,
+            detail: "is a member and no host of the cluster; `cox up` removes it".into(),
+        });
     }
     if has_majority(&found) {
         return told;

@@ -51,13 +51,18 @@ impl StoreHost {
         for spec in able {
             let host = hosts.host(spec);
             match host.services().await {
-                Ok(found) if found.get("etcd").is_some_and(|s| s.active) => return Ok(Self::on(host, cluster)),
+                Ok(found) if found.get("etcd").is_some_and(|s| s.active) => {
+                    return Ok(Self::on(host, cluster));
+                }
                 Ok(_) => second = second.or(Some(host)),
                 Err(e) => why = format!("host {}: {e}", spec.name),
             }
         }
         second.map(|host| Self::on(host, cluster)).ok_or_else(|| {
-            Failure::new(format!("no host with the objects of the cluster answers: {why}"), "`cox up` brings them back")
+            Failure::new(
+                format!("no host with the objects of the cluster answers: {why}"),
+                "`cox up` brings them back",
+            )
         })
     }
 
@@ -122,7 +127,10 @@ impl StoreHost {
         }
         meter.end();
         if bytes.len() != size {
-            return Err(Failure::new(format!("{path} changed while it was read"), "run the same command again"));
+            return Err(Failure::new(
+                format!("{path} changed while it was read"),
+                "run the same command again",
+            ));
         }
         Ok(bytes)
     }
@@ -158,8 +166,12 @@ pub fn put_file(path: &Path, bytes: &[u8], replace: bool) -> Result<(), Failure>
     name.push(".tmp");
     let temporary = path.with_file_name(name);
     let write = || {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         if replace {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use storage::{Image, Revision};
 use storage::copy::{self, CopyError, Plan, Written};
+use storage::{Image, Revision};
 
 use super::store::{EtcdFlags, Meter, Target, blocking, seconds};
 use crate::cluster::EtcdSettings;

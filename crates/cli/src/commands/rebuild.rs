@@ -60,16 +60,21 @@ pub async fn rebuild(options: &Restore, kept: HostsCluster, as_json: bool) -> Re
     // Members of the old etcd that come back one day have to be strangers to the new one.
     plan_options.etcd_token = Some(format!("{}-{}", cluster.spec.name, Timestamp::now().as_second()));
     let trust = cluster.trust()?;
-    let plans =
-        provision::plan::plan(&cluster.spec, &trust, &plan_options).map_err(|e| Failure::of(&e))?;
+    let plans = provision::plan::plan(&cluster.spec, &trust, &plan_options).map_err(|e| Failure::of(&e))?;
     if let Hosts::Local(hosts) = &hosts {
         boot(hosts, &plans, &steps).await?;
     }
     let targets = cluster.spec.hosts.iter().zip(plans);
     let targets = targets.map(|(host, plan)| (host, Target { host: hosts.host(host), plan })).collect();
     let patience = Duration::from_secs(options.wait);
-    let rebuild =
-        Rebuild { cluster: &cluster, hosts: &hosts, targets, paths: plan_options.paths, steps: &steps, patience };
+    let rebuild = Rebuild {
+        cluster: &cluster,
+        hosts: &hosts,
+        targets,
+        paths: plan_options.paths,
+        steps: &steps,
+        patience,
+    };
     rebuild.everybody_answers().await?;
     let known = rebuild.judge(options).await?;
 
@@ -146,7 +151,10 @@ impl Rebuild<'_> {
         let well = found.iter().filter(|m| m.healthy).count();
         if well > 0 && !options.replace {
             return Err(Failure::new(
-                format!("etcd works ({well} of {} members): what was written since would be lost", found.len()),
+                format!(
+                    "etcd works ({well} of {} members): what was written since would be lost",
+                    found.len()
+                ),
                 "a lost minority comes back with `cox up`. To go back all the same: --replace",
             ));
         }
@@ -207,8 +215,8 @@ impl Rebuild<'_> {
 
     async fn carry(&self, store: &StoreHost, options: &Restore, words: &[&str]) -> Result<u64, Failure> {
         let file = options.file.as_deref().unwrap_or(std::path::Path::new(""));
-        let bytes =
-            std::fs::read(file).map_err(|e| Failure::new(format!("cannot read {}: {e}", file.display()), ""))?;
+        let bytes = std::fs::read(file)
+            .map_err(|e| Failure::new(format!("cannot read {}: {e}", file.display()), ""))?;
         let directory = store.directory().await?;
         let there = format!("{directory}/backup.cox");
         self.steps.begin("writing keys");
@@ -231,10 +239,10 @@ impl Rebuild<'_> {
         let targets: Vec<Target> = self.members().map(|(_, t)| t.clone()).collect();
         self.start_etcd(&targets).await?;
         let store = StoreHost::find(self.cluster).await?;
-        let raise = options.raise.limit().map_or_else(
-            || "--allow-lower-revisions".to_owned(),
-            |limit| format!("--raise-limit={limit}"),
-        );
+        let raise = options
+            .raise
+            .limit()
+            .map_or_else(|| "--allow-lower-revisions".to_owned(), |limit| format!("--raise-limit={limit}"));
         self.carry(&store, options, &["--replace", &format!("--above={above}"), &raise]).await
     }
 
@@ -248,7 +256,10 @@ impl Rebuild<'_> {
     async fn from_member(&self, name: &str, bump: Option<u64>) -> Result<u64, Failure> {
         let (host, target) = self.members().find(|(host, _)| host.name == name).ok_or_else(|| {
             let all: Vec<&str> = self.members().map(|(host, _)| host.name.as_str()).collect();
-            Failure::new(format!("{name} has no member of etcd"), format!("those that have: {}", all.join(", ")))
+            Failure::new(
+                format!("{name} has no member of etcd"),
+                format!("those that have: {}", all.join(", ")),
+            )
         })?;
         let failed = |e: provision::apply::HostError| Failure::new(format!("host {name}: {e}"), "");
         let data = member_data(&self.paths);

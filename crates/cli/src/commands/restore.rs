@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use storage::{Image, Revision};
 use storage::copy::{self, Plan};
+use storage::{Image, Revision};
 
 use super::migrate::{Raise, copy_failure};
 use super::store::{Local, Meter, Place, Target, blocking, seconds};
@@ -74,7 +74,11 @@ pub async fn restore(options: Restore, as_json: bool) -> Result<ExitCode, Failur
             let flags = &remote.flags;
             let store = flags.open().await?;
             let meter = Meter::new("writing keys", image.len(), as_json);
-            let plan = Plan { replace: options.replace, raise: options.raise.limit(), above: Revision(options.above) };
+            let plan = Plan {
+                replace: options.replace,
+                raise: options.raise.limit(),
+                above: Revision(options.above),
+            };
             let written = copy::write(&image, &store, plan, &mut |keys| meter.at(keys)).await;
             meter.end();
             drop(held);

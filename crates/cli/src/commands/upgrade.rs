@@ -100,7 +100,10 @@ pub async fn upgrade(options: Upgrade, as_json: bool) -> Result<ExitCode, Failur
     let mut pending = Vec::new();
     for (host, target) in &targets {
         let current = runs_as_planned(&target.plan, &*target.host, &bringing).await.map_err(|e| {
-            Failure::new(e.to_string(), "every host has to answer before an upgrade begins: `cox up` repairs it")
+            Failure::new(
+                e.to_string(),
+                "every host has to answer before an upgrade begins: `cox up` repairs it",
+            )
         })?;
         if !current {
             pending.push(host.name.clone());
@@ -145,8 +148,11 @@ fn tell_order(
     as_json: bool,
 ) -> Result<ExitCode, Failure> {
     if as_json {
-        let done: Vec<&str> =
-            targets.iter().map(|(h, _)| h.name.as_str()).filter(|n| !pending.iter().any(|p| p == n)).collect();
+        let done: Vec<&str> = targets
+            .iter()
+            .map(|(h, _)| h.name.as_str())
+            .filter(|n| !pending.iter().any(|p| p == n))
+            .collect();
         output::print_json(&json!({ "order": pending, "current": done }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -160,7 +166,11 @@ fn tell_order(
         number += 1;
         let drains = host.is(Role::Worker) && !options.no_drain;
         let drain = if drains { "its pods leave, " } else { "" };
-        text += &format!("{number:>2}. {} ({}): {drain}this build is installed, its parts start anew\n", host.name, roles(host));
+        text += &format!(
+            "{number:>2}. {} ({}): {drain}this build is installed, its parts start anew\n",
+            host.name,
+            roles(host)
+        );
     }
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -249,11 +259,14 @@ impl Run<'_> {
 
     /// Cordons a node, and remembers on it that it was not before.
     async fn keep_pods_off(&self, name: &str) -> Result<(), Failure> {
-        let Some(node) = self.nodes().get_opt(name).await.map_err(|e| Failure::of(&e))? else { return Ok(()) };
+        let Some(node) = self.nodes().get_opt(name).await.map_err(|e| Failure::of(&e))? else {
+            return Ok(());
+        };
         if node.spec.and_then(|s| s.unschedulable).unwrap_or(false) {
             return Ok(());
         }
-        let patch = json!({ "metadata": { "annotations": { MARK: "cordoned" } }, "spec": { "unschedulable": true } });
+        let patch =
+            json!({ "metadata": { "annotations": { MARK: "cordoned" } }, "spec": { "unschedulable": true } });
         self.patch(name, &patch).await
     }
 
@@ -262,7 +275,8 @@ impl Run<'_> {
         if !node.is_some_and(|n| n.annotations().contains_key(MARK)) {
             return Ok(());
         }
-        let patch = json!({ "metadata": { "annotations": { MARK: null } }, "spec": { "unschedulable": null } });
+        let patch =
+            json!({ "metadata": { "annotations": { MARK: null } }, "spec": { "unschedulable": null } });
         self.patch(name, &patch).await
     }
 

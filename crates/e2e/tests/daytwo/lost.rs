@@ -100,7 +100,12 @@ pub fn from_member(cluster: &Cluster) -> Result<()> {
     let before = revision(cluster)?;
     lose_two(cluster)?;
     let refused = cluster.cox(&["up"])?;
-    ensure!(refused.code == Some(1) && refused.err.contains("--from-member"), "{}{}", refused.out, refused.err);
+    ensure!(
+        refused.code == Some(1) && refused.err.contains("--from-member"),
+        "{}{}",
+        refused.out,
+        refused.err
+    );
     let survivor = host(cluster, 1);
     restored(cluster, "member", &["--from-member", &survivor], before)?;
     kept.judge(&cluster.kubectl(), "before two members were lost")

@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
     let began = Instant::now();
     let name = format!("day{}", std::process::id());
-    let made = free_port().and_then(|port| {
+    let made = free_port().map_err(anyhow::Error::from).and_then(|port| {
         Cluster::of_file(&binary(), &name, port, &|port| membership::describe(&name, port, membership::FIRST))
     });
     let cluster = match made.and_then(|cluster| {

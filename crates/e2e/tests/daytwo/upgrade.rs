@@ -49,7 +49,8 @@ pub fn upgrade(cluster: &Cluster) -> Result<()> {
     ensure!(upgraded["upgraded"] == serde_json::json!(wanted), "{upgraded}");
     let again = said(&other.upgrade(cluster, &[])?)?;
     ensure!(again["upgraded"] == serde_json::json!([]), "{again}");
-    let cordoned = cluster.kubectl().args(&["get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"])?;
+    let cordoned =
+        cluster.kubectl().args(&["get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"])?;
     ensure!(cordoned.is_empty(), "{cordoned}");
     Ok(())
 }

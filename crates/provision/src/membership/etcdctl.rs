@@ -135,9 +135,7 @@ fn listed(text: &str) -> Option<(Vec<Member>, Vec<String>)> {
 fn healthy(text: &str) -> BTreeSet<String> {
     let value: Value = serde_json::from_str(text.trim()).unwrap_or_default();
     let all = value.as_array().into_iter().flatten();
-    all.filter(|e| e["health"] == true)
-        .filter_map(|e| e["endpoint"].as_str().map(str::to_owned))
-        .collect()
+    all.filter(|e| e["health"] == true).filter_map(|e| e["endpoint"].as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

@@ -196,7 +196,11 @@ pub fn lost_next(survivor: Option<&str>) -> String {
     let restore = "`cox restore FILE` rebuilds the cluster from a backup";
     survivor.map_or_else(
         || restore.to_owned(),
-        |name| format!("{restore}; without one, `cox restore --from-member {name}` goes on with what that host has"),
+        |name| {
+            format!(
+                "{restore}; without one, `cox restore --from-member {name}` goes on with what that host has"
+            )
+        },
     )
 }
 
@@ -207,9 +211,7 @@ fn is_member(spec: &ClusterSpec, host: &str) -> bool {
 /// The host of a member.
 fn host_of<'a>(member: &Member, specs: &[&'a ClusterSpec]) -> Option<&'a Host> {
     let hosts = || specs.iter().flat_map(|spec| &spec.hosts);
-    hosts()
-        .find(|h| h.name == member.name)
-        .or_else(|| hosts().find(|h| etcd_peer_url(h) == member.peer_url))
+    hosts().find(|h| h.name == member.name).or_else(|| hosts().find(|h| etcd_peer_url(h) == member.peer_url))
 }
 
 /// The steps that lead from what is there to what is wanted.

@@ -67,8 +67,7 @@ const THREE: &str = "a:cw b:cw c:cw";
 impl Case<'_> {
     fn outcome(&self) -> String {
         let set = |text: &str| text.split_whitespace().map(str::to_owned).collect();
-        let seen =
-            Seen { members: members(self.members), blank: set(self.blank), silent: set(self.silent) };
+        let seen = Seen { members: members(self.members), blank: set(self.blank), silent: set(self.silent) };
         let embedded = |hosts: &str| {
             if hosts.matches(":c").count() == 1 && self.members.is_empty() {
                 "etcd: {topology: embedded}"
@@ -91,8 +90,7 @@ impl Case<'_> {
 #[test]
 fn changes_are_put_in_order() {
     let check = |wanted: &str, found: &str, blank: &str, want: &str| {
-        let case =
-            Case { former: THREE, wanted, members: found, blank, silent: "", force: false };
+        let case = Case { former: THREE, wanted, members: found, blank, silent: "", force: false };
         assert_eq!(case.outcome(), want, "{wanted} | {found} | {blank}");
     };
     // As it is, down or up.
@@ -140,14 +138,8 @@ fn workers_come_and_go_beside_an_embedded_store() {
     check("a:cw b:w", "a:cw b:w c:w", "", false, "apply");
     check("a:cw b:w c:w", "a:cw", "", false, "apply, leave b, leave c");
     check("a:cw b:w", "a:cw", "b", true, "apply, leave b unseen");
-    let refused = Case {
-        former: "a:cw b:w",
-        wanted: "a:cw",
-        members: "",
-        blank: "",
-        silent: "b",
-        force: false,
-    };
+    let refused =
+        Case { former: "a:cw b:w", wanted: "a:cw", members: "", blank: "", silent: "b", force: false };
     assert!(refused.outcome().contains("does not answer"), "{}", refused.outcome());
     // Its objects move once there are several, with or without those that go.
     check("a:cw b:w", "a:cw b:cw c:cw", "", false, "move from a, apply");
