@@ -1,4 +1,6 @@
 //! What a plugin may look at and change.
+use std::borrow::Cow;
+
 use machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
 use machinery::request::UserInfo;
 use machinery::{Object, StatusError};
@@ -55,8 +57,8 @@ pub struct Attributes<'a> {
     pub dry_run: bool,
     /// Warnings for the client; plugins add to them in `mutate`.
     pub warnings: Vec<String>,
-    /// Facts for the audit trail; plugins add to them in `mutate`.
-    pub annotations: Vec<(&'static str, String)>,
+    /// Facts for the audit trail; plugins add to them in `mutate` and `conclude`.
+    pub annotations: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Attributes<'_> {

@@ -9,17 +9,10 @@ use machinery::{Object, StatusResult};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
-use crate::{Attributes, Operation, Plugin};
+use crate::{Attributes, Authorize, Operation, Plugin};
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
-
-/// Answers what a user may do to a signer.
-#[async_trait]
-pub trait Authorize: Send + Sync {
-    /// Whether the user has this verb on `signers.certificates.k8s.io` with this name.
-    async fn may(&self, user: &UserInfo, verb: &str, signer: &str) -> bool;
-}
 
 /// May the user approve (or deny) requests for this signer?
 pub struct CertificateApproval(pub Arc<dyn Authorize>);
@@ -171,6 +164,7 @@ fn organizations(pem: &[u8]) -> Result<Vec<String>, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use machinery::request::RequestInfo;
     use serde_json::{Value, json};
 
     use super::*;
@@ -180,8 +174,10 @@ mod tests {
 
     #[async_trait]
     impl Authorize for Only {
-        async fn may(&self, user: &UserInfo, verb: &str, signer: &str) -> bool {
-            user.name == "jane" && (verb, signer) == (self.0, self.1)
+        async fn decide(&self, user: &UserInfo, request: &RequestInfo) -> Result<(), String> {
+            assert_eq!((&*request.api_group, &*request.resource), ("certificates.k8s.io", "signers"));
+            let allowed = user.name == "jane" && (&*request.verb, &*request.name) == (self.0, self.1);
+            if allowed { Ok(()) } else { Err(String::new()) }
         }
     }
 

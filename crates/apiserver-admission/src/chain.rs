@@ -22,6 +22,11 @@ pub trait Plugin: Send + Sync {
     async fn validate(&self, _attributes: &Attributes<'_>) -> StatusResult<()> {
         Ok(())
     }
+
+    /// The same, for a plugin that also leaves a note of it.
+    async fn conclude(&self, attributes: &mut Attributes<'_>) -> StatusResult<()> {
+        self.validate(attributes).await
+    }
 }
 
 /// Plugins in the order in which they run.
@@ -39,9 +44,10 @@ impl Chain {
     }
 
     /// All plugins look at the final object; the first refusal ends it.
-    pub async fn validate(&self, attributes: &Attributes<'_>) -> StatusResult<()> {
-        for plugin in self.0.iter().filter(|p| p.handles(attributes.operation)) {
-            plugin.validate(attributes).await?;
+    pub async fn validate(&self, attributes: &mut Attributes<'_>) -> StatusResult<()> {
+        let operation = attributes.operation;
+        for plugin in self.0.iter().filter(|p| p.handles(operation)) {
+            plugin.conclude(attributes).await?;
         }
         Ok(())
     }

@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use machinery::{Object, Quantity, StatusResult};
+use quota::{Amounts, amounts, pod_amounts, quantity};
 use serde_json::{Map, Value};
 
-use crate::pod_resources::{Amounts, amounts, pod_amounts, quantity};
 use crate::{Attributes, ClusterView, Operation, Plugin, Resource};
 
 /// The plugin.

@@ -7,9 +7,11 @@ use crate::{
     AlwaysAdmit, AlwaysDeny, AlwaysPullImages, Authorize, CertificateApproval, CertificateSigning,
     CertificateSubjectRestriction, Chain, ClusterTrustBundleAttest, ClusterView, DefaultIngressClass,
     DefaultStorageClass, DefaultTolerationSeconds, DenyServiceExternalIps, EventRateLimit,
-    ExtendedResourceToleration, LimitPodHardAntiAffinityTopology, LimitRanger, NamespaceExists,
-    NamespaceLifecycle, NodeRestriction, PersistentVolumeClaimResize, Plugin, PodSecurity, Priority,
-    QuotaWriter, ResourceQuota, RuntimeClass, ServiceAccount, StorageObjectInUseProtection,
+    ExtendedResourceToleration, FindReviewer, ImagePolicyWebhook, LimitPodHardAntiAffinityTopology,
+    LimitRanger, MakeNamespaces, NamespaceAutoProvision, NamespaceExists, NamespaceLifecycle,
+    NodeDeclaredFeatureValidator, NodeRestriction, OwnerReferences, PersistentVolumeClaimResize, Plugin,
+    PodNodeSelector, PodResizeValidator, PodSecurity, PodTolerationRestriction, PodTopologyLabels, Priority,
+    QuotaWriter, ResourceQuota, RuntimeClass, ServedKinds, ServiceAccount, StorageObjectInUseProtection,
     TaintNodesByCondition,
 };
 
@@ -20,16 +22,16 @@ enum Standing {
     Off,
     /// It would run upstream; what it needs is not here.
     AbsentOn,
-    /// Upstream has it; nobody has it here.
-    AbsentOff,
+    /// It runs upstream behind a feature gate that is closed: it has nothing to say.
+    Gated,
 }
 
-use Standing::{AbsentOff, AbsentOn, Off, On};
+use Standing::{AbsentOn, Gated, Off, On};
 
 /// All names that upstream knows, in its order.
-const ALL: [(&str, Standing); 38] = [
+const ALL: [(&str, Standing); 41] = [
     ("AlwaysAdmit", Off),
-    ("NamespaceAutoProvision", AbsentOff),
+    ("NamespaceAutoProvision", Off),
     ("NamespaceLifecycle", On),
     ("NamespaceExists", Off),
     ("LimitPodHardAntiAffinityTopology", Off),
@@ -38,17 +40,18 @@ const ALL: [(&str, Standing); 38] = [
     ("NodeRestriction", Off),
     ("TaintNodesByCondition", On),
     ("AlwaysPullImages", Off),
-    ("ImagePolicyWebhook", AbsentOff),
+    ("ImagePolicyWebhook", Off),
     ("PodSecurity", On),
-    ("PodNodeSelector", AbsentOff),
+    ("PodNodeSelector", Off),
     ("Priority", On),
     ("DefaultTolerationSeconds", On),
-    ("PodTolerationRestriction", AbsentOff),
+    ("PodTolerationRestriction", Off),
     ("EventRateLimit", Off),
     ("ExtendedResourceToleration", Off),
     ("DefaultStorageClass", On),
     ("StorageObjectInUseProtection", On),
-    ("OwnerReferencesPermissionEnforcement", AbsentOff),
+    ("PodGroupProtection", Gated),
+    ("OwnerReferencesPermissionEnforcement", Off),
     ("PersistentVolumeClaimResize", On),
     ("RuntimeClass", On),
     ("CertificateApproval", On),
@@ -57,9 +60,11 @@ const ALL: [(&str, Standing); 38] = [
     ("CertificateSubjectRestriction", On),
     ("DefaultIngressClass", On),
     ("DenyServiceExternalIPs", Off),
-    ("PodTopologyLabels", AbsentOn),
-    ("NodeDeclaredFeatureValidator", AbsentOn),
-    ("PodResizeValidator", AbsentOn),
+    ("PodTopologyLabels", On),
+    ("PodGroupWorkloadExists", Gated),
+    ("NodeDeclaredFeatureValidator", On),
+    ("JobValidation", Gated),
+    ("PodResizeValidator", On),
     ("MutatingAdmissionPolicy", AbsentOn),
     ("MutatingAdmissionWebhook", AbsentOn),
     ("ValidatingAdmissionPolicy", AbsentOn),
@@ -163,10 +168,6 @@ impl PluginFlags {
             match (standing, wanted(name)) {
                 (On | Off, Some(true)) | (On, None) => names.push(name),
                 (AbsentOn, Some(true)) => absent.push(name),
-                // To leave out what somebody relies on would open a door that they think is closed.
-                (AbsentOff, Some(true)) => {
-                    problems.push(format!("admission plugin {name:?} is not available here"))
-                }
                 _ => {}
             }
         }
@@ -184,8 +185,14 @@ pub struct Needs {
     pub cluster: Arc<dyn ClusterView>,
     /// Who may approve, sign, attest.
     pub authorize: Arc<dyn Authorize>,
+    /// Which resource serves a kind.
+    pub kinds: Arc<dyn ServedKinds>,
     /// Charges quotas.
     pub quota: Arc<dyn QuotaWriter>,
+    /// Makes namespaces.
+    pub namespaces: Arc<dyn MakeNamespaces>,
+    /// Who is asked about images.
+    pub reviewers: FindReviewer,
     /// How long pods stay on nodes that are not ready or not reachable.
     pub tolerations: DefaultTolerationSeconds,
 }
@@ -226,6 +233,9 @@ fn plugin(name: &str, needs: &Needs, settings: &Settings) -> Result<Option<Box<d
     let config = settings.of(name);
     Ok(Some(match name {
         "AlwaysAdmit" => Box::new(AlwaysAdmit),
+        "NamespaceAutoProvision" => {
+            Box::new(NamespaceAutoProvision { cluster: cluster(), namespaces: needs.namespaces.clone() })
+        }
         "NamespaceLifecycle" => Box::new(NamespaceLifecycle(cluster())),
         "NamespaceExists" => Box::new(NamespaceExists(cluster())),
         "LimitPodHardAntiAffinityTopology" => Box::new(LimitPodHardAntiAffinityTopology),
@@ -234,13 +244,19 @@ fn plugin(name: &str, needs: &Needs, settings: &Settings) -> Result<Option<Box<d
         "NodeRestriction" => Box::new(NodeRestriction(cluster())),
         "TaintNodesByCondition" => Box::new(TaintNodesByCondition),
         "AlwaysPullImages" => Box::new(AlwaysPullImages),
+        "ImagePolicyWebhook" => Box::new(ImagePolicyWebhook::from_config(&needs.reviewers, config)?),
         "PodSecurity" => Box::new(PodSecurity::from_config(cluster(), config)?),
+        "PodNodeSelector" => Box::new(PodNodeSelector::from_config(cluster(), config)?),
         "Priority" => Box::new(Priority(cluster())),
         "DefaultTolerationSeconds" => Box::new(needs.tolerations),
+        "PodTolerationRestriction" => Box::new(PodTolerationRestriction::from_config(cluster(), config)?),
         "EventRateLimit" => Box::new(EventRateLimit::from_config(config)?),
         "ExtendedResourceToleration" => Box::new(ExtendedResourceToleration),
         "DefaultStorageClass" => Box::new(DefaultStorageClass(cluster())),
         "StorageObjectInUseProtection" => Box::new(StorageObjectInUseProtection),
+        "OwnerReferencesPermissionEnforcement" => {
+            Box::new(OwnerReferences { authorize: authorize(), kinds: needs.kinds.clone() })
+        }
         "PersistentVolumeClaimResize" => Box::new(PersistentVolumeClaimResize(cluster())),
         "RuntimeClass" => Box::new(RuntimeClass(cluster())),
         "CertificateApproval" => Box::new(CertificateApproval(authorize())),
@@ -249,6 +265,9 @@ fn plugin(name: &str, needs: &Needs, settings: &Settings) -> Result<Option<Box<d
         "CertificateSubjectRestriction" => Box::new(CertificateSubjectRestriction),
         "DefaultIngressClass" => Box::new(DefaultIngressClass(cluster())),
         "DenyServiceExternalIPs" => Box::new(DenyServiceExternalIps),
+        "PodTopologyLabels" => Box::new(PodTopologyLabels(cluster())),
+        "NodeDeclaredFeatureValidator" => Box::new(NodeDeclaredFeatureValidator(cluster())),
+        "PodResizeValidator" => Box::new(PodResizeValidator(cluster())),
         "ResourceQuota" => Box::new(ResourceQuota::from_config(cluster(), needs.quota.clone(), config)?),
         "AlwaysDeny" => Box::new(AlwaysDeny),
         _ => return Ok(None),
@@ -258,19 +277,40 @@ fn plugin(name: &str, needs: &Needs, settings: &Settings) -> Result<Option<Box<d
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use machinery::request::UserInfo;
+    use machinery::request::{RequestInfo, UserInfo};
     use machinery::{Object, StatusResult};
     use serde_json::json;
 
     use super::*;
     use crate::testing::FakeCluster;
+    use crate::{ImageReviewer, NoReview, Served};
 
     struct Nobody;
 
     #[async_trait]
     impl Authorize for Nobody {
-        async fn may(&self, _user: &UserInfo, _verb: &str, _signer: &str) -> bool {
-            false
+        async fn decide(&self, _user: &UserInfo, _request: &RequestInfo) -> Result<(), String> {
+            Err(String::new())
+        }
+    }
+
+    impl ServedKinds for Nobody {
+        fn served(&self, _group: &str, _version: &str, _kind: &str) -> Option<Served> {
+            None
+        }
+    }
+
+    #[async_trait]
+    impl MakeNamespaces for Nobody {
+        async fn make(&self, _name: &str) -> StatusResult<()> {
+            Ok(())
+        }
+    }
+
+    #[async_trait]
+    impl ImageReviewer for Nobody {
+        async fn review(&self, _question: &[u8]) -> Result<Vec<u8>, NoReview> {
+            Err(NoReview { why: String::new(), again: false })
         }
     }
 
@@ -285,7 +325,10 @@ mod tests {
         Needs {
             cluster: Arc::new(FakeCluster::default()),
             authorize: Arc::new(Nobody),
+            kinds: Arc::new(Nobody),
             quota: Arc::new(Nobody),
+            namespaces: Arc::new(Nobody),
+            reviewers: Box::new(|_| Ok(Arc::new(Nobody))),
             tolerations: DefaultTolerationSeconds::default(),
         }
     }
@@ -318,6 +361,9 @@ mod tests {
                 "ClusterTrustBundleAttest",
                 "CertificateSubjectRestriction",
                 "DefaultIngressClass",
+                "PodTopologyLabels",
+                "NodeDeclaredFeatureValidator",
+                "PodResizeValidator",
                 "ResourceQuota",
             ]
         );
@@ -328,7 +374,8 @@ mod tests {
         let limits = json!([{"type": "Server", "qps": 1, "burst": 1}]);
         let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [
             {"name": "EventRateLimit", "configuration": {"apiVersion": "eventratelimit.admission.k8s.io/v1alpha1",
-                "kind": "Configuration", "limits": limits}}]});
+                "kind": "Configuration", "limits": limits}},
+            {"name": "ImagePolicyWebhook", "configuration": {"imagePolicy": {"kubeConfigFile": "/k"}}}]});
         let settings =
             Settings::parse(&config.to_string(), std::path::Path::new("/"), |_| Err(String::new()));
         for (name, standing) in ALL {
@@ -339,7 +386,7 @@ mod tests {
                     assert!(built.0.iter().any(|p| p.name() == name), "{name}");
                 }
                 AbsentOn => assert_eq!(settled.unwrap().absent(), [name]),
-                AbsentOff => assert!(settled.unwrap_err().0.contains("is not available here")),
+                Gated => assert_eq!(settled.unwrap(), Selection::default()),
             }
         }
     }
@@ -380,7 +427,10 @@ mod tests {
             both.contains("admission-control plugin \"Initializers\" is unknown: Kubernetes 1.14"),
             "{both}"
         );
-        assert!(why(flags(&["ImagePolicyWebhook"], &[])).contains("not available here"));
+        let built =
+            flags(&["ImagePolicyWebhook"], &[]).settled().unwrap().build(&needs(), &Settings::default());
+        let untold = "couldn't init admission plugin \"ImagePolicyWebhook\": no config specified";
+        assert_eq!(built.err().unwrap().0, untold);
         for (name, ..) in REMOVED {
             assert!(!ALL.iter().any(|(n, _)| *n == name), "{name} is both");
         }

@@ -289,7 +289,7 @@ impl Plugin for PodSecurity {
             }
         };
         a.warnings.extend(told.warnings);
-        a.annotations.extend(told.annotations);
+        a.annotations.extend(told.annotations.into_iter().map(|(key, value)| (key.into(), value)));
         Ok(())
     }
 

@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use machinery::{Object, StatusResult};
+use quota::amounts;
 use serde_json::Value;
 
-use crate::pod_resources::amounts;
 use crate::{Attributes, ClusterView, Operation, Plugin, Resource};
 
 /// The plugin.

@@ -124,7 +124,7 @@ impl Ask {
             annotations: Vec::new(),
         };
         plugin.mutate(&mut attributes).await.map_err(|e| e.to_string())?;
-        plugin.validate(&attributes).await.map_err(|e| e.to_string())?;
+        plugin.conclude(&mut attributes).await.map_err(|e| e.to_string())?;
         Ok(self.object.unwrap_or_default())
     }
 }

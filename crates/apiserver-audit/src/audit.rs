@@ -1,5 +1,6 @@
 //! From the facts of a request to the events about it. Upstream: apiserver/pkg/endpoints/filters/audit.go and
 //! apiserver/pkg/audit/request.go, 1.36.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -227,8 +228,8 @@ impl Record {
     }
 
     /// A fact that a filter or a handler adds.
-    pub fn annotate(&mut self, key: &'static str, value: impl Into<String>) {
-        self.event.annotations.insert(key, value.into());
+    pub fn annotate(&mut self, key: impl Into<Cow<'static, str>>, value: impl Into<String>) {
+        self.event.annotations.insert(key.into(), value.into());
     }
 
     /// What was sent, as JSON.

@@ -1,4 +1,5 @@
 //! An event as it is written. Upstream: apiserver/pkg/apis/audit/v1/types.go, 1.36.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -116,7 +117,7 @@ pub(crate) struct Event {
     #[serde(serialize_with = "micros")]
     pub(crate) stage_timestamp: Timestamp,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) annotations: BTreeMap<&'static str, String>,
+    pub(crate) annotations: BTreeMap<Cow<'static, str>, String>,
 }
 
 /// Six digits after the point, as `metav1.MicroTime` prints.
@@ -191,7 +192,7 @@ mod tests {
             response_object: None,
             request_received_timestamp: at,
             stage_timestamp: at,
-            annotations: [("authorization.k8s.io/decision", "allow".to_owned())].into(),
+            annotations: [("authorization.k8s.io/decision".into(), "allow".to_owned())].into(),
         };
         let text = String::from_utf8(event.encode().unwrap()).unwrap();
         let want = concat!(

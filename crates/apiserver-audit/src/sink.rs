@@ -165,7 +165,7 @@ impl<'a> Encoded<'a> {
         }
         if self.cut.get().is_none() {
             let kept = (self.event.request_object.take(), self.event.response_object.take());
-            self.event.annotations.insert("audit.k8s.io/truncated", "true".into());
+            self.event.annotations.insert("audit.k8s.io/truncated".into(), "true".into());
             let _ = self.cut.set(self.event.encode().map(Into::into));
             self.event.annotations.remove("audit.k8s.io/truncated");
             (self.event.request_object, self.event.response_object) = kept;

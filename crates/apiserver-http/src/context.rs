@@ -3,9 +3,11 @@ use std::sync::Arc;
 
 use api::decode::Target;
 use api::kinds::Kind;
+use apiserver_admission::{Attributes, Operation};
 use apiserver_registry::{Notes, Warnings};
 use async_trait::async_trait;
 use http::{HeaderMap, Request, Response};
+use machinery::gvk::GroupVersionKind;
 use machinery::request::{RequestInfo, UserInfo};
 use machinery::{Object, StatusError, StatusResult};
 
@@ -56,6 +58,38 @@ impl Context {
         self.kind.schema.is_some()
     }
 
+    /// Takes a body that is not stored as it is through admission.
+    pub async fn admit(
+        &self,
+        operation: Operation,
+        kind: &GroupVersionKind,
+        body: &mut Object,
+        dry_run: bool,
+    ) -> StatusResult<()> {
+        let gvr = self.kind.gvr();
+        let mut attributes = Attributes {
+            operation,
+            gvk: kind,
+            gvr: &gvr,
+            subresource: &self.info.subresource,
+            namespace: &self.info.namespace,
+            name: &self.info.name,
+            object: Some(body),
+            old: None,
+            options: None,
+            user: &self.user,
+            dry_run,
+            warnings: Vec::new(),
+            annotations: Vec::new(),
+        };
+        let mut admitted = self.server.admission.mutate(&mut attributes).await;
+        if admitted.is_ok() {
+            admitted = self.server.admission.validate(&mut attributes).await;
+        }
+        self.notes.add(attributes.annotations);
+        admitted
+    }
+
     /// Whether `dryRun=All` was asked for.
     pub fn dry_run(&self) -> StatusResult<bool> {
         let query = self.query();
@@ -67,11 +101,7 @@ impl Context {
                 other => {
                     let path = machinery::FieldPath::new("dryRun");
                     let errors = [machinery::FieldError::not_supported(&path, other, &["All"])];
-                    let options = machinery::gvk::GroupVersionKind::new(
-                        "meta.k8s.io",
-                        "v1",
-                        options_kind(&self.info.verb),
-                    );
+                    let options = GroupVersionKind::new("meta.k8s.io", "v1", options_kind(&self.info.verb));
                     return Err(StatusError::invalid(&options, "", &errors));
                 }
             }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use apiserver_registry::Notes;
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body as _, Frame};
@@ -25,6 +26,8 @@ pub struct Request {
     pub running: Option<Running>,
     /// When everything has to be sent; `None`: never.
     pub deadline: Option<Duration>,
+    /// What is found on the way.
+    pub notes: Notes,
 }
 
 impl Request {
@@ -161,6 +164,7 @@ mod tests {
             slot: limits.enter(false, false).ok(),
             running: None,
             deadline: Some(deadline),
+            ..Request::default()
         };
         let mut body = request(Duration::from_secs(60)).deliver(Instant::now(), streamed(2)).into_body();
         assert!(body.frame().await.is_some());

@@ -9,7 +9,6 @@ use std::time::Instant;
 use apiserver_audit::Record;
 use apiserver_authn::AuthRequest;
 use apiserver_authz::{Answer, Decision, forbidden};
-use apiserver_registry::Notes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -118,7 +117,9 @@ impl Server {
                     tracing::warn!(%method, path, code = e.code(), error = %e, "a request failed");
                 }
                 let failed = recorded.is_some().then(|| (*e.0).clone());
-                (respond::error(&e), failed)
+                let mut response = respond::error(&e);
+                respond::warn(&mut response, &delivery.notes.take_warnings());
+                (response, failed)
             }
             Err(_) => {
                 tracing::error!(%method, path, "a handler panicked; this is a bug");
@@ -242,7 +243,7 @@ impl Server {
             request = self.record_request(record, &info, request).await?;
         }
         let series = delivery.series.clone();
-        let notes = Notes::default();
+        let notes = delivery.notes.clone();
         let work = async {
             let done = if info.is_resource {
                 self.resource(info, user, request, series, notes.clone()).await

@@ -138,16 +138,6 @@ pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
     }
 }
 
-/// Adds one before those that are there.
-pub fn warn_first(response: &mut Response<Body>, warning: String) {
-    let others: Vec<HeaderValue> = response.headers().get_all(WARNING).iter().cloned().collect();
-    response.headers_mut().remove(WARNING);
-    warn(response, &[warning]);
-    for other in others {
-        response.headers_mut().append(WARNING, other);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,8 +155,7 @@ mod tests {
     #[test]
     fn warnings_are_quoted_and_in_order() {
         let mut response = Response::new(full(""));
-        warn(&mut response, &["say \"ü\"".to_owned()]);
-        warn_first(&mut response, "first".to_owned());
+        warn(&mut response, &["first".to_owned(), "say \"ü\"".to_owned()]);
         let all: Vec<&[u8]> = response.headers().get_all(WARNING).iter().map(HeaderValue::as_bytes).collect();
         assert_eq!(all, [&b"299 - \"first\""[..], "299 - \"say \\\"ü\\\"\"".as_bytes()]);
     }

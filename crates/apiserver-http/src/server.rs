@@ -9,7 +9,7 @@ use apiserver_admission::Chain;
 use apiserver_audit::Audit;
 use apiserver_authn::{Authenticator, TokenAuthenticator};
 use apiserver_authz::Authorizer;
-use apiserver_registry::{Notes, Registry, Store};
+use apiserver_registry::{Notes, Registry, Store, Warnings};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use machinery::request::{RequestInfo, UserInfo};
@@ -93,7 +93,10 @@ impl Server {
         if !kind.namespaced && !info.namespace.is_empty() && kind.plural != "namespaces" {
             return Err(StatusError::no_such_path());
         }
-        let old = deprecation::warning(&kind);
+        if let Some(old) = deprecation::warning(&kind) {
+            Warnings::beside(&notes).add(old);
+        }
+        let found = notes.clone();
         let context = Context {
             server: self.clone(),
             headers: request.headers().clone(),
@@ -105,8 +108,9 @@ impl Server {
             notes,
         };
         let mut answer = self.route(context, request).await;
-        if let (Ok(response), Some(warning)) = (&mut answer, old) {
-            respond::warn_first(response, warning);
+        // Those of an answer that is an error are sent with it.
+        if let Ok(response) = &mut answer {
+            respond::warn(response, &found.take_warnings());
         }
         answer
     }

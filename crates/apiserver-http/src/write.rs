@@ -89,16 +89,14 @@ pub fn answer(
     store: &Store,
     status: StatusCode,
     stored: Stored,
-    warnings: &Warnings,
 ) -> StatusResult<Response<Body>> {
     let agreed = context.negotiate()?;
     let plain = agreed == (Agreed { media: Media::Json, form: Form::Object });
-    let mut response = if plain && context.is_storage_version(store) {
+    let response = if plain && context.is_storage_version(store) {
         respond::bytes(status, agreed.media.content_type(), store.json(&stored))
     } else {
         read::one(context, agreed, status, context.from_storage(stored.object))
     };
-    respond::warn(&mut response, &warnings.take());
     Ok(response)
 }
 
@@ -113,7 +111,7 @@ pub async fn create(
     let bytes = body::read(request.into_body()).await?;
     let object = decode(context, &bytes, &Target::of(&context.kind), &warnings)?;
     let stored = store.create(&write(context, &warnings)?, context.to_storage(object)).await?;
-    answer(context, store, StatusCode::CREATED, stored, &warnings)
+    answer(context, store, StatusCode::CREATED, stored)
 }
 
 /// Serves `update`.
@@ -142,7 +140,7 @@ pub async fn update(
     let change = |_: &Object| store.check_conditional(&write, &object).map(|()| object.clone());
     let (stored, created) = store.update(&write, change, Some(absent)).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    answer(context, store, status, stored, &warnings)
+    answer(context, store, status, stored)
 }
 
 /// The patch types that are served.
@@ -230,7 +228,7 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
         let (config, force) = applied(context, &bytes, &Target::of(&context.kind), &warnings)?;
         let (stored, created) = store.apply(&write(context, &warnings)?, config, force).await?;
         let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-        return answer(context, store, status, stored, &warnings);
+        return answer(context, store, status, stored);
     }
     let patch = Patch::new(&headers, bytes)?;
     force(context, false)?;
@@ -258,7 +256,7 @@ pub async fn patch(context: &Context, store: &Store, request: Request<Body>) -> 
         Ok(context.to_storage(object))
     };
     let (stored, _) = store.update(&write(context, &warnings)?, change, None).await?;
-    answer(context, store, StatusCode::OK, stored, &warnings)
+    answer(context, store, StatusCode::OK, stored)
 }
 
 /// Reads `DeleteOptions` from body and query.
@@ -406,7 +404,7 @@ pub async fn delete(
     let warnings = Warnings::beside(&context.notes);
     let write = Write { dry_run, ..write(context, &warnings)? };
     let kind = &context.kind;
-    let mut response = match store.delete(&write, &options).await? {
+    let response = match store.delete(&write, &options).await? {
         // A pod that is gone is answered with its last form, as upstream does (`returnDeletedObject`).
         Deleted::Gone(stored) if kind.plural == "pods" && kind.group.is_empty() => {
             read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object))
@@ -422,7 +420,6 @@ pub async fn delete(
             read::one(context, agreed, StatusCode::OK, context.from_storage(stored.object))
         }
     };
-    respond::warn(&mut response, &warnings.take());
     Ok(response)
 }
 

@@ -13,7 +13,7 @@ mod registry;
 mod request;
 mod store;
 
-pub use delete::{FOREGROUND, ORPHAN, timestamp};
+pub use delete::{FOREGROUND, ORPHAN, preconditions, timestamp};
 pub use registry::{Registry, RegistryBuilder};
 pub use request::{DeleteOptions, Notes, Propagation, Warnings, Write};
 pub use store::{Deleted, Hook, Shared, Store, Stored, prefix, storage_error, too_large_revision};

@@ -1,5 +1,6 @@
 //! What a caller of the store says besides the object.
-use std::sync::{Arc, Mutex};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::kinds::Kind;
 use machinery::request::UserInfo;
@@ -24,52 +25,59 @@ pub struct Write<'a> {
     pub warnings: &'a Warnings,
 }
 
-/// Warnings for the client, collected on the way.
+/// Warnings for the client, collected on the way; they reach it whatever becomes of the request.
 #[derive(Debug, Default)]
-pub struct Warnings {
-    texts: Mutex<Vec<String>>,
-    notes: Notes,
+pub struct Warnings(Notes);
+
+/// What is found on the way, for the audit trail and for the client; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<Found>>);
+
+#[derive(Debug, Default)]
+struct Found {
+    facts: Vec<(Cow<'static, str>, String)>,
+    warnings: Vec<String>,
 }
 
-/// Facts for the audit trail that are found on the way; clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct Notes(Arc<Mutex<Vec<(&'static str, String)>>>);
-
 impl Notes {
-    /// Adds some.
-    pub fn add(&self, facts: impl IntoIterator<Item = (&'static str, String)>) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).extend(facts);
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All so far.
-    pub fn take(&self) -> Vec<(&'static str, String)> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    /// Adds facts for the audit trail.
+    pub fn add(&self, facts: impl IntoIterator<Item = (Cow<'static, str>, String)>) {
+        self.found().facts.extend(facts);
+    }
+
+    /// All facts so far.
+    pub fn take(&self) -> Vec<(Cow<'static, str>, String)> {
+        std::mem::take(&mut self.found().facts)
+    }
+
+    /// All warnings so far.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.found().warnings)
     }
 }
 
 impl Warnings {
-    /// None yet; what is found for the audit trail goes to `notes`.
+    /// Those among what is found on the way of a request.
     pub fn beside(notes: &Notes) -> Self {
-        Self { texts: Mutex::default(), notes: notes.clone() }
+        Self(notes.clone())
     }
 
     /// Where facts for the audit trail go.
     pub fn notes(&self) -> &Notes {
-        &self.notes
+        &self.0
     }
 
     /// Adds one, unless it is there.
     pub fn add(&self, text: impl Into<String>) {
         let text = text.into();
-        let mut all = self.texts.lock().unwrap_or_else(|e| e.into_inner());
-        if !all.contains(&text) {
-            all.push(text);
+        let mut found = self.0.found();
+        if !found.warnings.contains(&text) {
+            found.warnings.push(text);
         }
-    }
-
-    /// All so far.
-    pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.texts.lock().unwrap_or_else(|e| e.into_inner()))
     }
 }
 

@@ -220,7 +220,10 @@ impl Store {
         old: Option<&Object>,
     ) -> StatusResult<()> {
         let name = object.as_deref().or(old).map(|o| o.name().to_owned()).unwrap_or_default();
-        self.admission.validate(&self.attributes(write, operation, &name, object, old)).await
+        let mut attributes = self.attributes(write, operation, &name, object, old);
+        let admitted = self.admission.validate(&mut attributes).await;
+        write.warnings.notes().add(attributes.annotations);
+        admitted
     }
 
     /// Creates an object. The name in it counts; `write.name` is empty.

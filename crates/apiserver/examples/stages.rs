@@ -10,7 +10,10 @@ use apiserver::{
     Admission, ApiServer, AuthorizationMode, Body, Config, Selection, ServiceAccounts, Settings, TlsFiles,
     audit,
 };
-use apiserver_admission::{Attributes, Authorize, ClusterView, Needs, Operation, QuotaWriter, Resource};
+use apiserver_admission::{
+    Attributes, Authorize, ClusterView, MakeNamespaces, Needs, Operation, QuotaWriter, Resource, Served,
+    ServedKinds,
+};
 use apiserver_audit::{Begin, Stage};
 use apiserver_authn::{AuthRequest, Authenticator as _, ClientCertificate};
 use apiserver_authz::Authorizer as _;
@@ -202,8 +205,21 @@ impl ClusterView for Small {
 
 #[async_trait]
 impl Authorize for Small {
-    async fn may(&self, _: &UserInfo, _: &str, _: &str) -> bool {
-        true
+    async fn decide(&self, _: &UserInfo, _: &RequestInfo) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl ServedKinds for Small {
+    fn served(&self, _: &str, _: &str, _: &str) -> Option<Served> {
+        None
+    }
+}
+
+#[async_trait]
+impl MakeNamespaces for Small {
+    async fn make(&self, _: &str) -> StatusResult<()> {
+        Ok(())
     }
 }
 
@@ -218,7 +234,10 @@ async fn admission() -> Result<(), Failed> {
     let needs = Needs {
         cluster: Arc::new(Small),
         authorize: Arc::new(Small),
+        kinds: Arc::new(Small),
         quota: Arc::new(Small),
+        namespaces: Arc::new(Small),
+        reviewers: Box::new(|_| Err("nobody is asked".into())),
         tolerations: apiserver::DefaultTolerationSeconds::default(),
     };
     let chain = Selection::with_node_restriction().build(&needs, &Settings::default())?;
@@ -248,7 +267,7 @@ async fn admission() -> Result<(), Failed> {
                 warnings: Vec::new(),
                 annotations: Vec::new(),
             };
-            chain.mutate(&mut attributes).await.and(chain.validate(&attributes).await)
+            chain.mutate(&mut attributes).await.and(chain.validate(&mut attributes).await)
         });
         row(
             &format!("admission: create of a {what}"),

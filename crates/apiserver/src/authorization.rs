@@ -11,13 +11,11 @@ use apiserver_authz::rbac::Rbac;
 use apiserver_authz::webhook::{NoAnswer, ReviewServer, Webhook};
 use apiserver_authz::{Answer, Authorizer, Rules, Union, always};
 use async_trait::async_trait;
-use http::StatusCode;
-use http::header::RETRY_AFTER;
 use machinery::request::{Attributes, UserInfo};
 use pki::Fresh;
 
 use crate::config::{AuthorizationMode, Config};
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, Unanswered};
 use crate::server::StartError;
 use crate::webhook_config::WebhookConfig;
 
@@ -105,26 +103,8 @@ struct Asked {
 #[async_trait]
 impl ReviewServer for Asked {
     async fn review(&self, question: &[u8]) -> Result<Vec<u8>, NoAnswer> {
-        use apiserver_authn::HttpClient as _;
-        let request = http::Request::post(&self.url)
-            .header("content-type", "application/json")
-            .header("accept", "application/json, */*")
-            .body(question.to_vec())
-            .map_err(|e| NoAnswer { why: e.to_string(), again: false })?;
-        let failed = |why: String, again| NoAnswer { why: format!("Post {:?}: {why}", self.url), again };
-        let answer = self.http.call(request).await.map_err(|why| {
-            // A server that restarts cuts its connections; one that is not there at all will not be in a second.
-            let cut = why.contains("reset") || why.contains("closed before message completed");
-            failed(why, cut)
-        })?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer.into_body());
-        }
-        let passing =
-            [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT];
-        let again = passing.contains(&status) || answer.headers().contains_key(RETRY_AFTER);
-        Err(failed(format!("the server answered {status}"), again))
+        let asked = self.http.ask(&self.url, question).await;
+        asked.map_err(|Unanswered { why, again }| NoAnswer { why, again })
     }
 }
 

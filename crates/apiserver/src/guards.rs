@@ -79,22 +79,14 @@ impl Plugin for RequesterOfCertificate {
     }
 }
 
-/// Answers the certificate plugins from the authorizer.
-pub struct MaySign(pub Arc<dyn Authorizer>);
+/// Answers plugins from the authorizer.
+pub struct Decides(pub Arc<dyn Authorizer>);
 
 #[async_trait]
-impl Authorize for MaySign {
-    async fn may(&self, user: &UserInfo, verb: &str, signer: &str) -> bool {
-        let request = RequestInfo {
-            verb: verb.into(),
-            is_resource: true,
-            api_group: "certificates.k8s.io".into(),
-            api_version: "*".into(),
-            resource: "signers".into(),
-            name: signer.into(),
-            ..RequestInfo::default()
-        };
-        self.0.authorize(&Question { user, request: &request }).await.is_allowed()
+impl Authorize for Decides {
+    async fn decide(&self, user: &UserInfo, request: &RequestInfo) -> Result<(), String> {
+        let answer = self.0.authorize(&Question { user, request }).await;
+        if answer.is_allowed() { Ok(()) } else { Err(answer.reason().to_owned()) }
     }
 }
 

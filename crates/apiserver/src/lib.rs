@@ -13,6 +13,7 @@ mod guards;
 mod masters;
 mod metered;
 mod outbound;
+mod plugin_needs;
 mod sealed;
 mod server;
 mod service_allocator;

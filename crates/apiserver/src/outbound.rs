@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use apiserver_authn::HttpClient;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue, USER_AGENT};
-use http::{Request, Response, Uri};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -31,6 +31,15 @@ pub struct Outbound {
     dialer: Dialer,
     time: Duration,
     idle: Mutex<Vec<(Instant, Sender)>>,
+}
+
+/// Why a question got no answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// What happened.
+    pub why: String,
+    /// Whether the same question may be answered in a moment.
+    pub again: bool,
 }
 
 /// What a client of others needs: whom to trust, and who it is.
@@ -92,6 +101,29 @@ impl Outbound {
     #[must_use]
     pub fn within(self, time: Duration) -> Self {
         Self { time, ..self }
+    }
+
+    /// Puts a question in JSON to a server, and gives the body of a good answer.
+    pub async fn ask(&self, url: &str, question: &[u8]) -> Result<Vec<u8>, Unanswered> {
+        let request = Request::post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json, */*")
+            .body(question.to_vec())
+            .map_err(|e| Unanswered { why: e.to_string(), again: false })?;
+        let failed = |why: String, again| Unanswered { why: format!("Post {url:?}: {why}"), again };
+        let answer = self.call(request).await.map_err(|why| {
+            // A server that restarts cuts its connections; one that is not there at all will not be in a second.
+            let cut = why.contains("reset") || why.contains("closed before message completed");
+            failed(why, cut)
+        })?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer.into_body());
+        }
+        let passing =
+            [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::TOO_MANY_REQUESTS, StatusCode::GATEWAY_TIMEOUT];
+        let again = passing.contains(&status) || answer.headers().contains_key(RETRY_AFTER);
+        Err(failed(format!("the server answered {status}"), again))
     }
 
     /// A connection that waits for a request.

@@ -31,9 +31,10 @@ use tokio_util::task::TaskTracker;
 use crate::authentication::identity;
 use crate::bootstrap::{Advertised, Bootstrap};
 use crate::config::{Config, KubeletClient};
-use crate::guards::{self, MaySign, Quotas, RbacEscalation, RequesterOfCertificate};
+use crate::guards::{self, Decides, Quotas, RbacEscalation, RequesterOfCertificate};
 use crate::masters::Masters;
 use crate::metered::{Metered, StoreTimes};
+use crate::plugin_needs::{self, Known, Namespaces};
 use crate::sealed::{self, Sealed};
 use crate::service_allocator::ServiceAllocator;
 use crate::view::View;
@@ -184,10 +185,14 @@ impl ApiServer {
         let authorizer = authorization::authorizer(&mut config, &rbac, &node)?;
 
         let quotas = Quotas::new(config.storage.clone()).map_err(StartError::Bootstrap)?;
+        let namespaces = Arc::new(Namespaces::default());
         let needs = Needs {
             cluster: view.clone(),
-            authorize: Arc::new(MaySign(authorizer.clone())),
+            authorize: Arc::new(Decides(authorizer.clone())),
+            kinds: Arc::new(Known { not_served: config.not_served.clone() }),
             quota: Arc::new(quotas),
+            namespaces: namespaces.clone(),
+            reviewers: Box::new(plugin_needs::reviewer),
             tolerations: config.admission.tolerations,
         };
         let built = config.admission.plugins.build(&needs, &config.admission.settings);
@@ -206,6 +211,7 @@ impl ApiServer {
         let mut hooks: BTreeMap<(&str, &str), Arc<dyn Hook>> = BTreeMap::new();
         hooks.insert(("", "services"), allocator.clone());
         let registry = Arc::new(builder.finish(admission.clone(), &hooks, config.event_ttl));
+        namespaces.are_kept_in(&registry);
 
         let identity = identity(&config, view)?;
         let documents = BTreeMap::from([

@@ -13,6 +13,7 @@ mod informers;
 mod lists;
 mod load;
 mod machine;
+mod machines;
 mod node;
 mod objects;
 mod process;
@@ -50,11 +51,13 @@ enum Section {
     Informers,
     /// A node: `cox up` to Ready, pod start. Needs root and containerd.
     Node,
+    /// Three machines over ssh: `cox up -f` to Ready. Needs root, systemd-nspawn and sshd.
+    Machines,
     /// etcd's durable writes, where etcd is on the machine.
     Etcd,
 }
 
-const ALL: [Section; 9] = [
+const ALL: [Section; 10] = [
     Section::Start,
     Section::Idle,
     Section::Load,
@@ -63,6 +66,7 @@ const ALL: [Section; 9] = [
     Section::Watch,
     Section::Informers,
     Section::Node,
+    Section::Machines,
     Section::Etcd,
 ];
 
@@ -142,6 +146,7 @@ fn measure(plan: &Plan) -> Result<()> {
             Section::Informers => runtime.block_on(informers::measure(plan, &host, &mut report)),
             Section::Watch => runtime.block_on(watchers::measure(plan, &host, &mut report)),
             Section::Node => runtime.block_on(node::measure(plan, directory.path(), &mut report)),
+            Section::Machines => machines::measure(plan, &mut report),
             Section::Etcd => runtime.block_on(etcd::measure(plan, directory.path(), &mut report)),
         };
         // What can be measured is worth printing even where one thing cannot.

@@ -28,7 +28,7 @@ impl Cli {
     pub fn verbosity(&self) -> u8 {
         let is_server = match &self.command {
             Command::Up(options) => options.foreground,
-            Command::Probe | Command::ImportImages { .. } => false,
+            Command::Probe { .. } | Command::Reach { .. } | Command::ImportImages { .. } => false,
             Command::Init(_) | Command::Validate(_) | Command::Render(_) => false,
             Command::Down(_) | Command::Status(_) | Command::Kubeconfig(_) | Command::Completion { .. } => {
                 false
@@ -111,13 +111,26 @@ pub enum Command {
     },
     /// Whether a service of this host works; asked over ssh.
     #[command(hide = true)]
-    Probe,
+    Probe {
+        /// For how long to go on asking.
+        #[arg(long, default_value_t = 0)]
+        patience_ms: u64,
+    },
+    /// Asks names and servers from where it runs, and tells what answered; run in pods to verify a cluster.
+    #[command(hide = true)]
+    Reach {
+        /// What to ask, as JSON.
+        question: String,
+    },
     /// Gives this host's container runtime the system images; asked over ssh.
     #[command(hide = true, name = "import-images")]
     ImportImages {
         /// Socket of the container runtime.
         #[arg(long)]
         socket: PathBuf,
+        /// How it stacks image layers.
+        #[arg(long, default_value = "overlayfs")]
+        snapshotter: String,
     },
     /// The API server alone.
     #[command(
@@ -184,14 +197,7 @@ pub struct Which {
     #[arg(long)]
     pub name: Option<String>,
     /// The file that describes the cluster; ./cluster.yaml if there is one and no --name is given.
-    // Verbs with a file of another kind have that under the plain name.
-    #[arg(
-        id = "cluster_file",
-        short = 'f',
-        long = "cluster-file",
-        value_name = "FILE",
-        conflicts_with = "name"
-    )]
+    #[arg(id = "cluster-file", short = 'f', long = "file", value_name = "FILE", conflicts_with = "name")]
     pub file: Option<PathBuf>,
     /// Where clusters keep everything.
     #[arg(long, default_value = "/var/lib/cox", env = "COX_DATA_DIR")]
@@ -265,6 +271,9 @@ pub struct Up {
     /// How hosts that go are emptied.
     #[command(flatten)]
     pub drain: commands::drain::DrainFlags,
+    /// Hosts over ssh: takes the network of their pods on trust, rather than trying it after a change.
+    #[arg(long)]
+    pub no_verify: bool,
 }
 
 /// `cox down`.

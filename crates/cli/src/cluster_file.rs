@@ -64,6 +64,9 @@ pub fn read(file: &Path) -> Result<Reading, Failure> {
     let place = |key: &Path| key_path(key, base, home.as_deref());
     let outside = Outside { key: &|key| look_at_key(&place(key)), flag: &look_at_flag };
     let mut reading = ClusterSpec::read_with(&text, outside);
+    if let Some(spec) = &mut reading.spec {
+        spec.packages = spec.packages.as_deref().map(place);
+    }
     for host in reading.spec.iter_mut().flat_map(|spec| &mut spec.hosts) {
         host.ssh.key = host.ssh.key.as_deref().map(place);
     }

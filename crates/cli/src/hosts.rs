@@ -1,5 +1,5 @@
 //! A cluster of several hosts: what was asked for, what follows from it, and where it is kept.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pki::ClusterPki;
 use provision::apply::Host;
 use provision::local::{LocalHosts, free_network};
-use provision::plan::{HostPlan, PlanOptions, Trust};
+use provision::plan::{HostPlan, HostTraits, PlanOptions, Trust};
 use provision::spec::{ClusterSpec, LoadBalancer, Provider, Role, Topology};
 use provision::{Facts, Layout, SshHost, find_program};
 
@@ -16,6 +16,8 @@ use crate::cluster;
 use crate::cluster_file;
 use crate::output::Failure;
 
+/// The file with what machines are like that are reached over ssh.
+const TRAITS: &str = "traits.json";
 /// Most hosts on one machine: their addresses come out of one small network.
 const MOST: usize = 100;
 
@@ -40,6 +42,8 @@ pub enum Hosts {
         control: PathBuf,
         /// Where the program lies on them.
         cox: PathBuf,
+        /// Directory of the packages that they may lack.
+        packages: Option<PathBuf>,
     },
 }
 
@@ -48,7 +52,9 @@ impl Hosts {
     pub fn host(&self, host: &provision::spec::Host) -> Arc<dyn Host> {
         match self {
             Self::Local(hosts) => Arc::new(hosts.host(&host.name)),
-            Self::Ssh { control, cox } => Arc::new(SshHost::new(host, control, cox)),
+            Self::Ssh { control, cox, packages } => {
+                Arc::new(SshHost::new(host, control, cox).with_packages(packages.as_deref()))
+            }
         }
     }
 
@@ -125,11 +131,9 @@ impl HostsCluster {
     /// As the file of a command describes it, with another port of this machine if one is given.
     pub fn described(file: &Path, which: &Which, port: Option<u16>) -> Result<Self, Failure> {
         let mut spec = cluster_file::load(file)?;
-        for host in &mut spec.hosts {
-            // Later commands are given from elsewhere.
-            if let Some(key) = &mut host.ssh.key {
-                *key = std::path::absolute(&*key).map_err(|e| unusable(key, &e))?;
-            }
+        // Later commands are given from elsewhere.
+        for path in spec.hosts.iter_mut().filter_map(|h| h.ssh.key.as_mut()).chain(&mut spec.packages) {
+            *path = std::path::absolute(&*path).map_err(|e| unusable(path, &e))?;
         }
         if let Some(port) = port {
             spec.api_server.local_port = port;
@@ -308,7 +312,8 @@ impl HostsCluster {
                 std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700)
                     .create(&control)
                     .map_err(|e| Failure::new(format!("cannot make {}: {e}", control.display()), ""))?;
-                Ok(Hosts::Ssh { control, cox: PlanOptions::system().paths.program("cox") })
+                let cox = PlanOptions::system().paths.program("cox");
+                Ok(Hosts::Ssh { control, cox, packages: self.spec.packages.clone() })
             }
         }
     }
@@ -323,6 +328,7 @@ impl HostsCluster {
     pub fn plan_options(&self) -> PlanOptions {
         let mut options = PlanOptions::system();
         if self.spec.provider == Provider::Ssh {
+            options.traits = self.traits();
             return options;
         }
         let facts = Facts::gather(self.layout.root(), &[]);
@@ -343,6 +349,19 @@ impl HostsCluster {
             }
         }
         options
+    }
+
+    /// What the machines are like, as `up` found them last.
+    fn traits(&self) -> BTreeMap<String, HostTraits> {
+        let kept = std::fs::read(self.layout.root().join(TRAITS)).unwrap_or_default();
+        serde_json::from_slice(&kept).unwrap_or_default()
+    }
+
+    /// Keeps what the machines are like, so that later commands plan for them as `up` does.
+    pub fn keep_traits(&self, traits: &BTreeMap<String, HostTraits>) -> Result<(), Failure> {
+        let path = self.layout.root().join(TRAITS);
+        let text = serde_json::to_vec_pretty(traits).map_err(|e| unusable(&path, &e))?;
+        std::fs::write(&path, text).map_err(|e| unusable(&path, &e))
     }
 
     /// Everything that proves who is who: made where it is missing; what is doubtful is told.

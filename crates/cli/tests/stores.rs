@@ -81,7 +81,7 @@ async fn a_running_store_is_backed_up_and_a_stopped_one_restored() {
     );
     refused(&["backup", file, "--db", db], "is there already");
     done(&["backup", file, "--db", db, "--force"]);
-    assert_eq!(done(&["db", "check", "--file", file])["healthy"], true);
+    assert_eq!(done(&["db", "check", "--backup", file])["healthy"], true);
     assert_eq!(done(&["db", "check", "--db", db])["keys"], 28);
     refused(&["restore", file, "--db", db], "is in use by process");
     refused(&["db", "compact", "--db", db], "is in use by process");
@@ -127,7 +127,7 @@ async fn a_running_store_is_backed_up_and_a_stopped_one_restored() {
     bytes[middle] ^= 1;
     std::fs::write(file, bytes).expect("write");
     refused(&["restore", file, "--db", db], "the backup is not whole");
-    refused(&["db", "check", "--file", file], "the backup is not whole");
+    refused(&["db", "check", "--backup", file], "the backup is not whole");
     refused(&["restore", "/etc/hostname", "--db", db], "is no backup");
 }
 

@@ -95,6 +95,7 @@ fn current_name(name: &str) -> &str {
         "job" => "job-controller",
         "deployment" => "deployment-controller",
         "replicaset" => "replicaset-controller",
+        "replicationcontroller" => "replicationcontroller-controller",
         "statefulset" => "statefulset-controller",
         "cronjob" => "cronjob-controller",
         "csrsigning" => "certificatesigningrequest-signing-controller",

@@ -24,6 +24,7 @@ pub fn account(controller: &str) -> &str {
         | "certificatesigningrequest-cleaner-controller"
         | "certificatesigningrequest-signing-controller" => "certificate-controller",
         "daemonset-controller" => "daemon-set-controller",
+        "replicationcontroller-controller" => "replication-controller",
         "service-cidr-controller" => "service-cidrs-controller",
         "statefulset-controller" => "statefulset-controller",
         same => same,

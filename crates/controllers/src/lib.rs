@@ -24,6 +24,7 @@ mod bootstrap_signer;
 mod certificates;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
@@ -33,6 +34,8 @@ mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
 mod replica_set;
+mod replication_controller;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod service_account_token;
@@ -97,6 +100,7 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
         running.start(root_ca::RootCaPublisher::new);
     }
     running.start(replica_set::ReplicaSetController::new);
+    running.start(replication_controller::ReplicationControllerController::new);
     running.start(deployment::DeploymentController::new);
     running.start(endpoint_slice::EndpointSliceController::new);
     running.start(endpoints::EndpointsController::new);
@@ -122,6 +126,8 @@ async fn run_all(config: Config, client: Client, clients: ClientFor, stop: Cance
     running.start(daemon_set::DaemonSetController::new);
     running.start(stateful_set::StatefulSetController::new);
     running.start(service_cidr::ServiceCidrController::new);
+    running.start(resource_quota::ResourceQuotaController::new);
+    running.start(disruption::DisruptionController::new);
     while let Some(ended) = running.tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "controller ended badly");

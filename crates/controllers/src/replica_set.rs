@@ -135,22 +135,26 @@ impl Controller for ReplicaSetController {
     }
 }
 
-fn replicas(set: &ReplicaSet) -> i64 {
+/// How many pods a set wants.
+pub fn replicas(set: &ReplicaSet) -> i64 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1).into()
 }
 
-fn active(pods: &[Arc<Pod>]) -> impl Iterator<Item = &Pod> {
+/// Those that count.
+pub fn active(pods: &[Arc<Pod>]) -> impl Iterator<Item = &Pod> {
     pods.iter().map(|p| &**p).filter(|p| pods::is_active(p))
 }
 
+/// What to do about the pods of a set.
 #[derive(Debug, PartialEq)]
-enum Plan<'a> {
+pub enum Plan<'a> {
     Nothing,
     Create(usize),
     Delete(Vec<&'a Pod>),
 }
 
-fn plan<'a>(
+/// Decides about the pods of a set.
+pub fn plan<'a>(
     set: &ReplicaSet,
     pods: &'a [Arc<Pod>],
     crowd: &HashMap<String, usize>,
@@ -171,7 +175,8 @@ fn plan<'a>(
     Plan::Delete(active)
 }
 
-fn status(
+/// What a set's status should say.
+pub fn status(
     set: &ReplicaSet,
     pods: &[Arc<Pod>],
     failure: Option<(&str, String)>,

@@ -25,12 +25,20 @@ pub struct Answer {
 pub struct Kubectl {
     kubeconfig: PathBuf,
     namespace: String,
+    /// Whose network it uses, where that is not this process's.
+    network: Option<u32>,
 }
 
 impl Kubectl {
     /// With this kubeconfig, in namespace `default`.
     pub fn new(kubeconfig: &Path) -> Self {
-        Self { kubeconfig: kubeconfig.to_owned(), namespace: "default".into() }
+        Self { kubeconfig: kubeconfig.to_owned(), namespace: "default".into(), network: None }
+    }
+
+    /// The same in the network namespace of a process.
+    #[must_use]
+    pub fn in_network_of(&self, process: u32) -> Self {
+        Self { network: Some(process), ..self.clone() }
     }
 
     /// The same in another namespace.
@@ -46,7 +54,14 @@ impl Kubectl {
 
     /// The command, ready to be given arguments.
     pub fn command(&self) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = match self.network {
+            None => Command::new("kubectl"),
+            Some(process) => {
+                let mut command = Command::new("nsenter");
+                command.args(["-t", &process.to_string(), "-n", "--", "kubectl"]);
+                command
+            }
+        };
         command.env("KUBECONFIG", &self.kubeconfig).args(["-n", &self.namespace]);
         // Discovery of one cluster may not be taken for another's.
         command.arg("--cache-dir").arg(self.kubeconfig.with_extension("cache"));

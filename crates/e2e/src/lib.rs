@@ -5,6 +5,7 @@ mod api_server;
 mod cluster;
 mod kubectl;
 mod leftovers;
+pub mod machines;
 mod request;
 mod traffic;
 

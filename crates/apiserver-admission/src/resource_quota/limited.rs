@@ -1,9 +1,10 @@
 //! What nobody may take without a quota that counts it: `ResourceQuotaConfiguration`.
+use machinery::Object;
 use machinery::field::{FieldError, FieldPath, aggregate};
+use quota::{Amounts, Counted, Scope};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::pod_resources::Amounts;
 use crate::settings::{ConfigError, typed};
 
 /// What is limited by default, as the configuration names it.
@@ -20,7 +21,7 @@ struct LimitedResource {
     #[serde(default)]
     match_contains: Vec<String>,
     #[serde(default)]
-    match_scopes: Vec<Value>,
+    match_scopes: Vec<Scope>,
 }
 
 #[derive(Deserialize)]
@@ -46,11 +47,6 @@ impl Limited {
             if limited.resource.is_empty() {
                 errors.push(FieldError::required(&path.child("resource"), ""));
             }
-            if !limited.match_scopes.is_empty() {
-                let scopes = Value::Array(limited.match_scopes.clone());
-                let why = "scopes are not supported here: use matchContains";
-                errors.push(FieldError::invalid(&path.child("matchScopes"), scopes, why));
-            }
         }
         if errors.is_empty() {
             Ok(Self(file.limited_resources))
@@ -64,11 +60,18 @@ impl Limited {
     }
 
     /// Names that a quota has to count before a request may take of them.
-    pub(super) fn names<'a>(&self, group: &str, resource: &str, delta: &'a Amounts) -> Vec<&'a str> {
-        let of: Vec<&LimitedResource> =
-            self.0.iter().filter(|l| l.api_group == group && l.resource == resource).collect();
+    pub(super) fn names<'a>(&self, counted: &Counted<'_>, taken: &'a Amounts) -> Vec<&'a str> {
+        let about = |l: &&LimitedResource| l.api_group == counted.group && l.resource == counted.resource;
+        let of: Vec<&LimitedResource> = self.0.iter().filter(about).collect();
         let is_limited =
             |name: &str| of.iter().any(|l| l.match_contains.iter().any(|part| name.contains(part.as_str())));
-        delta.keys().map(String::as_str).filter(|name| is_limited(name)).collect()
+        taken.keys().map(String::as_str).filter(|name| is_limited(name)).collect()
+    }
+
+    /// Scopes that the object is in, and that a quota has to name before there may be such objects; whatever resource
+    /// the configuration names beside them.
+    pub(super) fn scopes(&self, counted: &Counted<'_>, object: &Object) -> Vec<Scope> {
+        let all = self.0.iter().flat_map(|l| &l.match_scopes);
+        all.filter(|scope| counted.is_in(scope, object)).cloned().collect()
     }
 }

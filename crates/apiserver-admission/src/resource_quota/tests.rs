@@ -45,8 +45,7 @@ impl QuotaWriter for Store {
         if *steals > 0 {
             *steals -= 1;
             let mut stored = self.quota.lock().unwrap();
-            let pods =
-                stored.at(&["status", "used", "pods"]).and_then(crate::pod_resources::quantity).unwrap();
+            let pods = stored.at(&["status", "used", "pods"]).and_then(quota::quantity).unwrap();
             stored.set(&["status", "used", "pods"], pods.add(&Quantity::from_value(1)).to_string());
             return Err(StatusError::stale(&GroupResource::new("", "resourcequotas"), "q"));
         }
@@ -223,8 +222,106 @@ async fn what_is_limited_by_default_needs_a_quota_that_counts_it() {
         json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
             "limitedResources": [{}]}),
         json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
-            "limitedResources": [{"resource": "pods", "matchScopes": [{"scopeName": "PriorityClass"}]}]}),
+            "limitedResources": [{"resource": "pods", "matchScopes": [{"scope": "PriorityClass"}]}]}),
     ] {
         assert!(Limited::from_config(Some(&wrong)).is_err(), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn what_is_limited_by_scope_needs_a_quota_of_that_scope() {
+    let important = json!({"scopeName": "PriorityClass", "operator": "In", "values": ["high", "top"]});
+    let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "ResourceQuotaConfiguration",
+        "limitedResources": [
+            {"resource": "pods", "matchScopes": [important]},
+            {"resource": "persistentvolumeclaims", "matchScopes": [{"scopeName": "VolumeAttributesClass", "operator": "Exists"}]}]});
+    let pod = |class: &str| {
+        Ask::create_pod(
+            json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"priorityClassName": class}}),
+        )
+    };
+    let claim = |class: &str| Ask {
+        object: Some(object(
+            json!({"metadata": {"name": "c", "namespace": "a"}, "spec": {"volumeAttributesClassName": class}}),
+        )),
+        ..Ask::new(Operation::Create, ("", "persistentvolumeclaims"), "PersistentVolumeClaim")
+    };
+    let selector = |scope: &str, values: Value| {
+        let operator = if values.is_null() { "Exists" } else { "In" };
+        json!({"scopeSelector": {"matchExpressions": [{"scopeName": scope, "operator": operator, "values": values}]}})
+    };
+    let pods = "insufficient quota to match these scopes: [{PriorityClass In [high top]}]";
+    let claims = "insufficient quota to match these scopes: [{VolumeAttributesClass Exists []}]";
+    for (spec, ask, want, used) in [
+        (json!({}), pod("low"), "", json!({"pods": "1", "persistentvolumeclaims": "0"})),
+        (json!({}), pod("high"), pods, json!({"pods": "0", "persistentvolumeclaims": "0"})),
+        (
+            selector("PriorityClass", json!(["high"])),
+            pod("high"),
+            "",
+            json!({"pods": "1", "persistentvolumeclaims": "0"}),
+        ),
+        (
+            selector("PriorityClass", json!(["high"])),
+            pod("top"),
+            pods,
+            json!({"pods": "0", "persistentvolumeclaims": "0"}),
+        ),
+        (json!({}), claim(""), "", json!({"pods": "0", "persistentvolumeclaims": "1"})),
+        (json!({}), claim("gold"), claims, json!({"pods": "0", "persistentvolumeclaims": "0"})),
+        (
+            selector("VolumeAttributesClass", Value::Null),
+            claim("gold"),
+            "",
+            json!({"pods": "0", "persistentvolumeclaims": "1"}),
+        ),
+        (
+            selector("VolumeAttributesClass", json!(["silver"])),
+            claim(""),
+            "",
+            json!({"pods": "0", "persistentvolumeclaims": "0"}),
+        ),
+    ] {
+        let hard = json!({"pods": "5", "persistentvolumeclaims": "5"});
+        let store = Store::new(spec.clone(), hard, json!({"pods": "0", "persistentvolumeclaims": "0"}));
+        let plugin = ResourceQuota::from_config(store.clone(), store.clone(), Some(&config)).unwrap();
+        assert_eq!(ask.run(&plugin).await.err().unwrap_or_default(), want, "{spec}");
+        assert_eq!(store.used(), used, "{spec}");
+    }
+}
+
+#[tokio::test]
+async fn only_what_changes_a_count_is_counted() {
+    let spec = |deadline: Value| json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"activeDeadlineSeconds": deadline}});
+    for (subresource, before, after, used) in [
+        ("", json!(null), json!(null), "0"),
+        ("", json!(null), json!(5), "1"),
+        ("", json!(5), json!(5), "0"),
+        ("status", json!(null), json!(5), "0"),
+    ] {
+        let store =
+            Store::new(json!({"scopes": ["Terminating"]}), json!({"pods": "5"}), json!({"pods": "0"}));
+        let ask = Ask {
+            operation: Operation::Update,
+            subresource,
+            old: Some(object(spec(before.clone()))),
+            ..Ask::create_pod(spec(after.clone()))
+        };
+        ask.run(&plugin(&store)).await.unwrap();
+        assert_eq!(store.used(), json!({"pods": used}), "{subresource} {before} {after}");
+    }
+    // The status of a claim tells what is so: counted, and never refused.
+    let claim = |storage: &str| {
+        object(json!({"metadata": {"name": "c", "namespace": "a"},
+        "spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"allocatedResources": {"storage": storage}}}))
+    };
+    let store = Store::new(json!({}), json!({"requests.storage": "2Gi"}), json!({"requests.storage": "1Gi"}));
+    let ask = Ask {
+        subresource: "status",
+        object: Some(claim("5Gi")),
+        old: Some(claim("1Gi")),
+        ..Ask::new(Operation::Update, ("", "persistentvolumeclaims"), "PersistentVolumeClaim")
+    };
+    ask.run(&plugin(&store)).await.unwrap();
+    assert_eq!(store.used(), json!({"requests.storage": "5Gi"}));
 }

@@ -1,5 +1,6 @@
 //! `pods/binding`: assigns a pod to a node. Upstream: pkg/registry/core/pod/storage/storage.go, `assignPod`, 1.36.
 use api::decode::Target;
+use apiserver_admission::Operation;
 use apiserver_registry::{Warnings, Write};
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
@@ -57,8 +58,10 @@ fn assign(pod: &Object, binding: &Object, node: &str, now: Timestamp) -> StatusR
     let mut pod = pod.clone();
     pod.remove(&["metadata", "resourceVersion"]);
     pod.set(&["spec", "nodeName"], node);
-    for (key, value) in binding.strings_at(&["metadata", "annotations"]) {
-        pod.set(&["metadata", "annotations", key], value);
+    for field in ["annotations", "labels"] {
+        for (key, value) in binding.strings_at(&["metadata", field]) {
+            pod.set(&["metadata", field, key], value);
+        }
     }
     let scheduled = json!({
         "type": "PodScheduled",
@@ -88,11 +91,13 @@ impl Endpoint for Binding {
         let kind = api::kinds::by_kind("", "v1", "Binding").ok_or_else(StatusError::no_such_path)?;
         let bytes = body::read(request.into_body()).await?;
         let warnings = Warnings::beside(&context.notes);
-        let binding = context.decode(&bytes, &Target::of(kind), &warnings)?;
-        let name = if context.info.name.is_empty() { binding.name() } else { &context.info.name };
+        let mut binding = context.decode(&bytes, &Target::of(kind), &warnings)?;
+        let named = binding.name().to_owned();
+        let name = if context.info.name.is_empty() { &named } else { &context.info.name };
         if !binding.name().is_empty() && binding.name() != name {
             return Err(StatusError::bad_request("name in URL does not match name in Binding object"));
         }
+        context.admit(Operation::Create, &kind.gvk(), &mut binding, context.dry_run()?).await?;
         let node = check(&binding)?;
         let pods = context.server.registry.store("", "pods").ok_or_else(StatusError::no_such_path)?;
         let write = Write {
@@ -124,9 +129,12 @@ mod tests {
 
     #[test]
     fn only_a_free_pod_is_assigned() {
-        let binding = Object::default();
+        let labels = json!({"metadata": {"labels": {"zone": "b"}}});
+        let binding = Object::from_value(labels).unwrap();
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let assigned = assign(&pod(json!({})), &binding, "n", now).unwrap();
+        let assigned =
+            assign(&pod(json!({"metadata": {"labels": {"zone": "a"}}})), &binding, "n", now).unwrap();
+        assert_eq!(assigned.label("zone"), Some("b"));
         assert_eq!(assigned.str_at(&["spec", "nodeName"]), "n");
         assert_eq!(assigned.list_at(&["status", "conditions"])[0]["status"], "True");
         for refused in [

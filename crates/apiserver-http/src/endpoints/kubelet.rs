@@ -1,6 +1,6 @@
 //! What the kubelet answers: logs, exec, attach, port-forward, and the proxies to nodes and pods. Upstream:
 //! pkg/registry/core/pod/strategy.go (`LogLocation`, `streamLocation`) and pkg/registry/core/node/strategy.go, 1.36.
-use apiserver_admission::{Attributes, Operation};
+use apiserver_admission::Operation;
 use apiserver_registry::encode;
 use async_trait::async_trait;
 use http::{Request, Response, StatusCode, Uri};
@@ -290,7 +290,6 @@ impl Endpoint for PodStream {
 /// Runs `CONNECT` admission.
 async fn connect(context: &Context, kind: &str) -> StatusResult<()> {
     let gvk = GroupVersionKind::new("", "v1", kind);
-    let gvr = context.kind.gvr();
     let mut options = Object::default();
     options.set_type("v1", kind);
     let query = context.query();
@@ -308,23 +307,7 @@ async fn connect(context: &Context, kind: &str) -> StatusResult<()> {
     if !command.is_empty() {
         options.set(&["command"], command);
     }
-    let mut attributes = Attributes {
-        operation: Operation::Connect,
-        gvk: &gvk,
-        gvr: &gvr,
-        subresource: &context.info.subresource,
-        namespace: &context.info.namespace,
-        name: &context.info.name,
-        object: Some(&mut options),
-        old: None,
-        options: None,
-        user: &context.user,
-        dry_run: false,
-        warnings: Vec::new(),
-        annotations: Vec::new(),
-    };
-    context.server.admission.mutate(&mut attributes).await?;
-    context.server.admission.validate(&attributes).await
+    context.admit(Operation::Connect, &gvk, &mut options, false).await
 }
 
 /// Serves `nodes/proxy`, `pods/proxy` and `services/proxy`.

@@ -68,8 +68,7 @@ impl Endpoint for Review {
             review.set(&["metadata", "creationTimestamp"], timestamp(Timestamp::now()));
         }
         answer(context, &mut review).await?;
-        let mut response = respond::object(StatusCode::CREATED, media, &review);
-        respond::warn(&mut response, &warnings.take());
+        let response = respond::object(StatusCode::CREATED, media, &review);
         Ok(response)
     }
 }

@@ -12,8 +12,8 @@ use serde_json::{Map, json};
 
 use crate::body::{self, Body};
 use crate::context::{Context, Endpoint};
+use crate::read;
 use crate::write::{self, Patch};
-use crate::{read, respond};
 
 /// Serves `scale` of deployments, replica sets, stateful sets and replication controllers.
 pub struct Scale;
@@ -144,8 +144,7 @@ impl Endpoint for Scale {
             }
             verb => return Err(StatusError::method_not_supported(&kind.group_resource(), verb)),
         };
-        let mut response = read::one(context, agreed, StatusCode::OK, scale(&stored.object));
-        respond::warn(&mut response, &warnings.take());
+        let response = read::one(context, agreed, StatusCode::OK, scale(&stored.object));
         Ok(response)
     }
 }

@@ -1,6 +1,6 @@
 //! `serviceaccounts/token`: issues tokens. Upstream: pkg/registry/core/serviceaccount/storage/token.go, 1.36.
 use api::decode::Target;
-use apiserver_admission::{Attributes, Operation};
+use apiserver_admission::Operation;
 use apiserver_authn::service_account::{Bound, TokenIssuer, bound_ref, prepare_token_request};
 use apiserver_registry::{Warnings, timestamp};
 use async_trait::async_trait;
@@ -28,24 +28,7 @@ async fn need(context: &Context, plural: &str, namespace: &str, name: &str) -> S
 /// Admission sees the request as a creation: `NodeRestriction` holds kubelets to the pods of their node.
 async fn admit(context: &Context, token: &mut Object) -> StatusResult<()> {
     let gvk = machinery::gvk::GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
-    let gvr = context.kind.gvr();
-    let mut attributes = Attributes {
-        operation: Operation::Create,
-        gvk: &gvk,
-        gvr: &gvr,
-        subresource: &context.info.subresource,
-        namespace: &context.info.namespace,
-        name: &context.info.name,
-        object: Some(token),
-        old: None,
-        options: None,
-        user: &context.user,
-        dry_run: context.dry_run()?,
-        warnings: Vec::new(),
-        annotations: Vec::new(),
-    };
-    context.server.admission.mutate(&mut attributes).await?;
-    context.server.admission.validate(&attributes).await
+    context.admit(Operation::Create, &gvk, token, context.dry_run()?).await
 }
 
 #[async_trait]
@@ -100,8 +83,7 @@ impl Endpoint for ServiceAccountToken {
             warnings.add(warning);
         }
         token.set(&["metadata", "creationTimestamp"], timestamp(now));
-        let mut response = respond::object(StatusCode::CREATED, media, &token);
-        respond::warn(&mut response, &warnings.take());
+        let response = respond::object(StatusCode::CREATED, media, &token);
         Ok(response)
     }
 }

@@ -2,4 +2,5 @@
 mod conversion;
 pub(crate) mod custom_resource_definition;
 mod schema;
+mod value;
 mod version;

@@ -1,7 +1,7 @@
 //! Checks of one version of a custom resource: subresources, columns, selectable fields.
 use machinery::{FieldErrors, names};
 
-use crate::apiextensions::schema;
+use crate::apiextensions::{schema, value};
 use crate::checks;
 use crate::tree::At;
 
@@ -17,7 +17,13 @@ pub(super) fn validate(version: &At, errors: &mut FieldErrors) {
     let root = version.fields(&["schema", "openAPIV3Schema"]);
     if root.exists() {
         let status = version.fields(&["subresources", "status"]).exists();
-        schema::validate(&root, status, errors);
+        let mut found = FieldErrors::new();
+        schema::validate(&root, status, &mut found);
+        // Only a structural schema says what a default has to be.
+        if let Some(tree) = root.get().filter(|_| found.is_empty()) {
+            value::validate_defaults(tree, &root.path(), &mut found);
+        }
+        errors.append(&mut found);
     } else {
         errors.push(root.required("schemas are required"));
     }

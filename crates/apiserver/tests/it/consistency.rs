@@ -12,16 +12,17 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::{Value, json};
 use storage::real_etcd::{self, Hosts, RealEtcd, Setup};
-use storage::{Embedded, Options, Revision, Storage};
+use storage::{Revision, Storage};
 use tokio::sync::RwLock;
 use tokio::time::{sleep, timeout};
 
-use crate::servers::{PATIENCE, Server, trust, version};
+use crate::killed::{Killed, open};
+use crate::servers::{Calls, PATIENCE, Server, trust, version};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A server that may be away.
-type Place = Arc<RwLock<Option<Arc<Server>>>>;
+type Place = Arc<RwLock<Option<Arc<dyn Calls>>>>;
 
 struct Seen {
     name: String,
@@ -168,15 +169,15 @@ struct Clients {
 }
 
 impl Clients {
-    async fn begin(store: &dyn Storage, places: &[Place]) -> Self {
-        let before = store.now().await.expect("now");
+    async fn begin(before: Revision, places: &[Place]) -> Self {
         let first = places[0].read().await.clone().expect("it runs");
         for number in 0..3 {
             let map = json!({
                 "apiVersion": "v1", "kind": "ConfigMap",
                 "metadata": {"name": format!("r{number}")}, "data": {"v": "first"},
             });
-            first.must(Method::POST, MAPS, Some(map)).await;
+            let (status, answer) = first.call(Method::POST, MAPS, Some(map)).await;
+            assert_eq!(status, 201, "{answer}");
         }
         let stop = Arc::new(AtomicBool::new(false));
         let tasks =
@@ -216,7 +217,7 @@ async fn under_faults(servers: u8, members: usize, hosts: Option<Arc<Hosts>>, fa
         places.push(Arc::new(RwLock::new(Some(Arc::new(server)))));
     }
     let store: Arc<dyn Storage> = Arc::new(etcd.open(Default::default()).await);
-    let clients = Clients::begin(&*store, &places).await;
+    let clients = Clients::begin(store.now().await.expect("now"), &places).await;
     for (round, fault) in faults.into_iter().enumerate() {
         sleep(Duration::from_millis(700)).await;
         // A server dies, or all there is.
@@ -270,14 +271,11 @@ fn three_servers_over_members_that_the_kernel_cuts_off_are_linearizable() {
 async fn one_server_over_the_embedded_store_is_linearizable() {
     let root = tempfile::tempdir().expect("a directory");
     let pki = trust(root.path());
-    // No snapshot, so that the history before each end is there to be compared with.
-    let options = Options { sync: false, snapshot_bytes: u64::MAX, ..Options::default() };
-    let open =
-        || Arc::new(Embedded::open(root.path().join("db"), options.clone()).expect("it starts by itself"));
+    let open = || open(root.path());
     let mut store = open();
     let server = Server::start(store.clone(), &pki, 1, false).await;
     let place: Place = Arc::new(RwLock::new(Some(Arc::new(server))));
-    let clients = Clients::begin(&*store, std::slice::from_ref(&place)).await;
+    let clients = Clients::begin(store.now().await.expect("now"), std::slice::from_ref(&place)).await;
     for _ in 0..4 {
         sleep(Duration::from_millis(400)).await;
         // The store ends below a server that has requests under way, then the server.
@@ -290,4 +288,26 @@ async fn one_server_over_the_embedded_store_is_linearizable() {
     }
     sleep(Duration::from_millis(400)).await;
     clients.end(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_over_the_embedded_store_is_linearizable() {
+    let root = tempfile::tempdir().expect("a directory");
+    let before = {
+        let store = open(root.path());
+        store.now().await.expect("now")
+    };
+    let mut server = Killed::start(root.path()).await;
+    let place: Place = Arc::new(RwLock::new(Some(server.client())));
+    let clients = Clients::begin(before, std::slice::from_ref(&place)).await;
+    for _ in 0..6 {
+        sleep(Duration::from_millis(500)).await;
+        // In the middle of whatever it does; its clients notice by themselves.
+        server.kill();
+        server = Killed::start(root.path()).await;
+        *place.write().await = Some(server.client());
+    }
+    sleep(Duration::from_millis(500)).await;
+    server.kill();
+    clients.end(open(root.path())).await;
 }

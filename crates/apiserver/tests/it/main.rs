@@ -3,6 +3,7 @@
 
 mod agreement;
 mod consistency;
+mod killed;
 mod matrix;
 mod quota;
 mod servers;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, Body, Config, ServiceAccounts, TlsFiles};
+use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use machinery::request::UserInfo;
 use pki::{ClusterPki, KeyAlgorithm, PkiSpec};
 use serde_json::Value;
@@ -93,6 +95,12 @@ impl Server {
             .expect("a request")
     }
 
+    /// Answers a request that came from somewhere else.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        self.server.handle_local(self.user.clone(), request).await
+    }
+
     /// Makes a request; status and body.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let request = Self::request(method, path, body.as_ref());
@@ -134,6 +142,20 @@ impl Server {
     pub async fn stop(self) {
         self.stop.cancel();
         self.server.stopped().await;
+    }
+}
+
+/// A server that requests are made to, wherever it is.
+#[async_trait]
+pub trait Calls: Send + Sync {
+    /// Makes a request; status and body.
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value);
+}
+
+#[async_trait]
+impl Calls for Server {
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.call(method, path, body).await
     }
 }
 

@@ -17,8 +17,9 @@ use crate::output::{Failure, print, print_json};
 #[command(
     after_help = "Examples:\n  cox backup /backup/$(date +%F).cox           of the cluster on this machine, running or not\n  \
     cox backup b.cox --db /var/lib/apiserver/db   of a kube-apiserver's embedded store\n  \
-    cox backup b.cox -f cluster.yaml               of a cluster of several hosts\n  cox backup b.cox --etcd-servers https://10.0.0.1:2379 --etcd-cafile ca.crt --etcd-certfile c.crt --etcd-keyfile c.key\n  \
-    cox db check --file b.cox                     is it whole?\n\n\
+    cox backup b.cox -f cluster.yaml               of a cluster of several hosts\n  \
+    cox backup b.cox --etcd-servers https://10.0.0.1:2379 --etcd-cafile ca.crt --etcd-certfile c.crt --etcd-keyfile c.key\n  \
+    cox db check --backup b.cox                     is it whole?\n\n\
     The file is complete or not there, has checksums, and can be read by its owner alone: it holds Secrets as they are\n\
     stored. The cluster's certificates and encryption keys are not in it; keep copies of `pki` and `encryption` too."
 )]

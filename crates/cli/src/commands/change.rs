@@ -380,7 +380,7 @@ impl<'a> Change<'a> {
                 service.ready = Ready::None;
             }
             let on = self.host(host);
-            let started = start(&plan, Stage::Etcd, &*on, bringing, tell).await;
+            let started = start(&plan, Stage::Etcd, &*on, &[], bringing, tell).await;
             changes.entry(name.to_owned()).or_default().extend(started.map_err(|e| on_host(name, &e))?);
         }
         let id = mine(&self.members(&[name]).await.unwrap_or_default()).map(|m| m.id);

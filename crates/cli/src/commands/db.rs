@@ -24,7 +24,7 @@ const ENCRYPTED: &[u8] = b"k8s:enc:";
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Examples:\n  cox db stats\n  cox db check\n  cox db list /registry/pods/default/\n  \
-    cox db get /registry/configmaps/kube-system/coredns\n  cox db check --file /backup/monday.cox\n\n\
+    cox db get /registry/configmaps/kube-system/coredns\n  cox db check --backup /backup/monday.cox\n\n\
     All but `compact` work beside a running cluster and change nothing."
 )]
 pub struct Db {
@@ -37,11 +37,11 @@ pub struct Db {
 #[derive(Subcommand, Clone, Debug)]
 pub enum Verb {
     /// Reads everything and tells whether it is whole (exit code 0) or not (1).
-    #[command(after_help = "Examples:\n  cox db check\n  cox db check --file /backup/monday.cox")]
+    #[command(after_help = "Examples:\n  cox db check\n  cox db check --backup /backup/monday.cox")]
     Check {
         /// A backup, in place of a store.
         #[arg(long, value_name = "BACKUP", conflicts_with_all = ["db", "etcd_servers"])]
-        file: Option<PathBuf>,
+        backup: Option<PathBuf>,
         /// Which store.
         #[command(flatten)]
         target: Target,
@@ -106,7 +106,7 @@ impl Verb {
     /// The store it is about, if it is about one.
     fn store(&self) -> Option<&Target> {
         match self {
-            Self::Check { file: Some(_), .. } => None,
+            Self::Check { backup: Some(_), .. } => None,
             Self::Check { target, .. }
             | Self::Compact { target }
             | Self::Raise { target, .. }
@@ -147,7 +147,7 @@ pub async fn db(options: Db, as_json: bool) -> Result<ExitCode, Failure> {
     }
     match options.verb {
         Verb::Raise { by, target } => raise(by, &target, as_json).await,
-        Verb::Check { file, target } => check(file, &target, as_json).await,
+        Verb::Check { backup, target } => check(backup, &target, as_json).await,
         Verb::Compact { target } => compact(&target, as_json).await,
         Verb::Stats { target } => stats(&target, as_json).await,
         Verb::Get { key, show_secrets, target } => get(&key, show_secrets, &target, as_json).await,

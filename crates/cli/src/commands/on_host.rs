@@ -18,20 +18,26 @@ pub async fn host_init(spec: &Path) -> Result<ExitCode, Failure> {
 }
 
 /// `cox probe`: whether a service of this host works, as another `cox` asks over ssh; the question is standard input.
-pub async fn probe() -> Result<ExitCode, Failure> {
+pub async fn probe(patience_ms: u64) -> Result<ExitCode, Failure> {
     let ready: Ready = serde_json::from_reader(std::io::Read::take(std::io::stdin(), 1 << 16))
         .map_err(|e| Failure::of(&e))?;
-    provision::probe(&ready).await.map_err(|why| Failure::new(why, ""))?;
-    Ok(ExitCode::SUCCESS)
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(patience_ms);
+    loop {
+        match provision::probe(&ready).await {
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            Err(why) if tokio::time::Instant::now() >= deadline => return Err(Failure::new(why, "")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 /// `cox import-images`: gives this host's container runtime the system images, made of this binary.
-pub async fn import_images(socket: &Path) -> Result<ExitCode, Failure> {
+pub async fn import_images(socket: &Path, snapshotter: &str) -> Result<ExitCode, Failure> {
     let source = images::Source::of_this_host()
         .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
     let bringing = Bringing::new(source, Duration::ZERO)?;
     let record = Path::new("/var/lib/cox/system-images.json");
-    let imported = provision::import_system_images(socket, record, &bringing.images, "overlayfs").await?;
+    let imported = provision::import_system_images(socket, record, &bringing.images, snapshotter).await?;
     output::print(if imported { "imported\n" } else { "present\n" })?;
     Ok(ExitCode::SUCCESS)
 }

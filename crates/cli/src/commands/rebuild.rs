@@ -17,7 +17,7 @@ use super::hosts_store::StoreHost;
 use super::restore::Restore;
 use super::store::{blocking, seconds};
 use super::up::Steps;
-use super::up_hosts::{all_failed, boot, bring_up, bringing_of, teller};
+use super::up_hosts::{Pace, all_failed, boot, bring_up, bringing_of, teller};
 use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{Failure, print, print_json};
 
@@ -101,7 +101,8 @@ pub async fn rebuild(options: &Restore, kept: HostsCluster, as_json: bool) -> Re
     steps.begin("API servers");
     // Hosts that the description leaves out are gone.
     let drain = DrainFlags { drain_timeout: options.wait, force: true };
-    bring_up(&cluster, &drain, patience, true).await?;
+    let pace = Pace { drain: &drain, patience, no_verify: true };
+    bring_up(&cluster, &hosts, pace, &steps).await?;
     steps.end();
     drop(lock);
     let took = seconds(began.elapsed());

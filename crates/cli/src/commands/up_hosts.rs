@@ -12,10 +12,12 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
-use provision::apply::{ApplyError, Bringing, Changes, Target, install_all, start_all};
+use provision::apply::{
+    ApplyError, Bringing, CLUSTER_MARK, Changes, Target, install_all, start_all, survey_all,
+};
 use provision::local::LocalHosts;
 use provision::plan::{HostPlan, Stage, manifests};
-use provision::spec::{ClusterSpec, Role};
+use provision::spec::{ClusterSpec, Provider, Role};
 use provision::{
     Facts, Finding, ProcessRecord, Severity, WantedPort, Wish, check, find_program, own_processes,
 };
@@ -32,6 +34,8 @@ use crate::parts::VERSION;
 
 /// Name of the record of the balancer that this machine itself uses.
 pub const BALANCER: &str = "balancer";
+/// The file that is there while a change has not been seen to work.
+const UNTRIED: &str = "untried";
 /// How long the balancer gets to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// What hosts need of this machine beyond what a node needs: programs, and the packages they come in.
@@ -41,46 +45,60 @@ const PROGRAMS: [(&str, &str); 3] =
 /// Brings all hosts up, or repairs them.
 pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<ExitCode, Failure> {
     let began = Instant::now();
-    let warned = warnings(&cluster, as_json)?;
+    cluster.layout.exists().map_err(|e| Failure::of(&e))?;
+    let mut warnings = match cluster.spec.provider {
+        Provider::Local => super::up::judge(&findings(&cluster))?,
+        Provider::Ssh => Vec::new(),
+    };
     let _lock = cluster.layout.lock().map_err(|e| Failure::of(&e))?;
-    let (changed, changes) =
-        bring_up(&cluster, &options.drain, Duration::from_secs(options.wait), as_json).await?;
-    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warned))?;
+    cluster.layout.prepare().map_err(|e| Failure::of(&e))?;
+    let hosts = cluster.hosts()?;
+    let steps = Steps::new(as_json);
+    if let Hosts::Ssh { .. } = &hosts {
+        steps.begin("looking at the hosts");
+        warnings = survey(&cluster, &hosts).await?;
+    }
+    if !as_json {
+        warnings.iter().for_each(|w| steps.done("warning", w));
+    }
+    let pace = Pace {
+        drain: &options.drain,
+        patience: Duration::from_secs(options.wait),
+        no_verify: options.no_verify,
+    };
+    let (changed, changes) = bring_up(&cluster, &hosts, pace, &steps).await?;
+    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What this machine is warned of; refuses where it cannot have the hosts.
-fn warnings(cluster: &HostsCluster, as_json: bool) -> Result<Vec<String>, Failure> {
-    cluster.layout.exists().map_err(|e| Failure::of(&e))?;
-    let warnings = match cluster.hosts()? {
-        Hosts::Local(_) => super::up::judge(&findings(cluster))?,
-        Hosts::Ssh { .. } => Vec::new(),
-    };
-    if !as_json {
-        warnings.iter().for_each(|w| output::note(&format!("  warning: {w}")));
-    }
-    Ok(warnings)
+/// How long things may take, and what is taken on trust.
+#[derive(Clone, Copy)]
+pub struct Pace<'a> {
+    /// How hosts that go are emptied.
+    pub drain: &'a DrainFlags,
+    /// How long each part may take until it works.
+    pub patience: Duration,
+    /// Whether machines are not tried after a change.
+    pub no_verify: bool,
 }
 
 /// Makes the hosts what they shall be; says whether anything was not, and what was changed on hosts. Hold the layout's
 /// lock meanwhile.
 pub async fn bring_up(
     cluster: &HostsCluster,
-    drain: &DrainFlags,
-    patience: Duration,
-    quiet: bool,
+    hosts: &Hosts,
+    pace: Pace<'_>,
+    steps: &Steps,
 ) -> Result<(bool, Changes), Failure> {
-    let hosts = cluster.hosts()?;
-    cluster.layout.prepare().map_err(|e| Failure::of(&e))?;
-    let steps = Steps::new(quiet);
-    let change = Change::begin(cluster, &hosts, drain, patience)?;
-    change.leave_roles(&steps).await?;
+    let patience = pace.patience;
+    let change = Change::begin(cluster, hosts, pace.drain, patience)?;
+    change.leave_roles(steps).await?;
     steps.begin("certificates");
     let trust = cluster.trust()?;
     let plans = cluster.plans(&trust)?;
     let mut changed = write_kubeconfig(cluster, &trust)?;
-    if let Hosts::Local(hosts) = &hosts {
-        changed |= boot(hosts, &plans, &steps).await?;
+    if let Hosts::Local(hosts) = hosts {
+        changed |= boot(hosts, &plans, steps).await?;
     }
 
     let targets: Vec<Target> = cluster
@@ -90,17 +108,17 @@ pub async fn bring_up(
         .zip(plans)
         .map(|(host, plan)| Target { host: hosts.host(host), plan })
         .collect();
-    let bringing = bringing_of(&hosts, patience)?;
+    let bringing = bringing_of(hosts, patience)?;
     let shown = Mutex::default();
-    let tell = teller(&steps, &shown);
+    let tell = teller(steps, &shown);
     let mut changes = Changes::new();
     let next = format!("{}; `cox up` goes on from here", cluster.logs_hint());
     let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
     install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    change.etcd(&targets, &trust, &bringing, &steps, &tell, &mut changes).await?;
+    change.etcd(&targets, &trust, &bringing, steps, &tell, &mut changes).await?;
     let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
     start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    if let Hosts::Local(_) = &hosts {
+    if let Hosts::Local(_) = hosts {
         steps.begin("balancer");
         changed |= ensure_balancer(cluster).await?;
     }
@@ -114,9 +132,12 @@ pub async fn bring_up(
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &cluster.spec, patience).await?;
-    changed |= !change.complete(&client, &steps).await?.is_empty();
-    steps.end();
+    changed |= !change.complete(&client, steps).await?.is_empty();
     changed |= changes.values().any(|all| !all.is_empty());
+    if let Hosts::Ssh { .. } = hosts {
+        verify(cluster, &client, changed, pace.no_verify, steps).await?;
+    }
+    steps.end();
     Ok((changed, changes))
 }
 
@@ -129,6 +150,49 @@ pub fn bringing_of(hosts: &Hosts, patience: Duration) -> Result<Bringing, Failur
         // They were made by a program at another place as well.
         Hosts::Ssh { .. } => Bringing::by_content(source, patience)?,
     })
+}
+
+/// Looks at the machines before anything is done to them, and keeps what plans have to know of them.
+async fn survey(cluster: &HostsCluster, hosts: &Hosts) -> Result<Vec<String>, Failure> {
+    let spec = &cluster.spec;
+    let all: Vec<_> = spec.hosts.iter().map(|host| hosts.host(host)).collect();
+    let asked: Vec<_> = all.iter().map(|host| &**host).collect();
+    let (found, warnings) = survey_all(spec, &asked)
+        .await
+        .map_err(|errors| all_failed("nothing was changed; `cox up` begins anew", &errors))?;
+    cluster.keep_traits(&found.iter().map(|(host, survey)| (host.clone(), survey.traits())).collect())?;
+    let unmarked = all.iter().filter(|host| found.get(host.name()).is_some_and(|s| s.unmarked()));
+    let marks = unmarked.map(|host| async {
+        let mark = format!("{}\n", spec.name);
+        host.write_file(Path::new(CLUSTER_MARK), 0o644, mark.as_bytes())
+            .await
+            .map_err(|e| Failure::new(format!("host {}: {e}", host.name()), ""))
+    });
+    futures::future::try_join_all(marks).await?;
+    Ok(warnings)
+}
+
+/// Tries the cluster after a change, and after a change that was not tried or did not work.
+async fn verify(
+    cluster: &HostsCluster,
+    client: &Client,
+    changed: bool,
+    on_trust: bool,
+    steps: &Steps,
+) -> Result<(), Failure> {
+    let mark = cluster.layout.root().join(UNTRIED);
+    let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", mark.display()), "");
+    if changed && !on_trust {
+        std::fs::write(&mark, "").map_err(failed)?;
+    }
+    if mark.exists() && !on_trust {
+        steps.begin("trying pods, names and Services on every node");
+        super::verify::verify(client, &cluster.spec).await?;
+    }
+    match std::fs::remove_file(&mark) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Starts the hosts that are namespaces of this machine; says whether anything had to be.

@@ -1,4 +1,5 @@
 //! Parts that run alone, and `cox` on hosts and with input that will not do. Each test starts what it needs.
+mod accounts;
 mod controllers;
 mod credentials;
 mod disk;

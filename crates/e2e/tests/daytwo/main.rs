@@ -25,9 +25,10 @@ const SCENARIOS: &[Scenario] = &[
     ("the link of a control plane is cut", lost::cut),
     ("a control plane that lost its disk is replaced", membership::replace),
     ("a host comes, another one goes", membership::exchange),
-    ("upgrade host by host", upgrade::upgrade),
     ("a lost majority is restored from a backup", lost::from_backup),
     ("a lost majority goes on from one member", lost::from_member),
+    // Last: its build is gone after it.
+    ("upgrade host by host", upgrade::upgrade),
 ];
 
 fn has(program: &str) -> bool {

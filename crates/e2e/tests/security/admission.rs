@@ -116,7 +116,6 @@ pub fn plugins() -> Result<()> {
             &["--admission-control=NamespaceLifecycle,PodSecurityPolicy"],
             "what does its work now is PodSecurity",
         ),
-        (&["--enable-admission-plugins=ImagePolicyWebhook"], "\"ImagePolicyWebhook\" is not available here"),
         (&["--admission-control-config-file=/nonexistent"], "failed to read plugin config: /nonexistent"),
     ] {
         refused(flags, want)?;

@@ -5,8 +5,10 @@ mod authority;
 mod authorization;
 mod certificates;
 mod control_plane;
+mod hook;
 mod kubelets;
 mod methods;
+mod namespaces;
 mod requests;
 mod tokens;
 mod transport;
@@ -33,6 +35,7 @@ const SCENARIOS: &[Scenario] = &[
     ("authorization webhook", authorization::webhook),
     ("authorization by a file that changes", authorization::config),
     ("admission plugins by flags and a file", admission::plugins),
+    ("admission plugins that hold namespaces, owners and images", namespaces::plugins),
     ("impersonation", tokens::impersonation),
     ("certificates behind links", certificates::links),
     ("front proxy and anonymous paths", methods::front_proxy),

@@ -76,6 +76,17 @@ pub struct Output {
     pub err: String,
 }
 
+/// Something that is put on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// A directory with its parents; one that is there gets the mode.
+    Directory(&'a Path, u32),
+    /// A symbolic link, in place of whatever is there, and where it leads.
+    Link(&'a Path, &'a Path),
+    /// A file, its mode, its content.
+    File(&'a Path, u32, &'a [u8]),
+}
+
 /// A host that is made what a plan says.
 #[async_trait]
 pub trait Host: Send + Sync {
@@ -96,6 +107,18 @@ pub trait Host: Send + Sync {
 
     /// Makes a symbolic link in place of whatever is there.
     async fn link(&self, path: &Path, to: &Path) -> Result<(), HostError>;
+
+    /// All of these, in this order.
+    async fn put(&self, pieces: &[Piece<'_>]) -> Result<(), HostError> {
+        for piece in pieces {
+            match piece {
+                Piece::Directory(path, mode) => self.make_directory(path, *mode).await?,
+                Piece::Link(path, to) => self.link(path, to).await?,
+                Piece::File(path, mode, content) => self.write_file(path, *mode, content).await?,
+            }
+        }
+        Ok(())
+    }
 
     /// Brings the `cox` of this machine; says whether it was another one before.
     async fn bring_cox(&self, from: &Path, identity: &str, path: &Path) -> Result<bool, HostError>;

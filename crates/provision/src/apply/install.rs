@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{ApplyError, Bringing, Change, FileFacts, Host, HostError, Tell};
+use super::{ApplyError, Bringing, Change, FileFacts, Host, HostError, Piece, Tell};
 use crate::plan::{BinarySource, HostPlan};
 
 /// SHA-256 in hexadecimal.
@@ -36,10 +36,12 @@ pub async fn install(
     tell(&plan.host, "files");
     let directories = plan.directories.iter().map(|d| d.path.as_path());
     let files = plan.files.iter().map(|f| f.path.as_path());
-    let links = plan.binaries.iter().map(|b| b.path.as_path());
+    // Our own program is looked at by whoever brings it.
+    let links = plan.binaries.iter().filter(|b| b.source != BinarySource::Cox).map(|b| b.path.as_path());
     let paths: Vec<&Path> = directories.chain(files).chain(links).collect();
     let found = host.inspect(&paths).await.map_err(failed)?;
 
+    let mut pieces = Vec::new();
     for directory in &plan.directories {
         // One that lets fewer in was made so by who uses it.
         let fits = matches!(
@@ -47,19 +49,20 @@ pub async fn install(
             Some(FileFacts::Directory { mode }) if mode & !directory.mode == 0
         );
         if !fits {
-            host.make_directory(&directory.path, directory.mode).await.map_err(failed)?;
+            pieces.push(Piece::Directory(&directory.path, directory.mode));
             changes.push(Change::Directory(directory.path.clone()));
         }
     }
     for binary in &plan.binaries {
         let changed = match &binary.source {
             BinarySource::Cox => {
+                tell(&plan.host, "cox");
                 host.bring_cox(&bringing.cox, &bringing.cox_identity, &binary.path).await.map_err(failed)?
             }
             BinarySource::LinkTo(to) => {
                 let differs = found.get(&binary.path) != Some(&FileFacts::Link(to.clone()));
                 if differs {
-                    host.link(&binary.path, to).await.map_err(failed)?;
+                    pieces.push(Piece::Link(&binary.path, to));
                 }
                 differs
             }
@@ -71,9 +74,12 @@ pub async fn install(
     for file in &plan.files {
         let wanted = FileFacts::File { sha256: sha256(file.content.bytes()), mode: file.mode };
         if found.get(&file.path) != Some(&wanted) {
-            host.write_file(&file.path, file.mode, file.content.bytes()).await.map_err(failed)?;
+            pieces.push(Piece::File(&file.path, file.mode, file.content.bytes()));
             changes.push(Change::File(file.path.clone()));
         }
+    }
+    if !pieces.is_empty() {
+        host.put(&pieces).await.map_err(failed)?;
     }
     Ok(changes)
 }

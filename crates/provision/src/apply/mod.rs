@@ -1,6 +1,7 @@
 //! Makes hosts what their plans say: only what differs is written, only what is concerned is started anew.
 //!
 //! Read [`Host`] first: what is asked of a host, whether it is a namespace of this machine or at the other end of ssh.
+//! [`survey_all`] looks whether machines will do, before anything is done to them.
 //! [`install_all`] sees to everything but services, [`start_all`] to services: hosts at the same time, stages one after
 //! another. What was done before is never remembered here: each call looks.
 
@@ -8,12 +9,14 @@ mod host;
 mod install;
 mod retire;
 mod start;
+mod survey;
 
-pub use host::{ApplyError, FileFacts, Host, HostError, Output, Running};
+pub use host::{ApplyError, FileFacts, Host, HostError, Output, Piece, Running};
 pub use install::install;
 pub(crate) use install::{hex, sha256};
 pub use retire::{clean, stop_services};
 pub use start::{remove_unplanned, runs_as_planned, start};
+pub use survey::{CLUSTER_MARK, Survey, survey_all};
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -154,16 +157,22 @@ pub async fn start_all(
         let one_by_one = matches!(stage, Stage::Etcd | Stage::ApiServer);
         let (mut together, mut in_turn) = (Vec::new(), Vec::new());
         for target in targets {
+            let before = into.get(&target.plan.host).map_or(&[][..], Vec::as_slice);
             let restarts = one_by_one
-                && start::restarts(&target.plan, *stage, &*target.host, bringing)
+                && start::restarts(&target.plan, *stage, &*target.host, before, bringing)
                     .await
                     .map_err(|e| vec![e])?;
             if restarts { &mut in_turn } else { &mut together }.push(target);
         }
-        let started = together.iter().map(|t| start(&t.plan, *stage, &*t.host, bringing, tell));
-        collect(&together, futures::future::join_all(started).await, into)?;
+        let started = together.iter().map(|t| {
+            let before = into.get(&t.plan.host).map_or(&[][..], Vec::as_slice);
+            start(&t.plan, *stage, &*t.host, before, bringing, tell)
+        });
+        let results = futures::future::join_all(started).await;
+        collect(&together, results, into)?;
         for target in in_turn {
-            let started = start(&target.plan, *stage, &*target.host, bringing, tell).await;
+            let before = into.get(&target.plan.host).map_or(&[][..], Vec::as_slice);
+            let started = start(&target.plan, *stage, &*target.host, before, bringing, tell).await;
             collect(&[target], vec![started], into)?;
         }
     }

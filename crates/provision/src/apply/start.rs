@@ -45,14 +45,19 @@ pub(super) fn digest(plan: &HostPlan, service: &PlannedService, cox: &str) -> St
     hex(&hash.finalize())
 }
 
-/// What has to be done for a service to be as planned.
-fn needed(found: Option<&Running>, digest: &str) -> Option<fn(String) -> Change> {
+/// What has to be done for a service to be as planned; `edited` is whether something that it reads was not.
+fn needed(found: Option<&Running>, digest: &str, edited: bool) -> Option<fn(String) -> Change> {
     match found {
         None => Some(Change::Started),
-        Some(running) if running.digest != digest => Some(Change::Restarted),
+        Some(running) if running.active && (edited || running.digest != digest) => Some(Change::Restarted),
         Some(running) if !running.active => Some(Change::Started),
         Some(_) => None,
     }
+}
+
+/// Whether something that a service reads was among what was changed.
+fn edited(service: &PlannedService, before: &[Change]) -> bool {
+    before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)))
 }
 
 /// Whether any service of a stage that runs would be started anew.
@@ -60,6 +65,7 @@ pub(super) async fn restarts(
     plan: &HostPlan,
     stage: Stage,
     host: &dyn Host,
+    before: &[Change],
     bringing: &Bringing,
 ) -> Result<bool, ApplyError> {
     let mut services = plan.services.iter().filter(|s| s.stage == stage).peekable();
@@ -69,9 +75,9 @@ pub(super) async fn restarts(
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
     let found = host.services().await.map_err(failed)?;
     Ok(services.any(|service| {
-        found
-            .get(&service.name)
-            .is_some_and(|r| r.active && r.digest != digest(plan, service, &bringing.cox_identity))
+        let running = found.get(&service.name).filter(|r| r.active);
+        let digest = digest(plan, service, &bringing.cox_identity);
+        running.is_some() && needed(running, &digest, edited(service, before)).is_some()
     }))
 }
 
@@ -84,7 +90,8 @@ pub async fn runs_as_planned(
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
     let found = host.services().await.map_err(failed)?;
     Ok(plan.services.iter().all(|service| {
-        needed(found.get(&service.name), &digest(plan, service, &bringing.cox_identity)).is_none()
+        let digest = digest(plan, service, &bringing.cox_identity);
+        needed(found.get(&service.name), &digest, false).is_none()
     }))
 }
 
@@ -101,11 +108,13 @@ pub async fn remove_unplanned(plan: &HostPlan, host: &dyn Host) -> Result<Vec<Ch
     Ok(changes)
 }
 
-/// Starts the services of a stage that have to be, and returns when all of them work.
+/// Starts the services of a stage that have to be, and returns when all of them work. `before` is what was changed on
+/// the host already.
 pub async fn start(
     plan: &HostPlan,
     stage: Stage,
     host: &dyn Host,
+    before: &[Change],
     bringing: &Bringing,
     tell: Tell<'_>,
 ) -> Result<Vec<Change>, ApplyError> {
@@ -121,12 +130,12 @@ pub async fn start(
     let mut has_images = runtime.is_none();
     for service in &services {
         // Those before it that it counts on: they have to work, and the runtime needs its images before its first pod.
-        for before in services.iter().filter(|s| service.after.contains(&s.name)) {
-            if works.insert(&before.name) {
-                wait(plan, before, host, bringing.patience, tell).await?;
+        for first in services.iter().filter(|s| service.after.contains(&s.name)) {
+            if works.insert(&first.name) {
+                wait(plan, first, host, bringing.patience, tell).await?;
             }
             let is_runtime =
-                runtime.is_some_and(|r| before.ready == Ready::Socket(r.socket.clone())) && !has_images;
+                runtime.is_some_and(|r| first.ready == Ready::Socket(r.socket.clone())) && !has_images;
             if let Some(runtime) = runtime.filter(|_| is_runtime) {
                 tell(&plan.host, "system images");
                 let imported = host.import_images(runtime, &bringing.images).await.map_err(failed)?;
@@ -135,7 +144,7 @@ pub async fn start(
             }
         }
         let digest = digest(plan, service, &bringing.cox_identity);
-        if let Some(change) = needed(found.get(&service.name), &digest) {
+        if let Some(change) = needed(found.get(&service.name), &digest, edited(service, before)) {
             tell(&plan.host, &service.name);
             host.start_service(service, &digest).await.map_err(failed)?;
             changes.push(change(service.name.clone()));
@@ -158,6 +167,9 @@ async fn wait(
     patience: Duration,
     tell: Tell<'_>,
 ) -> Result<(), ApplyError> {
+    if service.ready == Ready::None {
+        return Ok(());
+    }
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(10);
@@ -233,8 +245,11 @@ mod tests {
     fn what_runs_as_planned_is_left_alone() {
         let running = |digest: &str, active| Running { digest: digest.into(), active, restarts: 0 };
         let check = |found: Option<&Running>, want: Option<Change>| {
-            assert_eq!(needed(found, "d").map(|change| change("x".into())), want);
+            assert_eq!(needed(found, "d", false).map(|change| change("x".into())), want);
         };
+        let edited = needed(Some(&running("d", true)), "d", true).map(|change| change("x".into()));
+        assert_eq!(edited, Some(Change::Restarted("x".into())));
+        check(Some(&running("old", false)), Some(Change::Started("x".into())));
         check(None, Some(Change::Started("x".into())));
         check(Some(&running("d", true)), None);
         check(Some(&running("d", false)), Some(Change::Started("x".into())));

@@ -6,6 +6,7 @@ use std::{
 };
 
 use pki::CertificatePaths;
+use serde::{Deserialize, Serialize};
 
 use super::{
     BinarySource, Content, HostPaths, HostPlan, PlannedBinary, PlannedDirectory, PlannedFile, PlannedService,
@@ -31,6 +32,27 @@ pub struct PlanOptions {
     pub joining: BTreeMap<String, String>,
     /// What a new etcd is told apart by from one before it with the same members; the cluster's name if absent.
     pub etcd_token: Option<String>,
+    /// What single hosts are like; those without an entry are as [`Self::containerd`] says.
+    pub traits: BTreeMap<String, HostTraits>,
+}
+
+/// What a plan has to know of the host that it is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostTraits {
+    /// The file that names the host's resolvers, where `/etc/resolv.conf` is of no use in pods.
+    pub resolv_conf: Option<PathBuf>,
+    /// Whether containers may not have a lower out-of-memory score than containerd.
+    pub restrict_oom_score: bool,
+    /// How containerd stacks image layers there.
+    pub snapshotter: String,
+}
+
+impl Default for HostTraits {
+    /// Those of most machines.
+    fn default() -> Self {
+        Self { resolv_conf: None, restrict_oom_score: false, snapshotter: "overlayfs".into() }
+    }
 }
 
 impl PlanOptions {
@@ -43,7 +65,17 @@ impl PlanOptions {
             snapshotter: "overlayfs".into(),
             restrict_oom_score: false,
         };
-        Self { paths, containerd, joining: BTreeMap::new(), etcd_token: None }
+        Self { paths, containerd, joining: BTreeMap::new(), etcd_token: None, traits: BTreeMap::new() }
+    }
+
+    /// What containerd is told on a host.
+    pub(super) fn containerd_of(&self, host: &str) -> ContainerdConfig {
+        let mut config = self.containerd.clone();
+        if let Some(traits) = self.traits.get(host) {
+            config.restrict_oom_score = traits.restrict_oom_score;
+            config.snapshotter.clone_from(&traits.snapshotter);
+        }
+        config
     }
 }
 

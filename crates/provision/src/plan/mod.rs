@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use balancer::{haproxy_config, nginx_config};
-pub use build::{PlanOptions, plan};
+pub use build::{HostTraits, PlanOptions, plan};
 pub use etcd::{client_url as etcd_client_url, peer_url as etcd_peer_url};
 pub use manifests::{Manifest, manifests};
 pub use paths::{HostPaths, Programs};
@@ -140,4 +140,6 @@ pub struct PlannedRuntime {
     pub socket: PathBuf,
     /// The image that holds a pod's namespaces, which is imported rather than pulled.
     pub sandbox_image: String,
+    /// How it stacks image layers.
+    pub snapshotter: String,
 }

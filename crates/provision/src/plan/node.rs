@@ -74,7 +74,8 @@ fn containerd(building: &mut Building<'_>) {
         socket: socket.clone(),
         cni_conf: paths.cni_conf.clone(),
     };
-    let text = config_text(&places, &options.containerd, &paths.programs.runc);
+    let config = options.containerd_of(&building.host.name);
+    let text = config_text(&places, &config, &paths.programs.runc);
     building.text(&paths.containerd_config, 0o644, text);
     building.directory(&paths.cni_conf, 0o755);
     building.directory(&paths.containerd_root, 0o711);
@@ -92,7 +93,7 @@ fn containerd(building: &mut Building<'_>) {
     service.ready = Ready::Socket(socket.clone());
     building.service(service);
     building.plan.runtime =
-        Some(PlannedRuntime { socket, sandbox_image: options.containerd.sandbox_image.clone() });
+        Some(PlannedRuntime { socket, sandbox_image: config.sandbox_image, snapshotter: config.snapshotter });
 }
 
 fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
@@ -107,7 +108,7 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
     let serving = pki.kubelet_serving(&host.name);
     building.file(&paths.kubelet_serving("crt"), 0o644, trust.content(&serving.certificate)?);
     building.file(&paths.kubelet_serving("key"), 0o600, trust.content(&serving.key)?);
-    let config = json!({
+    let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": "0.0.0.0",
@@ -127,6 +128,9 @@ fn kubelet(building: &mut Building<'_>) -> Result<(), TrustError> {
         "staticPodPath": paths.config.join("manifests"),
         "podLogsDir": paths.pod_logs,
     });
+    if let Some(path) = building.options.traits.get(&host.name).and_then(|t| t.resolv_conf.as_ref()) {
+        config["resolvConf"] = json!(path);
+    }
     let file = paths.kubelet.join("config.yaml");
     building.text(&file, 0o644, yaml(&config));
 

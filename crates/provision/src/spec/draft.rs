@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
@@ -26,6 +27,7 @@ pub(super) struct Draft {
     /// Whether the file says it, rather than leaving it to us.
     pub etcd_given: bool,
     pub encryption: Encryption,
+    pub packages: Option<PathBuf>,
     pub extra_args: BTreeMap<Part, BTreeMap<String, String>>,
 }
 
@@ -89,6 +91,7 @@ pub(super) fn read(root: &Given<'_>) -> Option<Draft> {
         (0, false) => Topology::Embedded,
     };
     let encryption = encryption(top.take("encryption").and_then(|g| g.fields()));
+    let packages = top.take("packages").and_then(|g| g.text()).map(PathBuf::from);
     let extra_args = top.take("extraArgs").map(|g| extra_args(&g)).unwrap_or_default();
     top.end();
     Some(Draft {
@@ -101,6 +104,7 @@ pub(super) fn read(root: &Given<'_>) -> Option<Draft> {
         etcd_given: etcd.is_some(),
         etcd: etcd.unwrap_or(Some(etcd_default)),
         encryption,
+        packages,
         extra_args,
     })
 }
@@ -295,6 +299,7 @@ impl Draft {
             },
             etcd: self.etcd?,
             encryption: self.encryption,
+            packages: self.packages,
             extra_args: self.extra_args,
         })
     }

@@ -43,6 +43,7 @@ impl ClusterSpec {
             },
             etcd: if several { Topology::Stacked } else { Topology::Embedded },
             encryption: Encryption::default(),
+            packages: None,
             extra_args: BTreeMap::new(),
         }
     }

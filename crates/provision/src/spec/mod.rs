@@ -44,6 +44,9 @@ pub struct ClusterSpec {
     pub etcd: Topology,
     /// How secrets are sealed in the store.
     pub encryption: Encryption,
+    /// A directory of this machine with the packages that hosts may lack, for hosts without a network to get them from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packages: Option<PathBuf>,
     /// Flags beyond ours, by part: they win.
     pub extra_args: BTreeMap<Part, BTreeMap<String, String>>,
 }

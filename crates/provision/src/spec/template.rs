@@ -92,6 +92,8 @@ const REST: &str = "\
 #   provider: secretbox            # aesgcm, aescbc, identity (none)
 #   resources: [secrets]
 
+# packages: ./packages            # .deb files for hosts that reach no mirror; else they ask their own sources
+
 # extraArgs:                       # flags beyond ours, and in place of ours; without dashes in front
 #   kube-apiserver: {goaway-chance: '0.001'}
 #   kubelet: {max-pods: '200'}
@@ -132,6 +134,7 @@ mod tests {
         let mut spoken = reading.spec.expect("a cluster");
         assert!(spoken.api_server.endpoint.take().is_some());
         assert_eq!(std::mem::take(&mut spoken.extra_args).len(), 2);
+        assert_eq!(spoken.packages.take().as_deref(), Some("./packages".as_ref()));
         assert_eq!(spoken.network.mtu.take(), Some(1500));
         assert_eq!(spoken, plain);
     }

@@ -17,6 +17,7 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<Value> 
         if !unchanged {
             let value = match field.as_str() {
                 "conditions" => conditions_with_removals(old.get(field), value),
+                "podIPs" | "hostIPs" if old.contains_key(field) => replacing(value),
                 _ => value.clone(),
             };
             changes.insert(field.clone(), value);
@@ -36,6 +37,15 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<Value> 
         }
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// A strategic merge keeps the addresses that a list had, unless it is told not to.
+fn replacing(list: &Value) -> Value {
+    let mut list = list.clone();
+    if let Some(list) = list.as_array_mut() {
+        list.push(json!({ "$patch": "replace" }));
+    }
+    list
 }
 
 /// A strategic merge keeps the fields of a condition that a patch leaves out: those that went are named as null.

@@ -290,6 +290,22 @@ fn patches_carry_only_what_changed() {
     assert_eq!(change["status"], json!({"phase": "Failed"}));
 }
 
+/// A pod whose sandbox was lost, with its machine say, gets another address: kept beside the old one, which a merge by
+/// address would do, the API refuses both.
+#[test]
+fn a_new_address_takes_the_place_of_the_old_one() {
+    let case =
+        Case::new("Always", json!([]), json!({})).sandbox().with(vec![record("a", Phase::Running, 0, 0)]);
+    let status = case.generate();
+    let mut before = status.clone();
+    before.pod_ip = Some("10.9.9.9".into());
+    before.pod_ips = Some(vec![PodIP { ip: "10.9.9.9".into() }]);
+    let change = patch("u", &before, &status).expect("change");
+    let address = status.pod_ip.expect("an address");
+    let want = json!({ "podIP": address, "podIPs": [{ "ip": address }, { "$patch": "replace" }] });
+    assert_eq!(change["status"], want);
+}
+
 #[test]
 fn a_condition_that_comes_true_loses_its_reason() {
     let mut case =

@@ -2,6 +2,7 @@
 //! and what was on its way may arrive later.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,19 @@ async fn served(store: &Etcd) {
 
 #[test]
 fn members_that_the_kernel_cuts_off_lose_nothing() {
-    let Some(program) = real_etcd::program() else { return };
+    if let Some(program) = real_etcd::program() {
+        cut_off(program);
+    }
+}
+
+#[test]
+fn members_of_another_release_that_the_kernel_cuts_off_lose_nothing() {
+    if let Some(program) = real_etcd::other_program() {
+        cut_off(program);
+    }
+}
+
+fn cut_off(program: PathBuf) {
     let Some(hosts) = Hosts::new(3) else { return };
     let here = hosts.clone();
     here.run(move || async move {

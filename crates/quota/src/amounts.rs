@@ -5,16 +5,16 @@ use machinery::{Object, Quantity};
 use serde_json::Value;
 
 /// Amounts by resource name.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
+pub type Amounts = BTreeMap<String, Quantity>;
 
 /// Amounts of a map of quantities; what cannot be read is left out, since validation refuses it anyway.
-pub(crate) fn amounts(value: Option<&Value>) -> Amounts {
+pub fn amounts(value: Option<&Value>) -> Amounts {
     let map = value.and_then(Value::as_object);
     map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
 }
 
 /// One quantity, as text or as a number.
-pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
+pub fn quantity(value: &Value) -> Option<Quantity> {
     match value {
         Value::String(text) => text.parse().ok(),
         Value::Number(number) => number.to_string().parse().ok(),
@@ -22,7 +22,8 @@ pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
     }
 }
 
-pub(crate) fn add(to: &mut Amounts, more: &Amounts) {
+/// Adds amounts to others.
+pub fn add(to: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
         let sum = to.get(name).map_or(*amount, |have| have.add(amount));
         to.insert(name.clone(), sum);
@@ -39,7 +40,7 @@ fn raise(to: &mut Amounts, other: &Amounts) {
 
 /// `requests` or `limits` of a pod: the sum over its containers, or what its init containers need at their worst if
 /// that is more; pod-level amounts win. Without overhead.
-pub(crate) fn pod_amounts(pod: &Object, which: &str) -> Amounts {
+pub fn pod_amounts(pod: &Object, which: &str) -> Amounts {
     let of = |container: &Value| amounts(container.get("resources").and_then(|r| r.get(which)));
     let mut running = Amounts::new();
     for container in pod.list_at(&["spec", "containers"]) {
