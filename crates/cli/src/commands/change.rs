@@ -25,6 +25,9 @@ const ETCD_WORKED: &str = "etcd-worked";
 /// Between two attempts at what etcd refuses for a moment.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How long members get to work before they are taken for broken.
+const SETTLING: Duration = Duration::from_secs(20);
+
 /// Where a member of etcd has its data.
 pub fn member_data(paths: &HostPaths) -> PathBuf {
     paths.etcd.join("member")
@@ -164,6 +167,23 @@ impl<'a> Change<'a> {
         seen
     }
 
+    /// What there is, once those members work that are not lost for good: one that has just started, or that waits for its
+    /// disk, is not taken for a broken one.
+    async fn look_settled(&self) -> Seen {
+        let deadline = Instant::now() + self.patience.min(SETTLING);
+        loop {
+            let seen = self.look().await;
+            let waits = |m: &Member| {
+                let host = self.etcd_hosts().into_iter().find(|h| h.name == m.name);
+                !m.healthy && !m.learner && host.is_some_and(|h| !seen.blank.contains(&h.name))
+            };
+            if !seen.members.iter().any(waits) || Instant::now() > deadline {
+                return seen;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// The hosts that go.
     fn leaving(&self) -> Vec<&spec::Host> {
         let former = self.former.iter().flat_map(|f| &f.hosts);
@@ -292,7 +312,7 @@ impl<'a> Change<'a> {
         if !worked {
             std::fs::write(self.worked(), "").map_err(|e| Failure::of(&e))?;
         }
-        for act in self.plan(&self.look().await)? {
+        for act in self.plan(&self.look_settled().await)? {
             match &act {
                 Act::Forget { host, id } => {
                     steps.begin(&act.to_string());
@@ -430,7 +450,8 @@ impl<'a> Change<'a> {
         if self.former.is_none() {
             return Ok(gone);
         }
-        let acts = if self.leaving().is_empty() { Vec::new() } else { self.plan(&self.look().await)? };
+        let acts =
+            if self.leaving().is_empty() { Vec::new() } else { self.plan(&self.look_settled().await)? };
         for act in acts {
             let Act::Leave { host: name, member, answers } = &act else { continue };
             let Some(host) = self.find(name) else { continue };

@@ -9,8 +9,9 @@ use crate::apply::{Host, HostError};
 use crate::plan::{HostPaths, etcd_client_url, etcd_peer_url};
 use crate::spec;
 
-/// How long one question may take.
+/// How long one question may take, and the one whether members work: those that are gone are always waited for.
 const TIMEOUT: &str = "--command-timeout=5s";
+const HEALTH: [&str; 2] = ["--command-timeout=2s", "--dial-timeout=1s"];
 
 /// Why etcd was not asked, or refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ impl<'a> Etcdctl<'a> {
     async fn say(&self, endpoints: &str, words: &[&str]) -> Result<(bool, String, String), HostError> {
         let pki = |file: &str| self.paths.pki(file).display().to_string();
         let (authority, certificate, key) = (pki("etcd/ca.crt"), pki("etcd/peer.crt"), pki("etcd/peer.key"));
-        let mut command = vec!["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", endpoints, TIMEOUT];
+        let mut command = vec!["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", endpoints];
         command.extend(["--cacert", &authority, "--cert", &certificate, "--key", &key]);
         command.extend(words);
         let output = self.on.run(&command, b"").await?;
@@ -54,7 +55,7 @@ impl<'a> Etcdctl<'a> {
     }
 
     async fn ask(&self, words: &[&str]) -> Result<String, EtcdctlError> {
-        match self.say(&self.endpoint, words).await? {
+        match self.say(&self.endpoint, &[&[TIMEOUT], words].concat()).await? {
             (true, out, _) => Ok(out),
             (false, _, err) => {
                 let last = err.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
@@ -75,7 +76,8 @@ impl<'a> Etcdctl<'a> {
             return Ok(members);
         }
         // Ends with an error where one of them does not work: that is an answer too.
-        let (_, out, _) = self.say(&all.join(","), &["endpoint", "health", "-w", "json"]).await?;
+        let (_, out, _) =
+            self.say(&all.join(","), &[&["endpoint", "health", "-w", "json"][..], &HEALTH].concat()).await?;
         let healthy = healthy(&out);
         for (member, url) in members.iter_mut().zip(&urls) {
             member.healthy = !url.is_empty() && healthy.contains(url);
