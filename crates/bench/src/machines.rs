@@ -25,14 +25,20 @@ pub fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
         let machines = wire.boot(&[("a", 11), ("b", 12), ("c", 13)])?;
         let hosts: String = machines
             .iter()
-            .map(|m| format!("- {{name: {}, address: {}, roles: [control-plane, worker]}}\n", m.name, m.address))
+            .map(|m| {
+                format!("- {{name: {}, address: {}, roles: [control-plane, worker]}}\n", m.name, m.address)
+            })
             .collect();
         let file = wire.dir().join("cluster.yaml");
         let text = format!("name: bench\nssh: {{key: {}}}\nhosts:\n{hosts}", wire.key().display());
         std::fs::write(&file, text)?;
         let up = |more: &[&str]| -> Result<f64> {
             let mut command: Command = wire.command(&cox);
-            command.args(["up", "-o", "json", "-f"]).arg(&file).arg("--data-dir").arg(wire.dir().join("data"));
+            command
+                .args(["up", "-o", "json", "-f"])
+                .arg(&file)
+                .arg("--data-dir")
+                .arg(wire.dir().join("data"));
             command.args(more).env_remove("RUST_LOG");
             told(&run(command, "cox up -f")?)?["seconds"].as_f64().context("seconds")
         };

@@ -11,4 +11,5 @@ mod metrics;
 mod python;
 mod reads;
 mod shutdown;
+mod warnings;
 mod watch;

@@ -15,6 +15,17 @@ fn revision(cluster: &Cluster) -> Result<u64> {
     list["metadata"]["resourceVersion"].as_str().and_then(|r| r.parse().ok()).context("a revision")
 }
 
+fn lose_two(cluster: &Cluster) -> Result<()> {
+    cluster.lose_host(&host(cluster, 3))?;
+    cluster.lose_etcd(&host(cluster, 4))?;
+    let status = cluster.cox(&["status"])?;
+    let survivor = format!("cox restore --from-member {}", host(cluster, 1));
+    for word in ["nothing can be written", "cox restore FILE", &survivor] {
+        ensure!(status.code == Some(1) && status.out.contains(word), "{word}: {}{}", status.out, status.err);
+    }
+    Ok(())
+}
+
 /// The wire of the host of this number, at the switch: the host itself sees a link without an other end.
 fn link(cluster: &Cluster, number: usize, state: &str) -> Result<()> {
     let namespace = format!("--net={}", cluster.root().join("run/switch").display());

@@ -77,7 +77,7 @@ extraArgs:
     let want = [
         "1: name: bad cluster name \"Home_Cluster\": use at most 32 of a-z, 0-9 and '-', beginning and ending with a letter or digit",
         "2: provider: there is no provider \"aws\" yet; there are local and ssh, and ssh takes machines of any cloud",
-        "3: kubernetes: unknown key; there are name, provider, network, ssh, hosts, apiServer, etcd, encryption, extraArgs",
+        "3: kubernetes: unknown key; there are name, provider, network, ssh, hosts, apiServer, etcd, encryption, packages, extraArgs",
         "6: network.podCIDR: 10.100.0.0/22 has room for 4 nodes with a /24 each, and there are 5 workers",
         "6: network.podCIDR: 10.100.0.0/22 overlaps with network.serviceCIDR, 10.96.0.0/12",
         "8: network.clusterDNS: 10.32.0.10 is not in network.serviceCIDR, 10.96.0.0/12",

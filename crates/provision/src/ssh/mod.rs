@@ -238,7 +238,7 @@ fn succeeded(step: &str, output: Output) -> Result<String, HostError> {
     }
     let lines = || output.err.lines().map(str::trim).filter(|l| !l.is_empty());
     // apt ends with what follows from what it said first.
-    let said = lines().find(|l| l.starts_with("E: ")).or(lines().last()).unwrap_or("it said nothing");
+    let said = lines().find(|l| l.starts_with("E: ")).or(lines().next_back()).unwrap_or("it said nothing");
     Err(HostError::Refused { step: step.to_owned(), said: said.to_owned() })
 }
 
