@@ -144,13 +144,7 @@ pub async fn start(
             }
         }
         let digest = digest(plan, service, &bringing.cox_identity);
-<<<<<<< HEAD
         if let Some(change) = needed(found.get(&service.name), &digest, edited(service, before)) {
-=======
-        let edited =
-            before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)));
-        if let Some(change) = needed(found.get(&service.name), &digest, edited) {
->>>>>>> main
             tell(&plan.host, &service.name);
             host.start_service(service, &digest).await.map_err(failed)?;
             changes.push(change(service.name.clone()));
