@@ -85,7 +85,7 @@ pub async fn rebuild(options: &Restore, kept: HostsCluster, as_json: bool) -> Re
                 "restore a backup: `cox restore FILE`",
             ));
         }
-        (Some(host), _) => rebuild.from_member(host, options.bump_revision).await?,
+        (Some(host), _) => rebuild.with_member(host, options.bump_revision).await?,
         (None, topology) => {
             let image = image.as_ref().ok_or_else(|| Failure::new("no backup is named", ""))?;
             let since = if known.is_some() { SINCE_TOLD } else { SINCE_UNKNOWN };
@@ -94,7 +94,7 @@ pub async fn rebuild(options: &Restore, kept: HostsCluster, as_json: bool) -> Re
             if topology == Topology::Embedded {
                 rebuild.embedded(options).await?
             } else {
-                rebuild.from_backup(options, above).await?
+                rebuild.with_backup(options, above).await?
             }
         }
     };
@@ -231,7 +231,7 @@ impl Rebuild<'_> {
     }
 
     /// A new etcd with the objects of the backup.
-    async fn from_backup(&self, options: &Restore, above: u64) -> Result<u64, Failure> {
+    async fn with_backup(&self, options: &Restore, above: u64) -> Result<u64, Failure> {
         self.stop().await?;
         for (host, target) in self.members() {
             self.put_aside(host, &*target.host).await?;
@@ -254,7 +254,7 @@ impl Rebuild<'_> {
     }
 
     /// One member goes on alone with what it has; the others join it as new ones when all is brought up.
-    async fn from_member(&self, name: &str, bump: Option<u64>) -> Result<u64, Failure> {
+    async fn with_member(&self, name: &str, bump: Option<u64>) -> Result<u64, Failure> {
         let (host, target) = self.members().find(|(host, _)| host.name == name).ok_or_else(|| {
             let all: Vec<&str> = self.members().map(|(host, _)| host.name.as_str()).collect();
             Failure::new(
