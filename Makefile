@@ -42,8 +42,8 @@ unit: ## Tests of the crates.
 
 # The whole workspace is selected, so that features are those of `unit` and nothing is built twice.
 e2e: ## Whole clusters, of one host, of three, and over ssh, and parts alone, driven by kubectl and openssl.
-	cargo build --locked --workspace --bin cox --test alone --test cluster --test hosts --test machines --test security --test replay
-	cargo test --locked --workspace --test alone --test cluster --test hosts --test machines --test security --test replay
+	cargo build --locked --workspace --bin cox --test alone --test cluster --test daytwo --test hosts --test machines --test security --test replay
+	cargo test --locked --workspace --test alone --test cluster --test daytwo --test hosts --test machines --test security --test replay
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli

@@ -37,6 +37,7 @@ impl Cli {
             Command::Backup(_)
             | Command::Certs(_)
             | Command::Restore(_)
+            | Command::Upgrade(_)
             | Command::Db(_)
             | Command::Migrate(_)
             | Command::Secrets(_) => false,
@@ -95,6 +96,8 @@ pub enum Command {
     Backup(commands::backup::Backup),
     /// Makes a stopped cluster what a backup holds.
     Restore(commands::restore::Restore),
+    /// Brings the hosts of a cluster to this build, one after another.
+    Upgrade(commands::upgrade::Upgrade),
     /// Looks into a cluster's store.
     Db(commands::db::Db),
     /// Moves a stopped cluster's objects between its embedded store and etcd.
@@ -286,6 +289,9 @@ pub struct Up {
     /// How long to wait until the cluster is healthy, in seconds.
     #[arg(long, default_value_t = 120)]
     pub wait: u64,
+    /// How hosts that go are emptied.
+    #[command(flatten)]
+    pub drain: commands::drain::DrainFlags,
     /// Hosts over ssh: takes the network of their pods on trust, rather than trying it after a change.
     #[arg(long)]
     pub no_verify: bool,

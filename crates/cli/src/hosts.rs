@@ -1,7 +1,7 @@
 //! A cluster of several hosts: what was asked for, what follows from it, and where it is kept.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use pki::ClusterPki;
 use provision::apply::Host;
 use provision::local::{LocalHosts, free_network};
 use provision::plan::{HostPlan, HostTraits, PlanOptions, Trust};
-use provision::spec::{ClusterSpec, Network, Provider, Role};
+use provision::spec::{ClusterSpec, LoadBalancer, Network, Provider, Role, Topology};
 use provision::{Facts, Layout, SshHost, find_program};
 
 use crate::args::{Up, Which};
@@ -58,6 +58,20 @@ impl Hosts {
             }
         }
     }
+
+    /// Takes a host out of the world of the cluster: nothing of it runs there any more, and its data is gone.
+    pub async fn retire(&self, host: &provision::spec::Host, options: &PlanOptions) -> Result<(), Failure> {
+        let failed = |e: &dyn std::fmt::Display| {
+            Failure::new(format!("host {} cannot be cleaned: {e}", host.name), "run the same command again")
+        };
+        match self {
+            Self::Local(hosts) => hosts.host(&host.name).destroy().await.map_err(|e| failed(&e)),
+            Self::Ssh { .. } => {
+                let cleaned = provision::apply::clean(&*self.host(host), &options.paths).await;
+                cleaned.map_err(|e| failed(&e))
+            }
+        }
+    }
 }
 
 fn unusable(path: &Path, why: &dyn Display) -> Failure {
@@ -69,13 +83,19 @@ fn kept_file(layout: &Layout) -> PathBuf {
     layout.root().join(cluster_file::DEFAULT)
 }
 
+/// Where it is kept what it was before a change that is not complete yet.
+fn former_file(layout: &Layout) -> PathBuf {
+    layout.root().join("cluster.former.yaml")
+}
+
 impl HostsCluster {
     /// The cluster as it was brought up last; `None` if there is none, or it is not of several hosts.
     pub fn kept(which: &Which) -> Result<Option<Self>, Failure> {
         Self::at(cluster::layout(which)?)
     }
 
-    fn at(layout: Layout) -> Result<Option<Self>, Failure> {
+    /// The cluster that is kept there.
+    pub fn at(layout: Layout) -> Result<Option<Self>, Failure> {
         let path = kept_file(&layout);
         if !path.try_exists().map_err(|e| unusable(&path, &e))? {
             return Ok(None);
@@ -88,7 +108,17 @@ impl HostsCluster {
     /// has.
     pub fn wanted(options: &Up) -> Result<Option<Self>, Failure> {
         if let Some(file) = options.which.file() {
-            return Self::described(options, file).map(Some);
+            let given = [
+                ("--nodes", options.nodes.is_some()),
+                ("--control-planes", options.control_planes.is_some()),
+            ];
+            if let Some((flag, _)) = given.into_iter().chain(of_one_host(options)).find(|(_, given)| *given) {
+                return Err(Failure::new(
+                    format!("{flag} does not go with {}, which says what the cluster is", file.display()),
+                    "leave it out, or name another cluster with --name",
+                ));
+            }
+            return Self::described(file, &options.which, options.secure_port).map(Some);
         }
         let kept = Self::kept(&options.which)?;
         let asked = options.nodes.is_some() || options.control_planes.is_some();
@@ -99,37 +129,33 @@ impl HostsCluster {
         Ok(Some(kept))
     }
 
-    /// As a file describes it.
-    fn described(options: &Up, file: &Path) -> Result<Self, Failure> {
-        let given =
-            [("--nodes", options.nodes.is_some()), ("--control-planes", options.control_planes.is_some())];
-        if let Some((flag, _)) = given.into_iter().chain(of_one_host(options)).find(|(_, given)| *given) {
-            return Err(Failure::new(
-                format!("{flag} does not go with {}, which says what the cluster is", file.display()),
-                "leave it out, or name another cluster with --name",
-            ));
-        }
+    /// As the file of a command describes it, with another port of this machine if one is given.
+    pub fn described(file: &Path, which: &Which, port: Option<u16>) -> Result<Self, Failure> {
         let mut spec = cluster_file::load(file)?;
         // Later commands are given from elsewhere.
         for path in spec.hosts.iter_mut().filter_map(|h| h.ssh.key.as_mut()).chain(&mut spec.packages) {
             *path = std::path::absolute(&*path).map_err(|e| unusable(path, &e))?;
         }
-        if let Some(port) = options.secure_port {
+        if let Some(port) = port {
             spec.api_server.local_port = port;
         }
-        let layout = cluster::layout(&options.which)?;
+        let layout = cluster::layout(which)?;
         let kept = Self::at(layout.clone())?;
         refuse_one_host(&layout)?;
         if let Some(kept) = kept.as_ref().filter(|_| layout.pki().join("ca.crt").exists()) {
             refuse_other_networks(&kept.spec.network, &spec.network)?;
         }
         match kept {
-            Some(kept) if kept.spec.provider != spec.provider => Err(Failure::new(
-                format!("cluster {:?} is of other hosts: {}", spec.name, kept.whose()),
-                "take another name in the file, or remove that cluster with `cox down --purge`",
-            )),
-            _ => Ok(Self { layout, spec }),
+            Some(kept) if kept.spec.provider != spec.provider => {
+                return Err(Failure::new(
+                    format!("cluster {:?} is of other hosts: {}", spec.name, kept.whose()),
+                    "take another name in the file, or remove that cluster with `cox down --purge`",
+                ));
+            }
+            Some(kept) if spec.provider == Provider::Local => settle_addresses(&kept.spec, &mut spec),
+            _ => {}
         }
+        Ok(Self { layout, spec })
     }
 
     /// Who provides the hosts, for people.
@@ -151,8 +177,9 @@ impl HostsCluster {
     }
 
     fn asked(options: &Up, kept: Option<Self>) -> Result<Option<Self>, Failure> {
-        let nodes = options.nodes.unwrap_or(1);
-        let control_planes = options.control_planes.unwrap_or(1);
+        let had = kept.as_ref().map_or((1, 1), |k| (k.nodes(), k.control_planes()));
+        let nodes = options.nodes.unwrap_or(had.0);
+        let control_planes = options.control_planes.unwrap_or(had.1.min(nodes));
         if nodes == 0 || control_planes == 0 {
             return Err(Failure::new(
                 "a cluster has at least one node and one control plane",
@@ -171,11 +198,8 @@ impl HostsCluster {
                 format!("at most {MOST}"),
             ));
         }
-        if nodes == 1 {
-            return match kept {
-                Some(kept) => Err(kept.other(nodes, control_planes)),
-                None => Ok(None),
-            };
+        if nodes == 1 && kept.is_none() {
+            return Ok(None);
         }
         let layout = cluster::layout(&options.which)?;
         refuse_one_host(&layout)?;
@@ -186,50 +210,100 @@ impl HostsCluster {
                 "leave it out beside --nodes",
             ));
         }
-        let host_cidr = match &kept {
-            Some(kept)
-                if kept.spec.provider != Provider::Local
-                    || kept.control_planes() != control_planes
-                    || kept.nodes() > nodes =>
-            {
-                return Err(kept.other(nodes, control_planes));
-            }
-            Some(kept) => kept.spec.network.host_cidr,
-            None => free_network(layout.root(), &net::host::routes()).ok_or_else(|| {
-                Failure::new(
-                    "no network is free for the hosts: routes of this machine lead to all of 10.200.0.0/16",
-                    "see `ip route`; a VPN that takes all of 10.0.0.0/8 has to be off",
-                )
-            })?,
-        };
+        if let Some(kept) = kept {
+            return kept.resized(options, nodes, control_planes).map(Some);
+        }
+        let host_cidr = free_network(layout.root(), &net::host::routes()).ok_or_else(|| {
+            Failure::new(
+                "no network is free for the hosts: routes of this machine lead to all of 10.200.0.0/16",
+                "see `ip route`; a VPN that takes all of 10.0.0.0/8 has to be off",
+            )
+        })?;
         let mut spec = ClusterSpec::local(layout.name(), nodes, control_planes, host_cidr);
         spec.api_server.local_port = options.secure_port.unwrap_or(6443);
         spec.network.pod_cidr = options.cluster_cidr;
         spec.network.service_cidr = options.service_cidr;
-        spec.network.cluster_dns =
-            Ipv4Addr::from(u32::from(options.service_cidr.network()).saturating_add(10));
+        spec.network.cluster_dns = tenth(options.service_cidr);
         Ok(Some(Self { layout, spec }))
     }
 
-    fn other(&self, nodes: usize, control_planes: usize) -> Failure {
-        let (name, has, leads) = (self.layout.name(), self.nodes(), self.control_planes());
-        Failure::new(
-            format!(
-                "cluster {name:?} has {has} nodes, {leads} of them control planes, and cannot become one of {nodes} and \
-                 {control_planes}"
-            ),
-            "nodes can be added; for all else make another with --name, or remove it with `cox down --purge` first",
-        )
+    /// The same cluster with another number of hosts: those that are there already stay as they are.
+    fn resized(mut self, options: &Up, nodes: usize, control_planes: usize) -> Result<Self, Failure> {
+        let name = self.layout.name().to_owned();
+        let mut wanted = ClusterSpec::local(&name, nodes, control_planes, self.spec.network.host_cidr);
+        let numbered = |host: &provision::spec::Host| {
+            host.name.strip_prefix(&format!("{name}-")).is_some_and(|n| n.parse::<usize>().is_ok())
+        };
+        if self.spec.provider != Provider::Local || !self.spec.hosts.iter().all(numbered) {
+            return Err(Failure::new(
+                format!("the hosts of cluster {name:?} are those of its file, not a number"),
+                format!(
+                    "edit that file and give it with -f; {} is what holds now",
+                    kept_file(&self.layout).display()
+                ),
+            ));
+        }
+        for host in &mut wanted.hosts {
+            if let Some(kept) = self.spec.host(&host.name) {
+                *host = provision::spec::Host { roles: host.roles.clone(), ..kept.clone() };
+            }
+        }
+        self.spec.hosts = wanted.hosts;
+        // What keeps objects only ever grows; so does what leads to those that serve them.
+        if self.spec.etcd == Topology::Embedded {
+            self.spec.etcd = wanted.etcd;
+        }
+        if self.spec.api_server.load_balancer == LoadBalancer::None {
+            self.spec.api_server.load_balancer = wanted.api_server.load_balancer;
+        }
+        if let Some(port) = options.secure_port {
+            self.spec.api_server.local_port = port;
+        }
+        // Those that are not the defaults were asked for.
+        let network = &mut self.spec.network;
+        let usual = provision::spec::Network::default();
+        if options.cluster_cidr != usual.pod_cidr {
+            network.pod_cidr = options.cluster_cidr;
+        }
+        if options.service_cidr != usual.service_cidr && options.service_cidr != network.service_cidr {
+            network.service_cidr = options.service_cidr;
+            network.cluster_dns = tenth(options.service_cidr);
+        }
+        Ok(self)
     }
 
     /// Keeps the description for later commands.
     pub fn keep(&self) -> Result<(), Failure> {
-        let path = kept_file(&self.layout);
-        let text = serde_saphyr::to_string(&self.spec).map_err(|e| unusable(&path, &e))?;
+        self.keep_as(&kept_file(&self.layout))
+    }
+
+    /// What the cluster was before a change that is not complete yet.
+    pub fn former(&self) -> Result<Option<ClusterSpec>, Failure> {
+        let path = former_file(&self.layout);
+        if !path.try_exists().map_err(|e| unusable(&path, &e))? {
+            return Ok(None);
+        }
+        cluster_file::judged(&path, cluster_file::read(&path)?).map(Some)
+    }
+
+    /// Remembers what the cluster was until a change is complete; `None`: it is.
+    pub fn keep_former(&self, former: Option<ClusterSpec>) -> Result<(), Failure> {
+        let path = former_file(&self.layout);
+        match former {
+            Some(spec) => Self { spec, layout: self.layout.clone() }.keep_as(&path),
+            None => match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(unusable(&path, &e)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn keep_as(&self, path: &Path) -> Result<(), Failure> {
+        let text = serde_saphyr::to_string(&self.spec).map_err(|e| unusable(path, &e))?;
         let temporary = path.with_extension("tmp");
         std::fs::write(&temporary, text)
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .map_err(|e| unusable(&path, &e))
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .map_err(|e| unusable(path, &e))
     }
 
     /// The hosts.
@@ -370,6 +444,34 @@ fn refuse_other_networks(kept: &Network, wanted: &Network) -> Result<(), Failure
     ))
 }
 
+/// Hosts of this machine keep their addresses wherever in the file they stand; new ones get those that are free.
+fn settle_addresses(kept: &ClusterSpec, spec: &mut ClusterSpec) {
+    let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
+    for host in &mut spec.hosts {
+        if let Some(known) = kept.host(&host.name) {
+            host.address = known.address;
+            taken.insert(known.address);
+        }
+    }
+    // Of those that go, too: they run until the others have taken over.
+    taken.extend(kept.hosts.iter().map(|h| h.address));
+    // The first is this machine's.
+    let mut free = spec.network.host_cidr.hosts().skip(1).map(IpAddr::V4);
+    for host in spec.hosts.iter_mut().filter(|h| kept.host(&h.name).is_none()) {
+        if !taken.insert(host.address)
+            && let Some(address) = free.find(|a| !taken.contains(a))
+        {
+            host.address = address;
+            taken.insert(address);
+        }
+    }
+}
+
+/// Where the cluster DNS is by custom.
+fn tenth(service_cidr: ipnet::Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(service_cidr.network()).saturating_add(10))
+}
+
 /// Flags that are for one host alone, and whether they were given.
 fn of_one_host(options: &Up) -> [(&'static str, bool); 4] {
     [
@@ -427,9 +529,26 @@ mod tests {
         assert_eq!(ask(&[]).unwrap().unwrap().spec, cluster.spec);
         let more = ask(&["--nodes=4", "--control-planes=3"]).unwrap().unwrap();
         assert_eq!((more.nodes(), more.spec.network.host_cidr), (4, cluster.spec.network.host_cidr));
-        for other in [&["--nodes=2", "--control-planes=2"][..], &["--nodes=3"], &["--nodes=1"]] {
-            assert!(ask(other).unwrap_err().what.contains("cannot become"), "{other:?}");
+        // What is not said stays.
+        let fewer = ask(&["--nodes=2"]).unwrap().unwrap();
+        assert_eq!((fewer.nodes(), fewer.control_planes(), fewer.spec.etcd), (2, 2, Topology::Stacked));
+        let one = ask(&["--nodes=1"]).unwrap().unwrap();
+        assert_eq!((one.nodes(), one.control_planes(), one.spec.etcd), (1, 1, Topology::Stacked));
+        assert!(ask(&["--control-planes=4"]).unwrap_err().what.contains("do not fit"));
+    }
+
+    #[test]
+    fn hosts_keep_their_addresses_when_one_before_them_goes() {
+        let kept = ClusterSpec::local("a", 3, 3, "10.200.7.0/24".parse().unwrap());
+        let mut spec = ClusterSpec::local("a", 4, 3, "10.200.7.0/24".parse().unwrap());
+        spec.hosts.remove(1);
+        // As a file without addresses would number them.
+        for (host, number) in spec.hosts.iter_mut().zip(2..) {
+            host.address = IpAddr::from([10, 200, 7, number]);
         }
+        settle_addresses(&kept, &mut spec);
+        let found: Vec<String> = spec.hosts.iter().map(|h| format!("{} {}", h.name, h.address)).collect();
+        assert_eq!(found, ["a-1 10.200.7.2", "a-3 10.200.7.4", "a-4 10.200.7.5"]);
     }
 
     #[test]

@@ -107,6 +107,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Certs(options) => commands::certs::certs(*options, json).await,
             Command::Backup(options) => commands::backup::backup(options, json).await,
             Command::Restore(options) => commands::restore::restore(options, json).await,
+            Command::Upgrade(options) => commands::upgrade::upgrade(options, json).await,
             Command::Db(options) => commands::db::db(options, json).await,
             Command::Migrate(options) => commands::migrate::migrate(*options, json).await,
             Command::Secrets(verb) => commands::secrets::secrets(verb, json).await,

@@ -57,6 +57,18 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Brings up the cluster that a file describes, which has this name and port.
+    pub fn of_file(binary: &Path, name: &str, port: u16, describe: &dyn Fn(u16) -> String) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("cox-e2e-").tempdir_in(roomy_directory())?;
+        let flags = ["--secure-port".to_owned(), port.to_string(), "--wait".to_owned(), "240".to_owned()];
+        let cluster = Self { binary: binary.to_owned(), data, name: name.into(), flags: flags.to_vec() };
+        let file = cluster.data_dir().join("first.yaml");
+        std::fs::write(&file, describe(port))?;
+        let answer = cluster.cox_of_file(&file, &["up", "-o", "json", "--wait", "240"])?;
+        ensure!(answer.code == Some(0), "cox up failed: {}{}", answer.out, answer.err);
+        Ok(cluster)
+    }
+
     /// What `cox up -o json` says, with the flags of the first time.
     pub fn answer_of_up(&self) -> Result<Answer> {
         let mut arguments = vec!["up", "-o", "json"];
@@ -108,6 +120,50 @@ impl Cluster {
     /// The port of the API server.
     pub fn port(&self) -> &str {
         &self.flags[1]
+    }
+
+    /// Runs `cox` on the cluster that a file describes.
+    pub fn cox_of_file(&self, file: &Path, arguments: &[&str]) -> Result<Answer> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("-f").arg(file).arg("--data-dir").arg(self.data.path());
+        run(command, None, Duration::from_secs(300)).with_context(|| format!("cox {}", arguments.join(" ")))
+    }
+
+    /// The process that is a host's first one.
+    pub fn init_of(&self, host: &str) -> Result<i32> {
+        let path = self.root().join("run").join(format!("host-{host}.process"));
+        let record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        record["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("a pid")
+    }
+
+    /// A host of this cluster goes at once, as by a power cut.
+    pub fn kill_host(&self, host: &str) -> Result<()> {
+        let pid = rustix::process::Pid::from_raw(self.init_of(host)?).context("a pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        Ok(())
+    }
+
+    /// A host goes for good, with its disk.
+    pub fn lose_host(&self, host: &str) -> Result<()> {
+        self.lose(host, "")
+    }
+
+    /// A host goes at once, and its member of etcd has lost everything.
+    pub fn lose_etcd(&self, host: &str) -> Result<()> {
+        self.lose(host, "disk/var-lib-etcd")
+    }
+
+    fn lose(&self, host: &str, part: &str) -> Result<()> {
+        self.kill_host(host)?;
+        let disk = self.root().join("hosts").join(host).join(part);
+        ensure!(disk.exists(), "{} is not there", disk.display());
+        // What dies there may still write for a moment.
+        crate::eventually("the end of the disk", Duration::from_secs(30), || {
+            std::fs::remove_dir_all(&disk).or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e.into()),
+            })
+        })
     }
 
     /// `kubectl` as the administrator.

@@ -41,10 +41,19 @@ struct Written {
     made: BTreeMap<String, String>,
     /// In the order of their making.
     order: Vec<String>,
-    /// The longest time between two acknowledged writes.
+    /// The longest time between two acknowledged writes, and when it began.
     gap: Duration,
+    gap_from: Duration,
     /// Objects that were acknowledged and not there when read at once.
     unread: Vec<String>,
+}
+
+impl Written {
+    fn note(&mut self, last: Instant, began: Instant) {
+        if last.elapsed() > self.gap {
+            (self.gap, self.gap_from) = (last.elapsed(), last.duration_since(began));
+        }
+    }
 }
 
 /// What the reader saw.
@@ -63,6 +72,7 @@ pub struct Seen {
     order: Vec<String>,
     /// The longest time without an acknowledged write.
     pub gap: Duration,
+    gap_from: Duration,
     /// The longest time without an answered read.
     pub read_gap: Duration,
     reads: u64,
@@ -114,7 +124,8 @@ impl Shared {
     async fn write(&self) -> Result<Written> {
         let mut maps = self.maps().await?;
         let mut seen = Written::default();
-        let mut last = Instant::now();
+        let began = Instant::now();
+        let mut last = began;
         let apply = PatchParams::apply("traffic").force();
         for number in 1.. {
             if !self.goes_on() {
@@ -127,7 +138,7 @@ impl Shared {
                 maps = self.maps().await.unwrap_or(maps);
                 continue;
             };
-            seen.gap = seen.gap.max(last.elapsed());
+            seen.note(last, began);
             last = Instant::now();
             seen.made.insert(name.clone(), made.metadata.uid.unwrap_or_default());
             seen.order.push(name.clone());
@@ -145,7 +156,7 @@ impl Shared {
             tokio::time::sleep(PAUSE).await;
         }
         // Whoever was cut off until the end was cut off until now.
-        seen.gap = seen.gap.max(last.elapsed());
+        seen.note(last, began);
         Ok(seen)
     }
 
@@ -239,6 +250,7 @@ impl Traffic {
             made: written.made,
             order: written.order,
             gap: written.gap,
+            gap_from: written.gap_from,
             read_gap: read.gap,
             reads: read.answers,
             wrong,
@@ -255,9 +267,11 @@ impl Seen {
     /// As [`Self::judge`], where only the first so many writes have to be there: those before a backup was made.
     pub fn judge_first(&self, kubectl: &Kubectl, what: &str, count: usize) -> Result<()> {
         println!(
-            "     {what}: {} writes acknowledged, longest time without one {:.2} s; {} reads, {:.2} s",
+            "     {what}: {} writes acknowledged, longest time without one {:.2} s (from second {:.1}); {} reads, \
+             {:.2} s",
             self.order.len(),
             self.gap.as_secs_f64(),
+            self.gap_from.as_secs_f64(),
             self.reads,
             self.read_gap.as_secs_f64()
         );

@@ -7,6 +7,7 @@
 //!
 //! Several hosts: [`spec`] reads `cluster.yaml`, [`plan`](mod@plan) says what each host shall have, [`render`] writes it down,
 //! [`apply`] makes hosts what their plans say: hosts in namespaces of this machine ([`local`]) or over ssh ([`SshHost`]).
+//! [`membership`] says how a cluster becomes another one: hosts that come, go, and are lost.
 //!
 //! What it is not: it starts no part of Kubernetes itself (that is the binary's business) and it speaks to no API
 //! server. State is on disk and in the kernel, never here: each call finds out anew what there is.
@@ -22,6 +23,7 @@ mod files;
 mod host;
 mod layout;
 pub mod local;
+pub mod membership;
 pub mod plan;
 mod preflight;
 mod probe;

@@ -67,6 +67,8 @@ pub struct Plan {
     pub replace: bool,
     /// By how many writes the target's revision may be raised to that of the image; `None`: it is left below.
     pub raise: Option<u64>,
+    /// The highest revision that clients may know, where it is above that of the image.
+    pub above: Revision,
 }
 
 /// What was written.
@@ -130,9 +132,10 @@ pub async fn write(
     let target = to.now().await?;
     let mut kvs: Vec<KeyValue> = image.prefix("").collect();
     kvs.sort_by_key(|kv| kv.mod_revision);
-    let gap = image.revision().0.saturating_sub(target.0);
+    let known = image.revision().max(plan.above);
+    let gap = known.0.saturating_sub(target.0);
     if let Some(limit) = plan.raise.filter(|limit| gap > limit.saturating_add(kvs.len() as u64)) {
-        return Err(CopyError::TooFar { target, source_revision: image.revision(), gap, limit });
+        return Err(CopyError::TooFar { target, source_revision: known, gap, limit });
     }
     for key in present.iter().filter(|key| image.get(key).is_none()) {
         match to.delete(key, Expect::Any).await? {
@@ -157,7 +160,7 @@ pub async fn write(
         done(written.keys);
     }
     if plan.raise.is_some() {
-        written.raised = raise(to, image.revision(), written.keys, done).await?;
+        written.raised = raise(to, known, written.keys, done).await?;
     }
     written.revision = to.now().await?;
     Ok(written)
@@ -183,8 +186,9 @@ async fn present(of: &dyn Storage) -> Result<Vec<Arc<str>>, Error> {
     Ok(keys)
 }
 
-/// Makes writes that change nothing until the store has reached a revision.
-async fn raise(
+/// Makes writes that change nothing until the store has reached a revision, then gives up its history: who watched from
+/// before is told to list anew. Says how many writes; `done` is told their number so far and `before`.
+pub async fn raise(
     store: &Arc<dyn Storage>,
     to: Revision,
     before: u64,

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use storage::{Embedded, Image, KeyValue, Options, RangeRequest, Revision, Storage, copy};
 
+use super::hosts_store;
 use super::store::{Local, Meter, Place, Remote, Target, blocking};
 use crate::output::{Failure, note, print, print_json};
 
@@ -54,6 +55,16 @@ pub enum Verb {
         #[command(flatten)]
         target: Target,
     },
+    /// Makes writes that change nothing until an etcd has come to a revision, and gives up the history before: who
+    /// watched it is told to list anew.
+    #[command(hide = true)]
+    Raise {
+        /// By how many at least.
+        by: u64,
+        /// Which store.
+        #[command(flatten)]
+        target: Target,
+    },
     /// Tells how much there is: revision, keys and bytes by resource, disk.
     #[command(after_help = "Examples:\n  cox db stats\n  cox db stats -o json")]
     Stats {
@@ -91,9 +102,51 @@ pub enum Verb {
     },
 }
 
+impl Verb {
+    /// The store it is about, if it is about one.
+    fn store(&self) -> Option<&Target> {
+        match self {
+            Self::Check { backup: Some(_), .. } => None,
+            Self::Check { target, .. }
+            | Self::Compact { target }
+            | Self::Raise { target, .. }
+            | Self::Stats { target }
+            | Self::Get { target, .. }
+            | Self::List { target, .. } => Some(target),
+        }
+    }
+
+    /// The words that say the same elsewhere, but for the store.
+    fn words(&self) -> Vec<String> {
+        let mut words = vec!["db".to_owned()];
+        match self {
+            Self::Check { .. } => words.push("check".into()),
+            Self::Compact { .. } => words.push("compact".into()),
+            Self::Raise { by, .. } => words.extend(["raise".into(), by.to_string()]),
+            Self::Stats { .. } => words.push("stats".into()),
+            Self::Get { key, show_secrets, .. } => {
+                words.extend(["get".into(), key.clone()]);
+                words.extend(show_secrets.then(|| "--show-secrets".into()));
+            }
+            Self::List { prefix, limit, .. } => {
+                words.extend(["list".into(), prefix.clone(), format!("--limit={limit}")]);
+            }
+        }
+        words
+    }
+}
+
 /// `cox db`.
 pub async fn db(options: Db, as_json: bool) -> Result<ExitCode, Failure> {
+    if let Some(target) = options.verb.store()
+        && let Some(cluster) = hosts_store::cluster_of(target)?
+    {
+        let words = options.verb.words();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        return hosts_store::pass_on(&cluster, &words, as_json).await;
+    }
     match options.verb {
+        Verb::Raise { by, target } => raise(by, &target, as_json).await,
         Verb::Check { backup, target } => check(backup, &target, as_json).await,
         Verb::Compact { target } => compact(&target, as_json).await,
         Verb::Stats { target } => stats(&target, as_json).await,
@@ -183,6 +236,25 @@ async fn compact(target: &Target, as_json: bool) -> Result<ExitCode, Failure> {
             let _ = writeln!(text, "It took {} on disk and takes {}.", size(before), size(after));
         }
         print(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn raise(by: u64, target: &Target, as_json: bool) -> Result<ExitCode, Failure> {
+    let Place::Etcd(Remote { flags, .. }) = target.place()? else {
+        return Err(Failure::new("an embedded store's revision is raised by `cox restore`", ""));
+    };
+    let store = flags.open().await?;
+    let now = store.now().await.map_err(|e| Failure::of(&e))?;
+    let to = Revision(now.0.saturating_add(by));
+    let meter = Meter::new("empty writes", by, as_json);
+    copy::raise(&store, to, 0, &mut |writes| meter.at(writes)).await.map_err(|e| Failure::of(&e))?;
+    meter.end();
+    let now = store.now().await.map_err(|e| Failure::of(&e))?;
+    if as_json {
+        print_json(&json!({ "store": flags.name(), "revision": now.0 }))?;
+    } else {
+        print(&format!("{} is at revision {now}.\n", flags.name()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

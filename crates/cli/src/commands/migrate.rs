@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use storage::Image;
 use storage::copy::{self, CopyError, Plan, Written};
+use storage::{Image, Revision};
 
 use super::store::{EtcdFlags, Meter, Target, blocking, seconds};
 use crate::cluster::EtcdSettings;
@@ -89,7 +89,7 @@ pub async fn migrate(options: Migrate, as_json: bool) -> Result<ExitCode, Failur
         let lock = lock.map_err(|e| local.failure(&e))?;
         let (image, _) = read.map_err(|e| local.failure(&e))?;
         let meter = Meter::new("writing keys", image.len(), as_json);
-        let plan = Plan { replace: options.replace, raise: options.raise.limit() };
+        let plan = Plan { replace: options.replace, raise: options.raise.limit(), above: Revision(0) };
         let written = copy::write(&image, &store, plan, &mut |keys| meter.at(keys)).await;
         meter.end();
         drop(lock);

@@ -1,15 +1,19 @@
 //! The verbs, one file each.
 pub mod backup;
 pub mod certs;
+pub mod change;
 pub mod db;
 pub mod down;
+pub mod drain;
 pub mod hello;
+pub mod hosts_store;
 pub mod init;
 pub mod join;
 pub mod kubeconfig;
 pub mod migrate;
 pub mod on_host;
 pub mod reach;
+pub mod rebuild;
 pub mod render;
 pub mod restore;
 pub mod secrets;
@@ -18,5 +22,6 @@ pub mod store;
 pub mod token;
 pub mod up;
 pub mod up_hosts;
+pub mod upgrade;
 pub mod validate;
 pub mod verify;

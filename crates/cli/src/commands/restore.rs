@@ -5,29 +5,47 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use storage::Image;
 use storage::copy::{self, Plan};
+use storage::{Image, Revision};
 
 use super::migrate::{Raise, copy_failure};
 use super::store::{Local, Meter, Place, Target, blocking, seconds};
 use crate::output::{Failure, print, print_json};
+
+/// How far above all that were ever given an embedded store goes on.
+const BUMP: u64 = 1_000_000_000;
 
 /// `cox restore`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  cox down && cox restore /backup/monday.cox && cox up\n  \
     cox restore b.cox --db /var/lib/apiserver/db    the embedded store of a stopped kube-apiserver\n  \
     cox restore b.cox --etcd-servers https://10.0.0.1:2379 --replace    with all API servers stopped\n\n\
-    The cluster has to be stopped. Its old data stays beside the new. Revisions go on above all that were ever given, so\n\
+    cox restore b.cox -f cluster.yaml               a cluster of several hosts, whatever is left of it\n  \
+    cox restore --from-member node-2 -f cluster.yaml   ... without a backup, from what one member of etcd has\n\n\
+    A cluster of one host has to be stopped; that of several hosts is stopped, rebuilt with a new etcd, and brought up again;\n\
+    its pods run on. The old data stays beside the new. Revisions go on above all that were ever given, so\n\
     everybody who watched before lists anew. Secrets need the encryption keys that they were written with.")]
 pub struct Restore {
     /// The backup.
-    pub file: PathBuf,
-    /// By how much the revision is raised above the highest one known.
-    #[arg(long, default_value_t = 1_000_000_000, value_name = "N")]
-    pub bump_revision: u64,
-    /// For etcd: removes the keys that are there. An embedded store's old data is kept beside the new in any case.
+    #[arg(required_unless_present = "from_member")]
+    pub file: Option<PathBuf>,
+    /// For a cluster of several hosts without a backup: goes on with what the member of etcd on this host has, which may
+    /// lack the last writes.
+    #[arg(long, value_name = "HOST", conflicts_with = "file")]
+    pub from_member: Option<String>,
+    /// By how much the revision is raised above the highest one known; for a store of its own, a billion if absent, for
+    /// etcd as much as may have been written since the backup.
+    #[arg(long, value_name = "N")]
+    pub bump_revision: Option<u64>,
+    /// For etcd: removes the keys that are there. For a cluster of several hosts: gives up objects that are well.
     #[arg(long)]
     pub replace: bool,
+    /// For etcd: the highest revision that clients may know.
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub above: u64,
+    /// How long hosts may take until they are well again, in seconds.
+    #[arg(long, default_value_t = 180)]
+    pub wait: u64,
     /// For etcd: how far its revision is raised.
     #[command(flatten)]
     pub raise: Raise,
@@ -38,7 +56,15 @@ pub struct Restore {
 
 /// `cox restore`.
 pub async fn restore(options: Restore, as_json: bool) -> Result<ExitCode, Failure> {
-    let file = options.file.clone();
+    if let Some(cluster) = super::hosts_store::cluster_of(&options.target)? {
+        return super::rebuild::rebuild(&options, cluster, as_json).await;
+    }
+    let Some(file) = options.file.clone() else {
+        return Err(Failure::new(
+            "--from-member is for a cluster of several hosts, and there is none",
+            "name the cluster with --name or -f",
+        ));
+    };
     let image = blocking(move || Image::read_backup(&file)).await?.map_err(|e| Failure::of(&e))?;
     match options.target.place()? {
         Place::Local(local) => to_embedded(image, &local, &options, as_json).await,
@@ -48,7 +74,11 @@ pub async fn restore(options: Restore, as_json: bool) -> Result<ExitCode, Failur
             let flags = &remote.flags;
             let store = flags.open().await?;
             let meter = Meter::new("writing keys", image.len(), as_json);
-            let plan = Plan { replace: options.replace, raise: options.raise.limit() };
+            let plan = Plan {
+                replace: options.replace,
+                raise: options.raise.limit(),
+                above: Revision(options.above),
+            };
             let written = copy::write(&image, &store, plan, &mut |keys| meter.at(keys)).await;
             meter.end();
             drop(held);
@@ -67,7 +97,8 @@ async fn to_embedded(
     let began = Instant::now();
     let held = local.hold()?;
     let meter = Meter::new("writing keys", image.len(), as_json);
-    let (db, bump, shown) = (local.db.clone(), options.bump_revision, meter.clone());
+    let bump = options.bump_revision.unwrap_or(BUMP);
+    let (db, shown) = (local.db.clone(), meter.clone());
     let (image, restored) = blocking(move || {
         let restored = image.restore(&db, bump, &mut |keys| shown.at(keys));
         (image, restored)

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::args::Which;
 use crate::cluster::Cluster;
+use crate::hosts::HostsCluster;
 use crate::output::{Failure, print, print_json};
 use crate::parts;
 
@@ -83,7 +84,10 @@ pub async fn secrets(verb: Secrets, as_json: bool) -> Result<ExitCode, Failure> 
 async fn rewrite(options: Rewrite, as_json: bool) -> Result<ExitCode, Failure> {
     let kubeconfig = match &options.kubeconfig {
         Some(path) => path.clone(),
-        None => Cluster::kept(&options.which)?.admin_kubeconfig(),
+        None => match HostsCluster::kept(&options.which)? {
+            Some(cluster) => cluster.admin_kubeconfig(),
+            None => Cluster::kept(&options.which)?.admin_kubeconfig(),
+        },
     };
     let client = parts::client_of(&kubeconfig, "cox").await?;
     let mut told = Vec::new();

@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 
 use crate::args::Up;
 use crate::cluster_file::count;
+use crate::commands::change::Change;
+use crate::commands::drain::DrainFlags;
 use crate::commands::up::Steps;
 use crate::hosts::{Hosts, HostsCluster};
 use crate::output::{self, Failure};
@@ -59,13 +61,44 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     if !as_json {
         warnings.iter().for_each(|w| steps.done("warning", w));
     }
-    cluster.keep()?;
+    let pace = Pace {
+        drain: &options.drain,
+        patience: Duration::from_secs(options.wait),
+        no_verify: options.no_verify,
+    };
+    let (changed, changes) = bring_up(&cluster, &hosts, pace, &steps).await?;
+    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How long things may take, and what is taken on trust.
+#[derive(Clone, Copy)]
+pub struct Pace<'a> {
+    /// How hosts that go are emptied.
+    pub drain: &'a DrainFlags,
+    /// How long each part may take until it works.
+    pub patience: Duration,
+    /// Whether machines are not tried after a change.
+    pub no_verify: bool,
+}
+
+/// Makes the hosts what they shall be; says whether anything was not, and what was changed on hosts. Hold the layout's
+/// lock meanwhile.
+pub async fn bring_up(
+    cluster: &HostsCluster,
+    hosts: &Hosts,
+    pace: Pace<'_>,
+    steps: &Steps,
+) -> Result<(bool, Changes), Failure> {
+    let patience = pace.patience;
+    let change = Change::begin(cluster, hosts, pace.drain, patience)?;
+    change.leave_roles(steps).await?;
     steps.begin("certificates");
     let trust = cluster.trust()?;
     let plans = cluster.plans(&trust)?;
-    let mut changed = write_kubeconfig(&cluster, &trust)?;
-    if let Hosts::Local(hosts) = &hosts {
-        changed |= boot(hosts, &plans, &steps).await?;
+    let mut changed = write_kubeconfig(cluster, &trust)?;
+    if let Hosts::Local(hosts) = hosts {
+        changed |= boot(hosts, &plans, steps).await?;
     }
 
     let targets: Vec<Target> = cluster
@@ -75,25 +108,19 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
         .zip(plans)
         .map(|(host, plan)| Target { host: hosts.host(host), plan })
         .collect();
-    let source = images::Source::of_this_host()
-        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
-    let patience = Duration::from_secs(options.wait);
-    let bringing = match &hosts {
-        Hosts::Local(_) => Bringing::new(source, patience)?,
-        // They were made by a program at another place as well.
-        Hosts::Ssh { .. } => Bringing::by_content(source, patience)?,
-    };
+    let bringing = bringing_of(hosts, patience)?;
     let shown = Mutex::default();
-    let tell = teller(&steps, &shown);
+    let tell = teller(steps, &shown);
     let mut changes = Changes::new();
     let next = format!("{}; `cox up` goes on from here", cluster.logs_hint());
     let failed = |errors: Vec<ApplyError>| all_failed(&next, &errors);
     install_all(&targets, &bringing, &tell, &mut changes).await.map_err(failed)?;
+    change.etcd(&targets, &trust, &bringing, steps, &tell, &mut changes).await?;
     let before = [Stage::Etcd, Stage::ApiServer, Stage::Balancer];
     start_all(&targets, &before, &bringing, &tell, &mut changes).await.map_err(failed)?;
-    if let Hosts::Local(_) = &hosts {
+    if let Hosts::Local(_) = hosts {
         steps.begin("balancer");
-        changed |= ensure_balancer(&cluster).await?;
+        changed |= ensure_balancer(cluster).await?;
     }
     let client = admin(&cluster.admin_kubeconfig()).await?;
     steps.begin("objects of the cluster");
@@ -107,13 +134,24 @@ pub async fn up(options: Up, cluster: HostsCluster, as_json: bool) -> Result<Exi
     }
     steps.begin("waiting for the nodes");
     nodes_ready(&client, &cluster.spec, patience).await?;
+    changed |= !change.complete(&client, steps).await?.is_empty();
     changed |= changes.values().any(|all| !all.is_empty());
-    if let Hosts::Ssh { .. } = &hosts {
-        verify(&cluster, &client, changed, options.no_verify, &steps).await?;
+    if let Hosts::Ssh { .. } = hosts {
+        verify(cluster, &client, changed, pace.no_verify, steps).await?;
     }
     steps.end();
-    say(&cluster, began.elapsed(), changed, &changes, as_json.then_some(warnings))?;
-    Ok(ExitCode::SUCCESS)
+    Ok((changed, changes))
+}
+
+/// What hosts get, made of this program.
+pub fn bringing_of(hosts: &Hosts, patience: Duration) -> Result<Bringing, Failure> {
+    let source = images::Source::of_this_host()
+        .map_err(|e| Failure::new(format!("cannot find the running program: {e}"), ""))?;
+    Ok(match hosts {
+        Hosts::Local(_) => Bringing::new(source, patience)?,
+        // They were made by a program at another place as well.
+        Hosts::Ssh { .. } => Bringing::by_content(source, patience)?,
+    })
 }
 
 /// Looks at the machines before anything is done to them, and keeps what plans have to know of them.
@@ -160,10 +198,10 @@ async fn verify(
 }
 
 /// Starts the hosts that are namespaces of this machine; says whether anything had to be.
-async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<bool, Failure> {
+pub async fn boot(hosts: &LocalHosts, plans: &[HostPlan], steps: &Steps) -> Result<bool, Failure> {
     steps.begin("hosts");
     let wired = hosts.ensure_switch().await.map_err(|e| Failure::of(&e))?;
-    let starts = plans.iter().zip(0..).map(|(plan, number)| hosts.start(plan, number));
+    let starts = plans.iter().map(|plan| hosts.start(plan));
     let mut booted = 0;
     for (result, plan) in futures::future::join_all(starts).await.into_iter().zip(plans) {
         let started = result.map_err(|e| {
@@ -225,7 +263,7 @@ fn findings(cluster: &HostsCluster) -> Vec<Finding> {
     let mut found = check(&facts, &wish);
     let mut needed = PROGRAMS.to_vec();
     if !cluster.spec.etcd_hosts().is_empty() {
-        needed.push(("etcd", "etcd-server"));
+        needed.extend([("etcd", "etcd-server"), ("etcdctl", "etcd-client")]);
     }
     for (program, package) in needed {
         if find_program(program).is_none() {
@@ -261,7 +299,7 @@ fn command_line(pid: i32) -> Vec<String> {
 }
 
 /// Leads this machine's loopback address to the API servers; says whether it did not before.
-async fn ensure_balancer(cluster: &HostsCluster) -> Result<bool, Failure> {
+pub async fn ensure_balancer(cluster: &HostsCluster) -> Result<bool, Failure> {
     let fail = |what: &str, e: &dyn std::fmt::Display| Failure::new(format!("cannot {what}: {e}"), "");
     let spec = &cluster.spec;
     let program = std::env::current_exe().map_err(|e| fail("find this program", &e))?;
@@ -366,31 +404,30 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 }
 
 /// Waits until every node is Ready.
-pub(crate) async fn nodes_ready(
-    client: &Client,
-    spec: &ClusterSpec,
-    patience: Duration,
-) -> Result<(), Failure> {
+pub(crate) async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + patience;
+    for host in spec.hosts_with(Role::Worker) {
+        node_ready(client, &host.name, deadline.saturating_duration_since(Instant::now())).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a node is Ready.
+pub async fn node_ready(client: &Client, name: &str, patience: Duration) -> Result<(), Failure> {
     let nodes: Api<Node> = Api::all(client.clone());
     let is_ready = |node: Option<&Node>| {
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
         conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
     };
-    let deadline = tokio::time::Instant::now() + patience;
-    for host in spec.hosts_with(Role::Worker) {
-        let ready = kube::runtime::wait::await_condition(nodes.clone(), &host.name, is_ready);
-        match tokio::time::timeout_at(deadline, ready).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(Failure::of(&error)),
-            Err(_) => {
-                return Err(Failure::new(
-                    format!("node {} is not Ready after {} s", host.name, patience.as_secs()),
-                    format!("see `kubectl describe node {}` and `cox status`", host.name),
-                ));
-            }
-        }
+    let ready = kube::runtime::wait::await_condition(nodes, name, is_ready);
+    match tokio::time::timeout(patience, ready).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(Failure::of(&error)),
+        Err(_) => Err(Failure::new(
+            format!("node {name} is not Ready after {} s", patience.as_secs()),
+            format!("see `kubectl describe node {name}` and `cox status`"),
+        )),
     }
-    Ok(())
 }
 
 /// Says where the cluster is and what was done.

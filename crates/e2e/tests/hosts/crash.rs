@@ -1,20 +1,11 @@
 //! A host that goes at once, with all that runs on it, while somebody writes.
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::{Cluster, Traffic, eventually};
-use serde_json::Value;
 
 use crate::PATIENCE;
 use crate::verbs::hosts;
-
-/// The process that is a host's first one.
-fn init_of(cluster: &Cluster, host: &str) -> Result<i32> {
-    let path = cluster.root().join("run").join(format!("host-{host}.process"));
-    let record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    let pid = record["pid"].as_i64().context("a pid")?;
-    Ok(i32::try_from(pid)?)
-}
 
 pub fn crash(cluster: &Cluster) -> Result<()> {
     Traffic::prepare(cluster)?;
@@ -24,8 +15,7 @@ pub fn crash(cluster: &Cluster) -> Result<()> {
     // Whatever happens here, the writer has to end.
     let killed = (|| -> Result<()> {
         traffic.wait_for(50, PATIENCE)?;
-        let pid = rustix::process::Pid::from_raw(init_of(cluster, &victim)?).context("a pid")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        cluster.kill_host(&victim)?;
         traffic.wait_for(100, PATIENCE)
     })();
     let seen = traffic.stop()?;

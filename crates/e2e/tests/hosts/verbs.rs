@@ -29,8 +29,13 @@ pub fn again(cluster: &Cluster) -> Result<()> {
     // Without a word about hosts, too; and people are told.
     let said = cluster.cox(&["up", "--secure-port", cluster.port()])?;
     ensure!(said.code == Some(0) && said.out.contains("nothing was changed"), "{}{}", said.out, said.err);
-    let other = cluster.cox(&["up", "--nodes", "2"])?;
-    ensure!(other.code == Some(1) && other.err.contains("cannot become"), "{}{}", other.out, other.err);
+    let other = cluster.cox(&["up", "--nodes", "3", "--service-cidr", "10.97.0.0/16"])?;
+    ensure!(
+        other.code == Some(1) && other.err.contains("network.serviceCIDR is 10.96.0.0/12"),
+        "{}{}",
+        other.out,
+        other.err
+    );
     Ok(())
 }
 

@@ -8,13 +8,15 @@
 mod clashes;
 mod host;
 mod install;
+mod retire;
 mod start;
 mod survey;
 
 pub use host::{ApplyError, FileFacts, Host, HostError, Output, Piece, Running};
 pub use install::install;
 pub(crate) use install::{hex, sha256};
-pub use start::{remove_unplanned, start};
+pub use retire::{clean, stop_services};
+pub use start::{remove_unplanned, runs_as_planned, start};
 pub use survey::{CLUSTER_MARK, Survey, survey_all};
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -113,6 +115,7 @@ impl Images {
 }
 
 /// A host and what it shall be.
+#[derive(Clone)]
 pub struct Target {
     /// The host.
     pub host: Arc<dyn Host>,
@@ -138,10 +141,12 @@ pub async fn install_all(
         changes.extend(install(&t.plan, &*t.host, bringing, tell).await?);
         Ok(changes)
     });
-    collect(targets, futures::future::join_all(installed).await, into)
+    let all: Vec<&Target> = targets.iter().collect();
+    collect(&all, futures::future::join_all(installed).await, into)
 }
 
 /// The services of some stages on all hosts: those of one stage at the same time, and the next stage once they work.
+/// What keeps or serves objects and runs already is started anew on one host after another: others serve meanwhile.
 pub async fn start_all(
     targets: &[Target],
     stages: &[Stage],
@@ -150,18 +155,33 @@ pub async fn start_all(
     into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {
     for stage in stages {
-        let started = targets.iter().map(|t| {
+        let one_by_one = matches!(stage, Stage::Etcd | Stage::ApiServer);
+        let (mut together, mut in_turn) = (Vec::new(), Vec::new());
+        for target in targets {
+            let before = into.get(&target.plan.host).map_or(&[][..], Vec::as_slice);
+            let restarts = one_by_one
+                && start::restarts(&target.plan, *stage, &*target.host, before, bringing)
+                    .await
+                    .map_err(|e| vec![e])?;
+            if restarts { &mut in_turn } else { &mut together }.push(target);
+        }
+        let started = together.iter().map(|t| {
             let before = into.get(&t.plan.host).map_or(&[][..], Vec::as_slice);
             start(&t.plan, *stage, &*t.host, before, bringing, tell)
         });
         let results = futures::future::join_all(started).await;
-        collect(targets, results, into)?;
+        collect(&together, results, into)?;
+        for target in in_turn {
+            let before = into.get(&target.plan.host).map_or(&[][..], Vec::as_slice);
+            let started = start(&target.plan, *stage, &*target.host, before, bringing, tell).await;
+            collect(&[target], vec![started], into)?;
+        }
     }
     Ok(())
 }
 
 fn collect(
-    targets: &[Target],
+    targets: &[&Target],
     results: Vec<Result<Vec<Change>, ApplyError>>,
     into: &mut Changes,
 ) -> Result<(), Vec<ApplyError>> {

@@ -55,6 +55,46 @@ fn needed(found: Option<&Running>, digest: &str, edited: bool) -> Option<fn(Stri
     }
 }
 
+/// Whether something that a service reads was among what was changed.
+fn edited(service: &PlannedService, before: &[Change]) -> bool {
+    before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)))
+}
+
+/// Whether any service of a stage that runs would be started anew.
+pub(super) async fn restarts(
+    plan: &HostPlan,
+    stage: Stage,
+    host: &dyn Host,
+    before: &[Change],
+    bringing: &Bringing,
+) -> Result<bool, ApplyError> {
+    let mut services = plan.services.iter().filter(|s| s.stage == stage).peekable();
+    if services.peek().is_none() {
+        return Ok(false);
+    }
+    let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
+    let found = host.services().await.map_err(failed)?;
+    Ok(services.any(|service| {
+        let running = found.get(&service.name).filter(|r| r.active);
+        let digest = digest(plan, service, &bringing.cox_identity);
+        running.is_some() && needed(running, &digest, edited(service, before)).is_some()
+    }))
+}
+
+/// Whether everything that is planned for a host runs as planned.
+pub async fn runs_as_planned(
+    plan: &HostPlan,
+    host: &dyn Host,
+    bringing: &Bringing,
+) -> Result<bool, ApplyError> {
+    let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
+    let found = host.services().await.map_err(failed)?;
+    Ok(plan.services.iter().all(|service| {
+        let digest = digest(plan, service, &bringing.cox_identity);
+        needed(found.get(&service.name), &digest, false).is_none()
+    }))
+}
+
 /// Removes the services that are not planned any more.
 pub async fn remove_unplanned(plan: &HostPlan, host: &dyn Host) -> Result<Vec<Change>, ApplyError> {
     let failed = |e: HostError| ApplyError { host: plan.host.clone(), what: e.to_string() };
@@ -104,9 +144,7 @@ pub async fn start(
             }
         }
         let digest = digest(plan, service, &bringing.cox_identity);
-        let edited =
-            before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)));
-        if let Some(change) = needed(found.get(&service.name), &digest, edited) {
+        if let Some(change) = needed(found.get(&service.name), &digest, edited(service, before)) {
             tell(&plan.host, &service.name);
             host.start_service(service, &digest).await.map_err(failed)?;
             changes.push(change(service.name.clone()));

@@ -22,6 +22,9 @@ pub(super) const LIMIT: u64 = 64 << 20;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a command may take: the objects of a large cluster are moved by one.
+const COMMAND: Duration = Duration::from_secs(900);
+
 /// What init is asked.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
@@ -66,7 +69,8 @@ pub(super) async fn ask(socket: &Path, host: &str, request: &Request) -> Result<
         BufReader::new(stream.take(LIMIT)).read_line(&mut answer).await?;
         Ok::<Answer, std::io::Error>(serde_json::from_str(&answer)?)
     };
-    tokio::time::timeout(PATIENCE, talk)
+    let patience = if matches!(request, Request::Run { .. }) { COMMAND } else { PATIENCE };
+    tokio::time::timeout(patience, talk)
         .await
         .map_err(|_| HostError::Unreachable(format!("host {host} does not answer")))?
         .map_err(unreachable)

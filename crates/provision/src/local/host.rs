@@ -79,7 +79,7 @@ impl LocalHosts {
     }
 
     /// Starts a host that does not run; says whether it did not.
-    pub async fn start(&self, plan: &HostPlan, number: u32) -> Result<bool, HostError> {
+    pub async fn start(&self, plan: &HostPlan) -> Result<bool, HostError> {
         let host = self.host(&plan.host);
         if host.process().is_some() && init_of(&host.socket()).await.is_some() {
             return Ok(false);
@@ -90,6 +90,8 @@ impl LocalHosts {
         let std::net::IpAddr::V4(address) = plan.address else {
             return Err(refused("start the host", format!("{} is no IPv4 address", plan.address)));
         };
+        // By its address: hosts come and go, and no two that run may have the same.
+        let number = u32::from(address).wrapping_sub(u32::from(self.switch.network.network()));
         let spec = InitSpec {
             name: plan.host.clone(),
             address,
@@ -236,6 +238,18 @@ impl LocalHost {
         process.stop(SHUTDOWN).await?;
         let _ = fs::remove_file(self.record());
         Ok(true)
+    }
+
+    /// Turns it off and removes its disk; its logs stay.
+    pub async fn destroy(&self) -> io::Result<()> {
+        self.power_off().await?;
+        crate::down::remove_cgroup(&self.cgroup());
+        match fs::remove_dir_all(self.root()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let _ = fs::remove_file(self.layout.run().join(format!("{}.json", self.name)));
+        Ok(())
     }
 
     async fn ask(&self, request: Request) -> Result<Answer, HostError> {

@@ -1,7 +1,7 @@
 //! Puts the plans together.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -27,8 +27,11 @@ pub struct PlanOptions {
     pub paths: HostPaths,
     /// What containerd is told.
     pub containerd: ContainerdConfig,
-    /// Hosts whose member of etcd joins those that run already: they are announced to these before they start.
-    pub joining: BTreeSet<String>,
+    /// Hosts whose member of etcd joins those that run already, to which it was announced before, with all members
+    /// that there are then (`name=URL,...`).
+    pub joining: BTreeMap<String, String>,
+    /// What a new etcd is told apart by from one before it with the same members; the cluster's name if absent.
+    pub etcd_token: Option<String>,
     /// What single hosts are like; those without an entry are as [`Self::containerd`] says.
     pub traits: BTreeMap<String, HostTraits>,
 }
@@ -62,7 +65,7 @@ impl PlanOptions {
             snapshotter: "overlayfs".into(),
             restrict_oom_score: false,
         };
-        Self { paths, containerd, joining: BTreeSet::new(), traits: BTreeMap::new() }
+        Self { paths, containerd, joining: BTreeMap::new(), etcd_token: None, traits: BTreeMap::new() }
     }
 
     /// What containerd is told on a host.
@@ -285,7 +288,7 @@ mod tests {
     #[test]
     fn a_member_that_joins_says_so() {
         let mut options = PlanOptions::system();
-        options.joining.insert("cp2".into());
+        options.joining.insert("cp2".into(), "cp1=https://192.0.2.1:2380,cp2=https://192.0.2.2:2380".into());
         let plans = plans(&spec(""), &options);
         let says = |i: usize, word: &str| {
             let etcd: &PlannedService = plans[i].service("etcd").expect("a member");

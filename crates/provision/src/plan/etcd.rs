@@ -21,6 +21,16 @@ pub(super) fn endpoints<'a>(members: impl IntoIterator<Item = &'a Host>) -> Stri
     urls.collect::<Vec<_>>().join(",")
 }
 
+/// Where clients reach a host's member.
+pub fn client_url(host: &Host) -> String {
+    format!("https://{}", SocketAddr::new(host.address, CLIENT))
+}
+
+/// Where the other members reach it.
+pub fn peer_url(host: &Host) -> String {
+    format!("https://{}", SocketAddr::new(host.address, PEER))
+}
+
 pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
     let (spec, host, options) = (building.spec, building.host, building.options);
     let (paths, pki) = (&options.paths, building.trust.pki());
@@ -40,9 +50,12 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
     }
 
     let url = |port| format!("https://{}", SocketAddr::new(host.address, port));
-    let all: Vec<String> =
-        members.iter().map(|h| format!("{}=https://{}", h.name, SocketAddr::new(h.address, PEER))).collect();
-    let state = if options.joining.contains(&host.name) { "existing" } else { "new" };
+    let all: Vec<String> = members.iter().map(|h| format!("{}={}", h.name, peer_url(h))).collect();
+    // Who joins has to name those that are there, neither more nor less.
+    let (state, all) = match options.joining.get(&host.name) {
+        Some(there) => ("existing", there.clone()),
+        None => ("new", all.join(",")),
+    };
     let mut flags = Flags::default();
     flags.add("name", &host.name);
     flags.path("data-dir", &paths.etcd);
@@ -58,9 +71,9 @@ pub(super) fn add(building: &mut Building<'_>) -> Result<(), TrustError> {
     flags.add("advertise-client-urls", url(CLIENT));
     flags.add("listen-peer-urls", url(PEER));
     flags.add("initial-advertise-peer-urls", url(PEER));
-    flags.add("initial-cluster", all.join(","));
+    flags.add("initial-cluster", all);
     flags.add("initial-cluster-state", state);
-    flags.add("initial-cluster-token", &spec.name);
+    flags.add("initial-cluster-token", options.etcd_token.as_ref().unwrap_or(&spec.name));
     flags.add("listen-metrics-urls", format!("http://127.0.0.1:{HEALTH}"));
     flags.add("snapshot-count", 10_000);
     let line = flags.line(&paths.programs.etcd, spec, Part::Etcd);

@@ -27,6 +27,7 @@ use std::{
 
 pub use balancer::{haproxy_config, nginx_config};
 pub use build::{HostTraits, PlanOptions, plan, plan_joining};
+pub use etcd::{client_url as etcd_client_url, peer_url as etcd_peer_url};
 pub use joining::{
     ACCOUNTS, CONFIG, CONFIG_KEY, DNS_LABEL, JoinSecrets, account_secret, joining, shared_spec, spec_with,
 };

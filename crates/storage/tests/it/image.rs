@@ -230,7 +230,7 @@ async fn looks_beside_a_busy_store_are_whole() {
 }
 
 fn refuse() -> Plan {
-    Plan { replace: false, raise: Some(10_000) }
+    Plan { replace: false, raise: Some(10_000), above: Revision(0) }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 mod api;
 mod clocks;
 mod hosts;
+mod quorum;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -127,9 +128,13 @@ async fn of_hosts(cluster: HostsCluster) -> Result<(Seen, Vec<Line>), Failure> {
         logs: cluster.logs_hint(),
         layout: cluster.layout.clone(),
     };
-    let (of_hosts, of_api) =
-        tokio::join!(hosts::lines(&cluster, &hosts), api::lines(&seen, Some(&cluster.spec)));
+    let (of_hosts, of_members, of_api) = tokio::join!(
+        hosts::lines(&cluster, &hosts),
+        quorum::lines(&cluster, &hosts),
+        api::lines(&seen, Some(&cluster.spec))
+    );
     lines.extend(of_hosts);
+    lines.extend(of_members);
     lines.extend(of_api);
     lines.extend(summary("this machine", certificates(&seen.layout)));
     Ok((seen, lines))
