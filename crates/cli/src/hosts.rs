@@ -61,7 +61,7 @@ impl Hosts {
 
     /// Takes a host out of the world of the cluster: nothing of it runs there any more, and its data is gone.
     pub async fn retire(&self, host: &provision::spec::Host, options: &PlanOptions) -> Result<(), Failure> {
-        let failed = |e: &dyn std::fmt::Display| {
+        let failed = |e: &dyn Display| {
             Failure::new(format!("host {} cannot be cleaned: {e}", host.name), "run the same command again")
         };
         match self {
@@ -261,7 +261,7 @@ impl HostsCluster {
         }
         // Those that are not the defaults were asked for.
         let network = &mut self.spec.network;
-        let usual = provision::spec::Network::default();
+        let usual = Network::default();
         if options.cluster_cidr != usual.pod_cidr {
             network.pod_cidr = options.cluster_cidr;
         }

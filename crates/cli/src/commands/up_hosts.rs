@@ -404,7 +404,11 @@ async fn install_object(client: &Client, object: &Value) -> Result<(), kube::Err
 }
 
 /// Waits until every node is Ready.
-pub(crate) async fn nodes_ready(client: &Client, spec: &ClusterSpec, patience: Duration) -> Result<(), Failure> {
+pub(crate) async fn nodes_ready(
+    client: &Client,
+    spec: &ClusterSpec,
+    patience: Duration,
+) -> Result<(), Failure> {
     let deadline = Instant::now() + patience;
     for host in spec.hosts_with(Role::Worker) {
         node_ready(client, &host.name, deadline.saturating_duration_since(Instant::now())).await?;

@@ -20,7 +20,12 @@ pub async fn lines(cluster: &HostsCluster, hosts: &Hosts) -> Vec<Line> {
     }
     for member in found.iter().filter(|m| !wanted.iter().any(|h| h.name == m.name)) {
         let name = if member.name.is_empty() { &member.peer_url } else { &member.name };
-        out.push(Line::new("etcd", name, false, "is a member and no host of the cluster; `cox up` removes it"));
+        out.push(Line::new(
+            "etcd",
+            name,
+            false,
+            "is a member and no host of the cluster; `cox up` removes it",
+        ));
     }
     if has_majority(&found) {
         return out;
