@@ -58,20 +58,6 @@ impl Hosts {
             }
         }
     }
-
-    /// Takes a host out of the world of the cluster: nothing of it runs there any more, and its data is gone.
-    pub async fn retire(&self, host: &provision::spec::Host, options: &PlanOptions) -> Result<(), Failure> {
-        let failed = |e: &dyn Display| {
-            Failure::new(format!("host {} cannot be cleaned: {e}", host.name), "run the same command again")
-        };
-        match self {
-            Self::Local(hosts) => hosts.host(&host.name).destroy().await.map_err(|e| failed(&e)),
-            Self::Ssh { .. } => {
-                let cleaned = provision::apply::clean(&*self.host(host), &options.paths).await;
-                cleaned.map_err(|e| failed(&e))
-            }
-        }
-    }
 }
 
 fn unusable(path: &Path, why: &dyn Display) -> Failure {

@@ -13,6 +13,7 @@ use provision::apply::{Bringing, Changes, Host, Target, Tell, start, start_all};
 use provision::membership::{self, Act, Etcdctl, EtcdctlError, Member, Refusal, Seen};
 use provision::plan::{HostPaths, PlanOptions, Ready, Stage, Trust, etcd_client_url, etcd_peer_url};
 use provision::spec::{self, ClusterSpec, Role, Topology};
+use provision::{Cleaning, Leaving, leave_all};
 use tokio::time::Instant;
 
 use super::drain::{DrainFlags, drain};
@@ -465,7 +466,7 @@ impl<'a> Change<'a> {
                 self.ask("remove a member", name, async |etcd| etcd.remove(*id).await).await?;
             }
             if *answers {
-                self.hosts.retire(host, &self.options).await?;
+                self.retire(host).await?;
             }
             // Last: its kubelet would make it again.
             self.delete_node(client, name).await?;
@@ -474,6 +475,30 @@ impl<'a> Change<'a> {
         }
         self.cluster.keep_former(None)?;
         Ok(gone)
+    }
+
+    /// Takes a host out of the world of the cluster: nothing of it runs there any more, and its data is gone.
+    async fn retire(&self, host: &spec::Host) -> Result<(), Failure> {
+        let failed = |what: String| {
+            Failure::new(
+                format!("host {} cannot be cleaned: {what}", host.name),
+                "run the same command again",
+            )
+        };
+        let Some(former) = &self.former else { return Ok(()) };
+        if let Hosts::Local(hosts) = self.hosts {
+            return hosts.host(&host.name).destroy().await.map_err(|e| failed(e.to_string()));
+        }
+        // What it was made, when it was of the cluster.
+        let former = HostsCluster { layout: self.cluster.layout.clone(), spec: former.clone() };
+        let plans = former.plans(&former.known()?)?;
+        let Some(plan) = plans.iter().find(|p| p.host == host.name) else { return Ok(()) };
+        let on = self.host(host);
+        let cleaning = Cleaning::of(plan, &former.spec, self.paths(), true);
+        let leaving = [Leaving { host: &*on, plan, cleaning }];
+        let (removed, refused) = leave_all(&leaving, &self.paths().program("cox")).await;
+        let problems: Vec<String> = refused.iter().map(|e| e.what.clone()).chain(removed.problems).collect();
+        if problems.is_empty() { Ok(()) } else { Err(failed(problems.join("; "))) }
     }
 
     async fn stop_leading(&self, host: &spec::Host) -> Result<(), Failure> {

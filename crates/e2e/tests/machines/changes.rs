@@ -106,3 +106,19 @@ pub fn join(cluster: &mut Cluster) -> Result<()> {
     kubectl.within("across").run("rollout status deployment hello --timeout=120s")?;
     crate::network::across(cluster)
 }
+
+/// What is not described any more is emptied and leaves, and nothing of the cluster stays on it.
+pub fn leave(cluster: &mut Cluster) -> Result<()> {
+    cluster.write(HOSTS)?;
+    let said = cluster.up()?;
+    ensure!(said["changed"] == true, "{said}");
+    let kubectl = cluster.kubectl();
+    let nodes = kubectl.run("get nodes -o name")?;
+    ensure!(!nodes.contains("node/d") && nodes.contains("node/a"), "{nodes}");
+    kubectl.within("across").run("rollout status deployment hello --timeout=120s")?;
+    crate::verbs::nothing_left(cluster.machine("d"))?;
+    crate::network::across(cluster)?;
+    let said = cluster.up()?;
+    ensure!(said["changed"] == false, "{said}");
+    Ok(())
+}

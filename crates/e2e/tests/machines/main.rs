@@ -36,6 +36,7 @@ const STACKED: &[Scenario] = &[
     ("status tells how all of it is", verbs::told),
     ("a machine joins with a token", joining::join),
     ("a machine that joined leaves", joining::leave),
+    ("a host that is not described any more leaves", changes::leave),
     ("down takes all of it away", verbs::down),
 ];
 

@@ -8,15 +8,15 @@
 mod clashes;
 mod host;
 mod install;
-mod retire;
 mod start;
+mod stop;
 mod survey;
 
 pub use host::{ApplyError, FileFacts, Host, HostError, Output, Piece, Running};
 pub use install::install;
 pub(crate) use install::{hex, sha256};
-pub use retire::{clean, stop_services};
 pub use start::{remove_unplanned, runs_as_planned, start};
+pub use stop::stop_services;
 pub use survey::{CLUSTER_MARK, Survey, survey_all};
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
