@@ -128,9 +128,10 @@ impl ApiServer {
         self.ready()
     }
 
-    /// Starts another part that knows this server by the kubeconfig of that part.
+    /// Starts another part that knows this server by the kubeconfig of that part, and keeps off the ports of others.
     pub fn join(&self, name: &str, arguments: &[&str]) -> Result<Part> {
-        let mut all = vec![format!("--kubeconfig={}", self.kubeconfig(name).display())];
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig(name).display());
+        let mut all = vec![kubeconfig, "--secure-port=0".to_owned()];
         all.extend(arguments.iter().map(|a| (*a).to_owned()));
         Part::start(&self.binary, self.dir.path(), name, &all)
     }

@@ -10,7 +10,7 @@ fn start() -> Result<(ApiServer, impl Drop)> {
     let server = ApiServer::start(&binary(), None)?;
     let root_ca = format!("--root-ca-file={}", server.pki().authority().certificate.display());
     // Several of them run at a time: none tells of its health.
-    let flags = [root_ca.as_str(), "--use-service-account-credentials", "--secure-port=0"];
+    let flags = [root_ca.as_str(), "--use-service-account-credentials"];
     let controllers = server.join("kube-controller-manager", &flags)?;
     eventually("the default service account", PATIENCE, || {
         server.kubectl().run("get serviceaccount default").map(drop).with_context(|| controllers.said())

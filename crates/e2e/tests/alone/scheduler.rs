@@ -37,7 +37,7 @@ fn profiles_choose_their_plugins() -> Result<()> {
         &binary(),
         server.dir(),
         "kube-scheduler",
-        &[format!("--config={}", file.display())],
+        &[format!("--config={}", file.display()), "--secure-port=0".to_owned()],
     )?;
     for (name, scheduler) in [("a", "default-scheduler"), ("b", "tolerant"), ("c", "nobody")] {
         kubectl.feed("create", &pod(name, scheduler))?;
