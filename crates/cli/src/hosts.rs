@@ -128,9 +128,6 @@ impl HostsCluster {
         let layout = cluster::layout(which)?;
         let kept = Self::at(layout.clone())?;
         refuse_one_host(&layout)?;
-        if let Some(kept) = kept.as_ref().filter(|_| layout.pki().join("ca.crt").exists()) {
-            refuse_other_networks(&kept.spec.network, &spec.network)?;
-        }
         match kept {
             Some(kept) if kept.spec.provider != spec.provider => {
                 return Err(Failure::new(
@@ -398,38 +395,6 @@ impl HostsCluster {
     }
 }
 
-/// What is laid down in addresses that are given out cannot become something else.
-fn refuse_other_networks(kept: &Network, wanted: &Network) -> Result<(), Failure> {
-    let mut all = Vec::new();
-    let mut differs = |field: &str, was: &dyn Display, is: &dyn Display, why: &str| {
-        let (was, is) = (was.to_string(), is.to_string());
-        if was != is {
-            all.push(format!("network.{field} was {was} and is {is}: {why}"));
-        }
-    };
-    let services = "Services keep the addresses they have, and nobody would lead to them";
-    differs("serviceCIDR", &kept.service_cidr, &wanted.service_cidr, services);
-    // Those that are given out lie in a wider one too.
-    if !wanted.pod_cidr.contains(&kept.pod_cidr) {
-        let pods = "nodes keep the parts they have, and nobody would lead to their pods; it may become wider";
-        differs("podCIDR", &kept.pod_cidr, &wanted.pod_cidr, pods);
-    }
-    differs("clusterDNS", &kept.cluster_dns, &wanted.cluster_dns, "pods that run ask at the old address");
-    differs(
-        "domain",
-        &kept.domain,
-        &wanted.domain,
-        "pods that run and tokens of service accounts have the old one",
-    );
-    if all.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        format!("the running cluster has other networks\n  {}", all.join("\n  ")),
-        "put back what was there; or make a cluster of another name, or `cox down --purge` this one first",
-    ))
-}
-
 /// Hosts of this machine keep their addresses wherever in the file they stand; new ones get those that are free.
 fn settle_addresses(kept: &ClusterSpec, spec: &mut ClusterSpec) {
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
@@ -535,28 +500,6 @@ mod tests {
         settle_addresses(&kept, &mut spec);
         let found: Vec<String> = spec.hosts.iter().map(|h| format!("{} {}", h.name, h.address)).collect();
         assert_eq!(found, ["a-1 10.200.7.2", "a-3 10.200.7.4", "a-4 10.200.7.5"]);
-    }
-
-    #[test]
-    fn networks_of_a_running_cluster_stay() {
-        let refused = |change: &dyn Fn(&mut Network)| {
-            let mut wanted = Network::default();
-            change(&mut wanted);
-            refuse_other_networks(&Network::default(), &wanted).err().map(|f| f.what).unwrap_or_default()
-        };
-        assert_eq!(refused(&|_| {}), "");
-        assert_eq!(refused(&|n| n.pod_cidr = "10.240.0.0/12".parse().unwrap()), "");
-        let all = refused(&|n| {
-            n.service_cidr = "10.32.0.0/16".parse().unwrap();
-            n.cluster_dns = [10, 32, 0, 10].into();
-            n.pod_cidr = "10.244.0.0/17".parse().unwrap();
-            n.domain = "k8s.local".into();
-        });
-        for words in
-            ["serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/16", "podCIDR was", "clusterDNS", "domain"]
-        {
-            assert!(all.contains(words), "{words} in {all}");
-        }
     }
 
     #[test]

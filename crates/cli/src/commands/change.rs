@@ -95,7 +95,9 @@ impl<'a> Change<'a> {
         flags: &'a DrainFlags,
         patience: Duration,
     ) -> Result<Self, Failure> {
-        let kept = HostsCluster::at(cluster.layout.clone())?.map(|kept| kept.spec);
+        // What was only described, and never begun, may become anything.
+        let begun = cluster.layout.pki().join("ca.crt").exists();
+        let kept = HostsCluster::at(cluster.layout.clone())?.filter(|_| begun).map(|kept| kept.spec);
         let mut former = cluster.former()?.or_else(|| kept.clone());
         // A change that was given up for another one: what it began is there as well.
         for host in kept.iter().flat_map(|kept| &kept.hosts) {

@@ -73,9 +73,11 @@ pub fn described(_: &Cluster) -> Result<()> {
     it.write("  serviceCIDR: 10.32.0.0/24\n  podCIDR: 10.200.0.0/16\n", &["lead", "one"], port)?;
     let refused = it.cox(&["up"])?;
     ensure!(refused.code == Some(1), "{}", refused.out);
-    for words in
-        ["network.serviceCIDR was 10.96.0.0/12 and is 10.32.0.0/24", "network.podCIDR was", "put back"]
-    {
+    for words in [
+        "network.serviceCIDR is 10.96.0.0/12 and cannot become 10.32.0.0/24",
+        "network.podCIDR is",
+        "put it back",
+    ] {
         ensure!(refused.err.contains(words), "{words:?} in {}", refused.err);
     }
     it.write("", &["lead", "one", "two"], port)?;

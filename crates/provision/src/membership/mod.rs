@@ -117,21 +117,31 @@ pub fn quorum(members: usize) -> usize {
 pub fn refusals(former: &ClusterSpec, wanted: &ClusterSpec) -> Vec<Refusal> {
     let mut all = Vec::new();
     let (old, new) = (&former.network, &wanted.network);
-    let fixed = [
-        ("network.serviceCIDR", old.service_cidr.to_string(), new.service_cidr.to_string()),
-        ("network.podCIDR", old.pod_cidr.to_string(), new.pod_cidr.to_string()),
-        ("network.nodeCIDRMaskSize", old.node_mask.to_string(), new.node_mask.to_string()),
-        ("network.clusterDNS", old.cluster_dns.to_string(), new.cluster_dns.to_string()),
-        ("network.domain", old.domain.clone(), new.domain.clone()),
-        ("network.hostCIDR", old.host_cidr.to_string(), new.host_cidr.to_string()),
-        ("provider", format!("{:?}", former.provider), format!("{:?}", wanted.provider)),
-    ];
-    for (path, before, after) in fixed.into_iter().filter(|(_, before, after)| before != after) {
-        all.push(Refusal::new(
-            format!("{path} is {before} and cannot become {after}: objects and pods were made with it"),
-            "put it back; another value needs a new cluster (`cox backup` keeps the objects of this one)",
-        ));
+    let mut fixed = |path: &str, before: String, after: String, why: &str| {
+        if before != after {
+            all.push(Refusal::new(
+                format!("{path} is {before} and cannot become {after}: {why}"),
+                "put it back; another value needs a new cluster (`cox backup` keeps the objects of this one)",
+            ));
+        }
+    };
+    let services = "Services keep the addresses they have, and nobody would lead to them";
+    fixed("network.serviceCIDR", old.service_cidr.to_string(), new.service_cidr.to_string(), services);
+    // Those that are given out lie in a wider one too.
+    if !new.pod_cidr.contains(&old.pod_cidr) {
+        let pods = "nodes keep the parts they have, and nobody would lead to their pods; it may become wider";
+        fixed("network.podCIDR", old.pod_cidr.to_string(), new.pod_cidr.to_string(), pods);
     }
+    let parts = "nodes keep the parts they have";
+    fixed("network.nodeCIDRMaskSize", old.node_mask.to_string(), new.node_mask.to_string(), parts);
+    let asked = "pods that run ask at the old address";
+    fixed("network.clusterDNS", old.cluster_dns.to_string(), new.cluster_dns.to_string(), asked);
+    let named = "pods that run and tokens of service accounts have the old one";
+    fixed("network.domain", old.domain.clone(), new.domain.clone(), named);
+    let hosts = "the hosts that run have addresses in it";
+    fixed("network.hostCIDR", old.host_cidr.to_string(), new.host_cidr.to_string(), hosts);
+    let provided = "its hosts are others";
+    fixed("provider", format!("{:?}", former.provider), format!("{:?}", wanted.provider), provided);
     if former.etcd != wanted.etcd && former.etcd != Topology::Embedded {
         let name = |t| Topology::ALL.iter().find(|(_, x)| *x == t).map_or("", |(name, _)| name);
         let (before, after) = (name(former.etcd), name(wanted.etcd));

@@ -162,6 +162,8 @@ fn what_objects_were_made_with_stays() {
     moved.hosts[1].address = [192, 0, 2, 9].into();
     check(&moved, "host b is at 192.0.2.2 and cannot move to 192.0.2.9");
     assert_eq!(refusals(&former, &former), []);
+    // What nodes were given lies in a wider range too.
+    assert_eq!(refusals(&former, &spec(THREE, "network: {podCIDR: 10.240.0.0/12}")), []);
     let alone = spec("a:cw b:w", "");
     let other = refusals(&alone, &spec("b:cw", ""));
     assert!(other[0].what.contains("a keeps the objects"), "{other:?}");
