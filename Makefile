@@ -40,10 +40,8 @@ lint: form ## That, and clippy.
 unit: ## Tests of the crates.
 	@scripts/run-tests
 
-# The whole workspace is selected, so that features are those of `unit` and nothing is built twice.
 e2e: ## Whole clusters, of one host, of three, and over ssh, and parts alone, driven by kubectl and openssl.
-	cargo build --locked --workspace --bin cox --test alone --test cluster --test daytwo --test hosts --test machines --test security --test replay
-	cargo test --locked --workspace --test alone --test cluster --test daytwo --test hosts --test machines --test security --test replay
+	@scripts/run-e2e
 
 bench: deps ## Prints how fast things are (release build).
 	cargo build --release --locked --package cli
