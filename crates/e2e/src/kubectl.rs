@@ -174,6 +174,14 @@ fn reader(stream: Option<impl std::io::Read + Send + 'static>) -> std::thread::J
     })
 }
 
+/// Tries what has to work at once a second time, and says loudly that it had to: that is to be looked into.
+pub fn at_once(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+    attempt().or_else(|first| {
+        println!("FLAKY {what}: {first:#}");
+        attempt().with_context(|| what.to_owned())
+    })
+}
+
 /// Asks again until the answer is yes; what the last attempt said is the error.
 pub fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + patience;

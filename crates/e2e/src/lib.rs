@@ -12,7 +12,7 @@ mod traffic;
 pub use api_server::{ApiServer, Part};
 pub use base::ports::free_port;
 pub use cluster::{Cluster, roomy_directory};
-pub use kubectl::{Answer, Kubectl, eventually, run};
+pub use kubectl::{Answer, Kubectl, at_once, eventually, run};
 pub use leftovers::Leftovers;
 pub use request::{Credentials, Request};
 pub use traffic::{Seen, Traffic};

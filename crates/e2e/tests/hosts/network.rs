@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Cluster, Kubectl, eventually};
+use e2e::{Cluster, Kubectl, at_once, eventually};
 
 use crate::{HELLO, PATIENCE};
 
@@ -77,10 +77,16 @@ pub fn across(cluster: &Cluster) -> Result<()> {
 pub fn streams(cluster: &Cluster) -> Result<()> {
     let kubectl = cluster.kubectl().within("across");
     for (node, [pod, ..]) in one_each(&kubectl)? {
-        let logs = kubectl.run(&format!("logs {pod}"))?;
-        ensure!(logs.contains("listening"), "on {node}: {logs}");
-        let said = kubectl.args(&["exec", &pod, "--", "sh", "-c", "echo it is $HOSTNAME"])?;
-        ensure!(said.trim() == format!("it is {pod}"), "on {node}: {said}");
+        at_once("logs", || {
+            let logs = kubectl.run(&format!("logs {pod}"))?;
+            ensure!(logs.contains("listening"), "logs of {pod} on {node}: {logs:?}");
+            Ok(())
+        })?;
+        at_once("exec", || {
+            let said = kubectl.args(&["exec", &pod, "--", "sh", "-c", "echo it is $HOSTNAME"])?;
+            ensure!(said.trim() == format!("it is {pod}"), "exec in {pod} on {node}: {said:?}");
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Kubectl, eventually};
+use e2e::{Kubectl, at_once, eventually};
 
 use crate::cluster::Cluster;
 use crate::{HELLO, PATIENCE};
@@ -67,10 +67,16 @@ pub fn across(cluster: &mut Cluster) -> Result<()> {
 pub fn streams(cluster: &mut Cluster) -> Result<()> {
     let kubectl = cluster.kubectl().within("across");
     for (node, [pod, ..]) in one_each(&kubectl)? {
-        let logs = kubectl.run(&format!("logs {pod}"))?;
-        ensure!(logs.contains("listening"), "on {node}: {logs}");
-        let said = kubectl.args(&["exec", &pod, "--", "sh", "-c", "echo it is $HOSTNAME"])?;
-        ensure!(said.trim() == format!("it is {pod}"), "on {node}: {said}");
+        at_once("logs", || {
+            let logs = kubectl.run(&format!("logs {pod}"))?;
+            ensure!(logs.contains("listening"), "logs of {pod} on {node}: {logs:?}");
+            Ok(())
+        })?;
+        at_once("exec", || {
+            let said = kubectl.args(&["exec", &pod, "--", "sh", "-c", "echo it is $HOSTNAME"])?;
+            ensure!(said.trim() == format!("it is {pod}"), "exec in {pod} on {node}: {said:?}");
+            Ok(())
+        })?;
     }
     // Nodes speak to their own balancer, on their own loopback.
     let server = cluster.machine("b").sh("grep server: /etc/kubernetes/kubelet.conf")?;
