@@ -317,7 +317,8 @@ async fn kube_dns_leads_here() {
 
 #[tokio::test]
 async fn a_port_in_use_and_a_strange_domain_are_errors() {
-    let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let port = base::ports::free_port().expect("a port");
+    let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a port");
     let at = taken.local_addr().expect("an address");
     let Err(error) = dns::Bound::new(&[at]).await else { panic!("two on one port") };
     assert_eq!(error.to_string(), format!("cannot listen on {at} by UDP"));
