@@ -55,9 +55,11 @@ fn needed(found: Option<&Running>, digest: &str, edited: bool) -> Option<fn(Stri
     }
 }
 
-/// Whether something that a service reads was among what was changed.
+/// Whether something that a service reads was changed, and it was not started since.
 fn edited(service: &PlannedService, before: &[Change]) -> bool {
-    before.iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)))
+    let started = |change: &Change| matches!(change, Change::Started(name) | Change::Restarted(name) if *name == service.name);
+    let since = before.iter().rposition(started).map_or(0, |at| at + 1);
+    before[since..].iter().any(|change| matches!(change, Change::File(path) if service.restarts_with(path)))
 }
 
 /// Whether any service of a stage that runs would be started anew.
@@ -247,12 +249,28 @@ mod tests {
         let check = |found: Option<&Running>, want: Option<Change>| {
             assert_eq!(needed(found, "d", false).map(|change| change("x".into())), want);
         };
-        let edited = needed(Some(&running("d", true)), "d", true).map(|change| change("x".into()));
-        assert_eq!(edited, Some(Change::Restarted("x".into())));
+        let again = needed(Some(&running("d", true)), "d", true).map(|change| change("x".into()));
+        assert_eq!(again, Some(Change::Restarted("x".into())));
         check(Some(&running("old", false)), Some(Change::Started("x".into())));
         check(None, Some(Change::Started("x".into())));
         check(Some(&running("d", true)), None);
         check(Some(&running("d", false)), Some(Change::Started("x".into())));
         check(Some(&running("old", true)), Some(Change::Restarted("x".into())));
+    }
+
+    #[test]
+    fn what_was_changed_before_a_start_is_no_reason_for_another() {
+        let plan = plan("a");
+        let service = &plan.services[0];
+        let (file, other) = (Change::File("/etc/k.yaml".into()), Change::File("/etc/o.yaml".into()));
+        let started = |name: &str| Change::Started(name.into());
+        let check = |before: &[Change], want: bool| assert_eq!(edited(service, before), want, "{before:?}");
+        check(&[], false);
+        check(&[other.clone()], false);
+        check(&[file.clone()], true);
+        check(&[file.clone(), started("etcd")], true);
+        check(&[file.clone(), started("kubelet")], false);
+        check(&[file.clone(), Change::Restarted("kubelet".into()), other], false);
+        check(&[started("kubelet"), file], true);
     }
 }
