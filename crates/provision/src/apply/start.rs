@@ -266,8 +266,8 @@ mod tests {
         let started = |name: &str| Change::Started(name.into());
         let check = |before: &[Change], want: bool| assert_eq!(edited(service, before), want, "{before:?}");
         check(&[], false);
-        check(&[other.clone()], false);
-        check(&[file.clone()], true);
+        check(std::slice::from_ref(&other), false);
+        check(std::slice::from_ref(&file), true);
         check(&[file.clone(), started("etcd")], true);
         check(&[file.clone(), started("kubelet")], false);
         check(&[file.clone(), Change::Restarted("kubelet".into()), other], false);
